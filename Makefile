@@ -1,0 +1,44 @@
+# Two commands do all the set-up: `make demo` and `make test`. Each target makes its environment first, and
+# again only when pyproject.toml or constraints.txt has changed.
+PYTHON ?= python3
+INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
+.PHONY: demo test parity bench lint clean
+
+# Renders the inspection rig, learns its normal parts, scores the others, prints the table.
+demo: .venv/.made
+	.venv/bin/python scripts/render_rig.py --output data/rig
+	.venv/bin/python scripts/train.py --config configs/demo.py --workdir runs/demo
+	.venv/bin/python scripts/score.py --workdir runs/demo
+	@echo "Pictures with heat maps: runs/demo/scores/report/"
+
+test: .venv/.made
+	.venv/bin/python -m pytest -m "not parity" --numprocesses auto --maxprocesses 4
+
+# The ports against PyTorch.
+parity: .venv-parity/.made
+	.venv-parity/bin/python -m pytest -m parity
+
+# Speed beside PyTorch and FAISS.
+bench: .venv-bench/.made
+	.venv-bench/bin/python scripts/benchmark.py features
+	.venv-bench/bin/python scripts/benchmark.py nearest
+
+lint: .venv/.made
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# Removes what the targets above made; not your own runs and data.
+clean:
+	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache mvead_jax.egg-info build data/rig runs/demo
+
+.venv/.made: EXTRAS = rig,test
+.venv-parity/.made: EXTRAS = parity,test
+.venv-bench/.made: EXTRAS = bench
+.venv/.made .venv-parity/.made .venv-bench/.made: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; name another: make PYTHON=python3.11 ..."; exit 1; }
+	@echo "making $(@D) (a few minutes the first time)"
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python $(INSTALL) '.[$(EXTRAS)]'
+	@touch $@

@@ -1,0 +1,45 @@
+"""Errors that a user can mend. Everything else is a bug and keeps its traceback."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """A mistake outside the program: one line that names the file, the value and the fix."""
+
+
+class DataProblems(UserError):
+    """All problems of a data set at once, one line each."""
+
+    def __init__(self, where: str, problems: Sequence[str], shown: int = 50):
+        self.problems = list(problems)
+        count = len(self.problems)
+        lines = [f"{where}: {count} problem{'s' if count > 1 else ''}"]
+        lines += [f"  {problem}" for problem in self.problems[:shown]]
+        if count > shown:
+            lines.append(f"  ... and {count - shown} more")
+        super().__init__("\n".join(lines))
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, Ctrl-C 130.
+
+    The program's log goes to stderr, one line a message.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("mvead_jax")
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False  # a library may have given the root logger a handler of its own
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
