@@ -1,0 +1,291 @@
+"""One experiment as typed nested dataclasses, read from a config file and overridden from the command line.
+
+A config file is a Python file with `get_config() -> Config`; its docstring gives the command, the cost and
+the figure to expect. `configs/x.py:argument` calls `get_config("argument")`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import runpy
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mvead_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures.
+
+    Attributes:
+      root: folder that holds the data set.
+      categories: names of categories; empty = all that the root holds.
+      lists: folder of JSON lists below the root: realiad_jsons, realiad_jsons_sv, realiad_jsons_fuiad_0.1 ...
+      images: folder of images below the root; empty = the one that holds the categories.
+      incomplete: samples that lack a view of their category are an `error`, are left out (`drop`), or
+        are used with the views they have (`keep`).
+      image_size: every view is resized to image_size x image_size, without cropping.
+    """
+
+    root: str = ""
+    categories: tuple[str, ...] = ()
+    lists: str = "realiad_jsons"
+    images: str = ""
+    incomplete: Literal["error", "drop", "keep"] = "error"
+    image_size: int = 224
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """The frozen feature extractor.
+
+    Attributes:
+      name: efficientnet-lite0, or dinov2-small | base | large | giant, each also with `-registers`.
+      weights: `auto` (directory, hub cache, network), a directory, a hub id, or `random` (untrained).
+      directory: where `auto` looks first, for <directory>/<name>/{config.json,model.safetensors}.
+      block: transformer block, from 1, whose output is the feature; the later ones are not computed.
+      precision: of the computation; float32 means the highest matmul precision of the device.
+      batch_size: images per forward pass, at most.
+    """
+
+    name: str = "dinov2-base"
+    weights: str = "auto"
+    directory: str = "weights"
+    block: int = 7
+    precision: Literal["float32", "bfloat16"] = "float32"
+    batch_size: int = 32
+
+
+@dataclass(frozen=True)
+class FeaturesConfig:
+    """The cache of patch features on disk.
+
+    Attributes:
+      cache: folder; empty = feature_cache beside the workdir, so that neighbouring runs share it.
+      dtype: what is stored. bfloat16 halves the disk and rounds features to 8 bits of mantissa.
+    """
+
+    cache: str = ""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class GeometryConfig:
+    """The rig's cameras.
+
+    Attributes:
+      cameras: a cameras.json, relative to data.root unless absolute; empty = the geometry is not known.
+    """
+
+    cameras: str = ""
+
+
+@dataclass(frozen=True)
+class BankConfig:
+    """The memory bank. per_view: one bank for each view (the paper's), or one for all."""
+
+    per_view: bool = True
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Pre-training of a method's own parameters. PatchCore has none and trains zero epochs."""
+
+    epochs: int = 50
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Attributes:
+      method: how features become anomaly maps.
+      setting: `single`: a model and banks for each category; `multi`: one model and one set of banks.
+      seed: everything random follows from it.
+    """
+
+    method: Literal["patchcore"] = "patchcore"
+    setting: Literal["single", "multi"] = "single"
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    bank: BankConfig = field(default_factory=BankConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        for name in ("data.image_size", "backbone.block", "backbone.batch_size"):
+            value = _get(self, name)
+            if value < 1:
+                raise UserError(f"config {name}={value}: must be at least 1")
+        for name in ("seed", "train.epochs"):
+            if _get(self, name) < 0:
+                raise UserError(f"config {name}={_get(self, name)}: must not be negative")
+
+
+def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """The config of file `spec` ("configs/x.py" or "configs/x.py:argument") with `overrides` applied.
+
+    Raises:
+      UserError: no such file, no get_config, unknown key, or a value of the wrong type.
+    """
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        known = sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise UserError(f"--config {path}: no such file{_nearest(path, known)}")
+    make = runpy.run_path(path).get("get_config")
+    if make is None:
+        raise UserError(f"--config {path}: the file defines no get_config()")
+    config = make(argument) if argument else make()
+    if not isinstance(config, Config):
+        raise UserError(f"--config {path}: get_config() returned {type(config).__name__}, not a Config")
+    return override(config, overrides or {})
+
+
+def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """`["--config.seed=3", "--config.data.root", "x"]` -> `{"seed": "3", "data.root": "x"}`.
+
+    Raises:
+      UserError: an argument that is no override, or one without a value.
+    """
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--config."):
+            raise UserError(
+                f"unknown argument {name!r}: config fields are set by --config.<section>.<field>=<value>"
+            )
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{name}: no value; write {name}=<value>")
+            value = rest.pop(0)
+        found[name.removeprefix("--config.")] = value
+    return found
+
+
+def override(config: Config, overrides: Mapping[str, str]) -> Config:
+    """A copy of `config` with dotted fields set from text. Lists are comma-separated."""
+    for key, text in overrides.items():
+        config = _replace(config, key.split("."), key, text)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain JSON types; the inverse of `from_dict`."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: Mapping[str, Any], where: str) -> Config:
+    """The config that `to_dict` wrote to the file `where`.
+
+    Raises:
+      UserError: an unknown field or a value of the wrong type.
+    """
+    return _from_dict(Config, values, where)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Fields in which two configs differ, as "data.root: 'x' is now 'y'"."""
+    flat_a, flat_b = dict(_flatten(to_dict(a))), dict(_flatten(to_dict(b)))
+    return [f"{key}: {flat_a[key]!r} is now {flat_b[key]!r}" for key in flat_a if flat_a[key] != flat_b[key]]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = ""):
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _get(config: Config, dotted: str) -> Any:
+    value: Any = config
+    for name in dotted.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
+    hints = typing.get_type_hints(type(node))
+    name, rest = path[0], path[1:]
+    if name not in hints:
+        prefix = key[: len(key) - len(".".join(path))]
+        known = [prefix + other for other in hints]
+        raise UserError(
+            f"unknown config key {key!r}{_nearest(prefix + name, known)}; known: {', '.join(known)}"
+        )
+    if dataclasses.is_dataclass(hints[name]):
+        if not rest:
+            fields = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(hints[name]))
+            raise UserError(f"config key {key!r} is a section; set one of its fields: {fields}")
+        value = _replace(getattr(node, name), rest, key, text)
+    elif rest:
+        raise UserError(f"unknown config key {key!r}: {key.removesuffix('.' + '.'.join(rest))} is a value")
+    else:
+        value = _parse(hints[name], text, key)
+    return dataclasses.replace(node, **{name: value})
+
+
+def _parse(kind: Any, text: str, key: str) -> Any:
+    """`text` as a value of type `kind`: str, int, float, bool, Literal of str, or tuple[str, ...]."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if typing.get_origin(kind) is Literal:
+        return _check(kind, text, key)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        expected = "true or false" if kind is bool else kind.__name__
+        raise UserError(f"config {key}={text!r}: expected {expected}") from None
+
+
+def _check(kind: Any, value: Any, key: str) -> Any:
+    """`value` if it has type `kind`, with lists as tuples and whole numbers as floats."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise UserError(
+                f"config {key}={value!r}: expected one of {', '.join(choices)}{_nearest(value, choices)}"
+            )
+        return value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise UserError(f"config {key}={value!r}: expected a list of names")
+        return tuple(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"config {key}={value!r}: expected {kind.__name__}")
+    return value
+
+
+def _from_dict(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: config {prefix.rstrip('.') or 'file'} is not an object")
+    for name in values:
+        if name not in hints:
+            raise UserError(f"{where}: unknown config key {prefix + name!r}{_nearest(name, list(hints))}")
+    arguments = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _from_dict(hint, value, where, f"{prefix}{name}.")
+        else:
+            arguments[name] = _check(hint, value, f"{prefix}{name}")
+    return kind(**arguments)
+
+
+def _nearest(name: Any, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
