@@ -1,0 +1,177 @@
+"""What a data set is to the program: whole samples, each with its views, in a fixed order."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class View:
+    """One picture of a sample.
+
+    Attributes:
+      name: the camera, "C1".
+      image: path of the picture below the data set's root, with forward slashes.
+      label: 1 defect visible here, 0 none, None unknown. A label belongs to a view: a defective part can
+        look normal from one side.
+      mask: path of the defect mask below the root, or None.
+    """
+
+    name: str
+    image: str
+    label: int | None = None
+    mask: str | None = None
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One part, photographed once by every camera.
+
+    Attributes:
+      id: unique within its split, "audiojack_0001_NG_HS".
+      category: the kind of part.
+      split: "train" or "test".
+      views: in the order of their names.
+    """
+
+    id: str
+    category: str
+    split: Split
+    views: tuple[View, ...]
+
+    @property
+    def label(self) -> int | None:
+        """1 if a defect is visible in any view, 0 if in none, None if no view is labelled."""
+        labels = [view.label for view in self.views if view.label is not None]
+        return max(labels) if labels else None
+
+
+@dataclass(frozen=True)
+class DatasetIndex:
+    """Samples of a data set, sorted by (split, category, id) whatever the order of its lists.
+
+    Attributes:
+      root: folder that all paths start from.
+      samples: the samples.
+      views: names of the cameras; axis V of every array made from this index.
+      notes: what a reader should know and nobody has to mend ("usb: 2 incomplete samples left out").
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    views: tuple[str, ...]
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(sorted({sample.category for sample in self.samples}))
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def select(self, *, split: Split | None = None, category: str | None = None) -> DatasetIndex:
+        """The part of one split, one category, or both. A category has its own cameras."""
+        views = self.views
+        samples = self.samples
+        if category is not None:
+            samples = tuple(sample for sample in samples if sample.category == category)
+            views = view_names(samples)
+        if split is not None:
+            samples = tuple(sample for sample in samples if sample.split == split)
+        return DatasetIndex(self.root, samples, views, self.notes)
+
+    def present(self) -> np.ndarray:
+        """bool [S,V]: which sample has a picture from which camera."""
+        names = [{view.name for view in sample.views} for sample in self.samples]
+        return np.array([[view in has for view in self.views] for has in names], bool).reshape(len(self), -1)
+
+
+def build_index(root: Path, samples: Iterable[Sample], notes: Sequence[str] = ()) -> DatasetIndex:
+    """The index of `samples` in their fixed order."""
+    ordered = tuple(sorted(samples, key=lambda sample: (sample.split, sample.category, sample.id)))
+    return DatasetIndex(root, ordered, view_names(ordered), tuple(notes))
+
+
+def view_names(samples: Iterable[Sample]) -> tuple[str, ...]:
+    """All cameras that any sample has, C2 before C10."""
+    return tuple(sorted({view.name for sample in samples for view in sample.views}, key=natural_key))
+
+
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """Sort key in which the numbers inside names count as numbers."""
+    parts = re.split(r"(\d+)", name)
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+
+
+def incomplete_samples(samples: Sequence[Sample]) -> list[tuple[Sample, list[str]]]:
+    """Samples of one category that lack views which other samples of it have, with the missing names."""
+    names = view_names(samples)
+    found = []
+    for sample in samples:
+        missing = [name for name in names if name not in {view.name for view in sample.views}]
+        if missing:
+            found.append((sample, missing))
+    return found
+
+
+def repeated_images(samples: Iterable[Sample]) -> list[str]:
+    """Images that stand in the lists more than once, within a split or across splits."""
+    counts = Counter(view.image for sample in samples for view in sample.views)
+    return sorted(image for image, count in counts.items() if count > 1)
+
+
+def unsafe_path(path: object) -> str | None:
+    """Why `path` from a data set's list must not be opened, or None. Paths are relative and stay inside."""
+    if not isinstance(path, str) or not path:
+        return "is not a file name"
+    if "\0" in path:
+        return "contains a NUL character"
+    pure = PurePosixPath(path.replace("\\", "/"))
+    if pure.is_absolute() or re.match(r"[A-Za-z]:", path):
+        return "is absolute; paths are relative to the image folder"
+    if ".." in pure.parts:
+        return "leaves the image folder by '..'"
+    return None
+
+
+class Folder:
+    """Answers "is this file really inside the root?" with one directory listing per folder, not per file."""
+
+    def __init__(self, root: Path):
+        self.root = root.resolve()
+        self._listed: dict[Path, tuple[str | None, set[str], set[str]]] = {}
+
+    def problem(self, path: str) -> str | None:
+        """Why the file `path` below the root can't be used, or None."""
+        full = self.root / path
+        outside, files, links = self._list(full.parent)
+        if outside:
+            return outside
+        if full.name not in files:
+            return "no such file"
+        if full.name in links and not full.resolve().is_relative_to(self.root):
+            return f"is a link out of {self.root}"
+        return None
+
+    def _list(self, folder: Path) -> tuple[str | None, set[str], set[str]]:
+        if folder not in self._listed:
+            outside, files, links = None, set(), set()
+            if not folder.resolve().is_relative_to(self.root):
+                outside = f"its folder is a link out of {self.root}"
+            elif folder.is_dir():
+                with os.scandir(folder) as listing:
+                    entries = list(listing)
+                files = {entry.name for entry in entries if entry.is_file()}
+                links = {entry.name for entry in entries if entry.is_symlink()}
+            self._listed[folder] = (outside, files, links)
+        return self._listed[folder]
