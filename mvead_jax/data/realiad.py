@@ -179,7 +179,7 @@ class _CategoryReader:
         if prefix and (why := unsafe_path(prefix)):
             self._problem(f"meta.prefix {prefix!r} {why}")
             return []
-        base = self._image_folder(prefix)
+        base = self._image_folder(prefix, content)
         if base is None:
             return []
         self._folder, self._base = Folder(self.root), base
@@ -215,8 +215,8 @@ class _CategoryReader:
                 return None
         return content
 
-    def _image_folder(self, prefix: str) -> PurePosixPath | None:
-        """Where this category's paths start, relative to the root."""
+    def _image_folder(self, prefix: str, content: dict[str, Any]) -> PurePosixPath | None:
+        """Where this category's paths start, relative to the root: where its first picture lies."""
         if self.images:
             candidates = [self.root / self.images]
         elif self.path.parent in (self.root, self.root / _ADER):
@@ -229,10 +229,17 @@ class _CategoryReader:
                 self.root / _ADER,
                 self.root,
             ]
-        own = prefix or self.category
-        holding = [folder for folder in candidates if (folder / own).is_dir()]
+        listed = (
+            entry.get("image_path") for entry in content["train"] + content["test"] if isinstance(entry, dict)
+        )
+        first = next((path for path in listed if unsafe_path(path) is None), self.category)
+        holding = [folder for folder in candidates if (folder / prefix / first).is_file()]
+        # That one picture is missing is a problem of its own; its folder is known all the same.
+        holding = holding or [
+            folder for folder in candidates if (folder / (prefix or self.category)).is_dir()
+        ]
         if not holding:
-            tried = ", ".join(str(folder / own) for folder in candidates)
+            tried = ", ".join(str(folder / prefix / first) for folder in candidates)
             self._problem(f"no folder of images; tried {tried}; name it by data.images")
             return None
         if len(holding) > 1:

@@ -68,6 +68,20 @@ def test_several_image_folders_need_a_choice(root):
     assert load_index(root, images="realiad_512").samples[0].views[0].image.startswith("realiad_512/")
 
 
+@pytest.mark.parametrize("prefix", ["", "./", "bolt"])
+def test_a_prefix_may_be_empty_or_lack_its_slash(root, prefix):
+    def change(content):
+        content["meta"]["prefix"] = prefix
+        for entry in content["train"] + content["test"]:
+            if prefix != "bolt":
+                entry["image_path"] = "bolt/" + entry["image_path"]
+                entry["mask_path"] = entry["mask_path"] and "bolt/" + entry["mask_path"]
+
+    before = load_index(root, ["bolt"])
+    edit_list(root, "bolt", change)
+    assert load_index(root, ["bolt"]) == before
+
+
 def drop_one_view(root):
     edit_list(root, "bolt", lambda content: content["train"].pop(7))
 

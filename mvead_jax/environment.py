@@ -1,0 +1,45 @@
+"""What a run ran on: versions, devices and the settings that decide the last bits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+_PACKAGES = ("mvead_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "safetensors", "grain", "scikit-learn")
+
+
+def environment() -> dict[str, Any]:
+    """JSON-ready facts about this machine and program; no path and no host name."""
+    devices = jax.devices()
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
+        "processes": jax.process_count(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "commit": _commit(),
+        "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with "+changes" if files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, timeout=10
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+changes" if changes else "")

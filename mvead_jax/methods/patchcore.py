@@ -1,0 +1,76 @@
+"""PatchCore: a patch is as abnormal as it is far from every patch of the normal training samples.
+
+Roth et al., "Towards total recall in industrial anomaly detection", CVPR 2022, in the form that seed 001
+compares itself with: its eq. 1 on the backbone's features as they are, a bank for each view or one for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+from mvead_jax.bank.nearest import nearest
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.errors import UserError
+
+SHARED = "shared"
+Banks = Mapping[str, Float32[Array, "M D"]]
+
+
+@dataclass(frozen=True)
+class PatchCore:
+    """The method and its settings.
+
+    Attributes:
+      views: names of the cameras, in the order of axis V.
+      grid: (h,w), patches of a view.
+      per_view: a bank for each view, or one that all views share.
+    """
+
+    views: tuple[str, ...]
+    grid: tuple[int, int]
+    per_view: bool = True
+
+    def fit(
+        self,
+        index: DatasetIndex,
+        features: Float32[np.ndarray, "S V N D"],
+        geometry: Any,
+        key: jax.Array | None,
+    ) -> Banks:
+        """All patches of the normal samples, by view name or under "shared".
+
+        Args:
+          index: the training samples; tells which views of which sample exist.
+          features: their patch features, a NumPy array or a FeatureStore.
+          geometry, key: not used; PatchCore looks at each view alone and leaves nothing to chance.
+
+        Raises:
+          UserError: a view without any training picture.
+        """
+        present = index.present()
+        rows = {}
+        for at, view in enumerate(self.views):
+            own = np.asarray(features[:, at], np.float32)[present[:, at]]
+            if not len(own):
+                raise UserError(f"view {view}: no training picture of {', '.join(index.categories)}")
+            rows[view] = own.reshape(-1, own.shape[-1])
+        return rows if self.per_view else {SHARED: np.concatenate(list(rows.values()))}
+
+    def anomaly_maps(
+        self, state: Banks, features: Float32[Array, "B V N D"], geometry: Any
+    ) -> Float32[Array, "B V h w"]:
+        """Distance of every patch to the nearest row of its bank; jit-able."""
+        samples, _, patches, width = features.shape
+        maps = []
+        for at, view in enumerate(self.views):
+            queries = features[:, at].reshape(samples * patches, width)
+            distance, _ = nearest(queries, state[view if self.per_view else SHARED])
+            maps.append(distance.reshape(samples, *self.grid))
+        return jnp.stack(maps, 1)

@@ -1,0 +1,191 @@
+"""The job that says how abnormal new parts are: a trained workdir and pictures -> scores, maps, metrics.
+
+    scores/samples.csv      category,sample,label,score,worst_view
+    scores/images.csv       category,sample,view,image_path,label,score
+    scores/maps/<category>.npz   "maps": float16 [n,h,w], distances of patches in the order of images.csv
+    scores/metrics.json     metrics with their protocol
+    scores/report/<category>.png   pictures with their heat maps
+
+Scores are raw distances: higher is more abnormal, and no threshold is implied.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.bank.store import Manifest, read_banks
+from mvead_jax.config import Config, from_dict, override
+from mvead_jax.data.loading import check_files
+from mvead_jax.data.realiad import load_pictures
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.errors import UserError
+from mvead_jax.evaluation.scored import ScoredSample
+from mvead_jax.evaluation.tables import metrics_of
+from mvead_jax.files import read_json, whole, write_json, write_text
+from mvead_jax.methods.patchcore import PatchCore
+from mvead_jax.progress import progress
+from mvead_jax.report.pictures import draw_category
+from mvead_jax.train import models, open_index, split_features
+
+log = logging.getLogger(__name__)
+
+_BATCH_SAMPLES = 8
+
+
+def score(
+    workdir: Path,
+    *,
+    pictures: Path | None = None,
+    output: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Scores the test split of a workdir's data set, or the pictures of a folder.
+
+    Args:
+      workdir: of `train`.
+      pictures: a folder of new pictures, named as in Real-IAD; their labels are unknown.
+      output: folder of the result files; by default <workdir>/scores, or <workdir>/scores_<name of pictures>.
+      overrides: config fields to change, such as data.root when the data set has moved.
+
+    Returns:
+      The content of metrics.json.
+
+    Raises:
+      UserError: anything wrong with the workdir, the data or the weights.
+    """
+    config = override(
+        from_dict(read_json(workdir / "config.json", "a workdir of train.py"), str(workdir / "config.json")),
+        overrides or {},
+    )
+    if pictures is None:
+        index, output = open_index(config).select(split="test"), output or workdir / "scores"
+        if not len(index):
+            raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
+    else:
+        index, output = load_pictures(pictures), output or workdir / f"scores_{pictures.resolve().name}"
+    check_files(index)
+    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    found: list[ScoredSample] = []
+    for name, part in models(config, index):
+        found += _score_model(config, workdir, name, part, backbone)
+    metrics = _write(config, backbone, index, found, output)
+    log.info("%d samples scored, written to %s", len(found), output)
+    return metrics
+
+
+def _score_model(
+    config: Config, workdir: Path, name: str, index: DatasetIndex, backbone: Backbone
+) -> list[ScoredSample]:
+    folder = workdir / "banks" / name
+    if not folder.is_dir():
+        trained = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "nothing"
+        raise UserError(f"{name}: not trained; {folder.parent} holds {trained}")
+    Manifest(workdir).verify(folder)
+    banks, facts = read_banks(folder)
+    if facts["backbone"] != backbone.digest:
+        raise UserError(
+            f"{folder}: trained with other weights or sizes than {backbone.name} has now "
+            f"({backbone.weights}); restore them or train again"
+        )
+    views = tuple(facts["views"])
+    if unknown := [view for view in index.views if view not in views]:
+        raise UserError(
+            f"{index.root}: {name} has view {', '.join(unknown)}; training saw {', '.join(views)}"
+        )
+    index = DatasetIndex(index.root, index.samples, views)
+    features = split_features(config, index, backbone, workdir)
+    method = PatchCore(views, backbone.grid, config.bank.per_view)
+    state = jax.device_put(banks)
+
+    found = []
+    with progress(f"scores {name}", len(index), "samples") as bar:
+        for start in range(0, len(index), _BATCH_SAMPLES):
+            samples = index.samples[start : start + _BATCH_SAMPLES]
+            batch = np.zeros((_BATCH_SAMPLES, *features.shape[1:]), np.float32)
+            batch[: len(samples)] = features[start : start + len(samples)]
+            maps = np.array(method.anomaly_maps(state, batch, None))[: len(samples)]
+            maps[~DatasetIndex(index.root, samples, views).present()] = np.nan
+            found += [ScoredSample(sample, views, own) for sample, own in zip(samples, maps, strict=True)]
+            bar.advance(len(samples))
+    return found
+
+
+def _write(
+    config: Config, backbone: Backbone, index: DatasetIndex, found: list[ScoredSample], output: Path
+) -> dict[str, Any]:
+    sample_lines = [
+        [one.sample.category, one.sample.id, _label(one.sample.label), _number(one.score), one.worst_view]
+        for one in found
+    ]
+    image_lines = [
+        [
+            *(one.sample.category, one.sample.id, view.name, view.image),
+            *(_label(view.label), _number(one.image_score(view.name))),
+        ]
+        for one in found
+        for view in one.sample.views
+    ]
+    _write_csv(output / "samples.csv", "category,sample,label,score,worst_view", sample_lines)
+    _write_csv(output / "images.csv", "category,sample,view,image_path,label,score", image_lines)
+    for category in index.categories:
+        own = [one for one in found if one.sample.category == category]
+        maps = [one.maps[one.views.index(view.name)] for one in own for view in one.sample.views]
+        with whole(output / "maps" / f"{category}.npz") as temporary, temporary.open("wb") as file:
+            np.savez(file, maps=np.stack(maps).astype(np.float16))
+    metrics = metrics_of(found, protocol(config, backbone))
+    write_json(output / "metrics.json", metrics)
+    with progress("pictures", len(index.categories), "categories") as bar:
+        for category in index.categories:
+            own = [one for one in found if one.sample.category == category]
+            with whole(output / "report" / f"{category}.png") as temporary:
+                draw_category(index.root, own, temporary)
+            bar.advance()
+    return metrics
+
+
+def protocol(config: Config, backbone: Backbone) -> dict[str, Any]:
+    """How the metrics came about, in full."""
+    trained = "" if backbone.trained else " UNTRAINED: random weights"
+    return {
+        "method": config.method,
+        "setting": "one model for each category" if config.setting == "single" else "one model for all",
+        "backbone": f"{backbone.name}{trained}",
+        "weights": backbone.weights,
+        "backbone_trained": backbone.trained,
+        "block": None if backbone.name == "efficientnet-lite0" else config.backbone.block,
+        "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
+        "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
+        "bank": f"full, {'one for each view' if config.bank.per_view else 'one for all views'}",
+        "image_score": "largest patch distance, no smoothing",
+        "sample_score": "largest image score over its views",
+        "image_label": "the list's anomaly_class of that view",
+        "sample_label": "defective if any of its views is",
+        "pixel_metrics": "none, so no evaluation size, smoothing or mask threshold",
+        "epoch": "last; PatchCore trains none",
+        "mean": "plain mean over categories",
+        "seed": config.seed,
+    }
+
+
+def _write_csv(path: Path, header: str, lines: list[list[str]]) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header.split(","), *lines])
+    write_text(path, text.getvalue())
+
+
+def _label(label: int | None) -> str:
+    return "" if label is None else str(label)
+
+
+def _number(value: np.float32) -> str:
+    """Digits enough to read the same float32 back."""
+    return f"{value:.9g}"

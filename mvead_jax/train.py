@@ -1,0 +1,130 @@
+"""The job that learns what good looks like: index -> features -> banks, into a workdir for scoring.
+
+    config.json environment.json metrics.jsonl manifest.json
+    banks/<category or all>/C<v>.safetensors
+
+Run again with the same workdir, it resumes: what the manifest vouches for is not made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.backbone.features import FeatureStore, extract, fingerprint
+from mvead_jax.bank.store import Manifest, read_facts, write_banks
+from mvead_jax.config import Config, differences, from_dict, to_dict
+from mvead_jax.data.loading import check_files
+from mvead_jax.data.realiad import load_index
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.environment import environment
+from mvead_jax.errors import UserError
+from mvead_jax.files import read_json, write_json
+from mvead_jax.methods.patchcore import PatchCore
+
+log = logging.getLogger(__name__)
+
+ALL = "all"  # the folder of banks in the multi-class setting
+
+
+def train(config: Config, workdir: Path) -> None:
+    """Trains every category of `config` into `workdir`, or what is missing of it.
+
+    Raises:
+      UserError: anything wrong with the config, the data, the weights or the workdir.
+    """
+    _check_workdir(config, workdir)
+    index = open_index(config)
+    check_files(index)
+    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    log.info(
+        "%s, %s weights: %d x %d patches of %d pixels, %d wide",
+        *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
+    )
+    if config.geometry.cameras:
+        log.info("geometry.cameras is not used: %s looks at each view alone", config.method)
+    write_json(workdir / "config.json", to_dict(config))
+    write_json(workdir / "environment.json", environment())
+    manifest = Manifest(workdir)
+    for name, part in models(config, index):
+        folder, training = workdir / "banks" / name, part.select(split="train")
+        facts = {
+            "views": list(part.views),
+            "backbone": backbone.digest,
+            "training_samples": len(training),
+            "features": _fingerprint(config, training, backbone),
+        }
+        if manifest.covers(folder) and read_facts(folder) == facts:
+            log.info("banks %s: already trained", name)
+            continue
+        begin = time.monotonic()
+        features = split_features(config, training, backbone, workdir)
+        method = PatchCore(part.views, backbone.grid, config.bank.per_view)
+        banks = method.fit(training, features, None, jax.random.key(config.seed))
+        manifest.add(*write_banks(folder, banks, facts))
+        rows = {bank: len(own) for bank, own in banks.items()}
+        log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
+        _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": time.monotonic() - begin})
+    manifest.add(workdir / "config.json", workdir / "environment.json")
+
+
+def open_index(config: Config) -> DatasetIndex:
+    """The data set that `config` names; its notes go to the log."""
+    data = config.data
+    index = load_index(
+        data.root, data.categories, lists=data.lists, images=data.images, incomplete=data.incomplete
+    )
+    for note in index.notes:
+        log.warning(note)
+    return index
+
+
+def models(config: Config, index: DatasetIndex) -> list[tuple[str, DatasetIndex]]:
+    """Each model's name and the part of the data set that belongs to it."""
+    if config.setting == "multi":
+        return [(ALL, index)]
+    return [(category, index.select(category=category)) for category in index.categories]
+
+
+def split_features(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> FeatureStore:
+    """Features of one split's samples, in their order, on the index's axis of views."""
+    cache = (
+        Path(config.features.cache) if config.features.cache else workdir.absolute().parent / "feature_cache"
+    )
+    stores = []
+    for category in index.categories:
+        part = index.select(category=category)
+        stores.append(extract(part, backbone, config.features, cache, batch_size=config.backbone.batch_size))
+    return FeatureStore.concatenate(stores, index.views)
+
+
+def _check_workdir(config: Config, workdir: Path) -> None:
+    """Raises UserError if something in the workdir was trained with another config."""
+    path = workdir / "config.json"
+    if not (workdir / "manifest.json").exists():
+        return
+    earlier = from_dict(read_json(path, "a config"), str(path))
+    if changed := differences(earlier, config):
+        raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
+
+
+def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone) -> str:
+    """What the banks of a model depend on: so a changed picture means training again."""
+    parts = [
+        fingerprint(index.select(category=category), backbone, config.features, config.backbone.batch_size)
+        for category in index.categories
+    ]
+    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+
+def _record(workdir: Path, event: dict[str, Any]) -> None:
+    """Appends one line to metrics.jsonl."""
+    with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")

@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from mvead_jax.data.records import DatasetIndex, Sample, View
+from mvead_jax.errors import UserError
+from mvead_jax.methods.patchcore import PatchCore
+
+VIEWS = ("C1", "C2", "C3")
+
+
+def index_of(samples, missing=()):
+    """`samples` normal samples with three views; `missing` = (sample, view) pairs that do not exist."""
+    return DatasetIndex(
+        Path("root"),
+        tuple(
+            Sample(str(s), "cap", "train", tuple(View(v, f"{s}{v}") for v in VIEWS if (s, v) not in missing))
+            for s in range(samples)
+        ),
+        VIEWS,
+    )
+
+
+def random_features(seed, samples):
+    return np.random.default_rng(seed).normal(size=(samples, 3, 6, 8)).astype("f4")
+
+
+def oracle(train, present, test, per_view):
+    """eq. 1 patch by patch."""
+    maps = np.zeros(test.shape[:3])
+    for s, v, n in np.ndindex(*maps.shape):
+        views = [v] if per_view else range(train.shape[1])
+        rows = np.concatenate([train[present[:, u], u].reshape(-1, train.shape[-1]) for u in views])
+        maps[s, v, n] = np.sqrt(((rows - test[s, v, n]) ** 2).sum(1)).min()
+    return maps
+
+
+@pytest.mark.parametrize("per_view", [True, False])
+def test_a_patch_scores_its_distance_to_the_bank(per_view):
+    index, train, test = index_of(4, missing={(1, "C2")}), random_features(0, 4), random_features(1, 2)
+    method = PatchCore(VIEWS, (2, 3), per_view)
+    state = method.fit(index, train, None, None)
+    maps = method.anomaly_maps(state, test, None)
+    assert maps.shape == (2, 3, 2, 3)
+    expected = oracle(train, index.present(), test, per_view)
+    np.testing.assert_allclose(maps.reshape(2, 3, 6), expected, rtol=1e-5)
+    jitted = jax.jit(lambda state, features: method.anomaly_maps(state, features, None))(state, test)
+    np.testing.assert_array_equal(maps, jitted)
+
+
+def test_training_samples_score_zero():
+    train = random_features(2, 3)
+    method = PatchCore(VIEWS, (2, 3))
+    maps = method.anomaly_maps(method.fit(index_of(3), train, None, None), train, None)
+    np.testing.assert_array_equal(maps, 0)
+
+
+def test_a_view_without_training_pictures_is_an_error():
+    index = index_of(2, missing={(0, "C3"), (1, "C3")})
+    with pytest.raises(UserError, match="view C3: no training picture of cap"):
+        PatchCore(VIEWS, (2, 3)).fit(index, random_features(0, 2), None, None)

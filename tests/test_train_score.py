@@ -1,0 +1,352 @@
+"""The two jobs from pictures on disk to files of results."""
+
+import csv
+import dataclasses
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_realiad import edit_list, write_realiad
+from sklearn import metrics as sklearn_metrics
+
+from mvead_jax.config import BackboneConfig, Config, DataConfig, load_config, override
+from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.score import score
+from mvead_jax.train import train
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"backbone__name": "dinov2-small", "backbone__weights": "random"}
+
+
+def config_for(root, **changes):
+    return override(
+        Config(
+            data=DataConfig(root=str(root), image_size=32), backbone=BackboneConfig(name="efficientnet-lite0")
+        ),
+        {key.replace("__", "."): value for key, value in changes.items()},
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_realiad(tmp_path_factory.mktemp("data"), size=40)
+
+
+@pytest.fixture(scope="module")
+def run(root, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "one"
+    train(config_for(root), workdir)
+    score(workdir)
+    return workdir
+
+
+def lines(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def results(workdir):
+    return {name: (workdir / "scores" / name).read_bytes() for name in ("samples.csv", "images.csv")}
+
+
+def test_the_workdir_holds_what_the_design_says(run):
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    banks = {f"banks/{c}/C{v}.safetensors" for c in ("bolt", "cap") for v in range(1, 6)}
+    scores = {"samples.csv", "images.csv", "metrics.json", "maps/bolt.npz", "maps/cap.npz"}
+    scores |= {"report/bolt.png", "report/cap.png"}
+    assert files == {
+        *("config.json", "environment.json", "metrics.jsonl", "manifest.json"),
+        *banks,
+        *(f"scores/{name}" for name in scores),
+    }
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [(event["stage"], event["name"]) for event in events] == [("banks", "bolt"), ("banks", "cap")]
+
+
+def test_the_csv_files_have_the_contracts_columns_and_every_test_picture_once(run, root):
+    images, samples = lines(run / "scores/images.csv"), lines(run / "scores/samples.csv")
+    assert list(images[0]) == ["category", "sample", "view", "image_path", "label", "score"]
+    assert list(samples[0]) == ["category", "sample", "label", "score", "worst_view"]
+    assert len(samples) == 12
+    listed = {(root / line["image_path"]) for line in images}
+    assert len(listed) == len(images) == 60
+    assert all(path.is_file() for path in listed)
+    assert {line["label"] for line in images} == {"0", "1"}
+
+
+def test_sample_scores_are_the_largest_image_scores_and_those_the_largest_of_the_maps(run):
+    images = lines(run / "scores/images.csv")
+    for category in ("bolt", "cap"):
+        maps = np.load(run / f"scores/maps/{category}.npz")["maps"]
+        own = [line for line in images if line["category"] == category]
+        assert maps.dtype == np.float16
+        assert maps.shape == (len(own), 2, 2)
+        np.testing.assert_allclose(maps.max((1, 2)), [float(line["score"]) for line in own], rtol=1e-3)
+    for line in lines(run / "scores/samples.csv"):
+        own = {i["view"]: float(i["score"]) for i in images if i["sample"] == line["sample"]}
+        assert float(line["score"]) == max(own.values()) == own[line["worst_view"]]
+
+
+def test_metrics_are_scikit_learns_on_the_csv_files(run):
+    found = json.loads((run / "scores/metrics.json").read_text())
+    for level, name in (("sample", "samples.csv"), ("image", "images.csv")):
+        for category, values in found["categories"].items():
+            own = [line for line in lines(run / "scores" / name) if line["category"] == category]
+            labels, scores = [int(line["label"]) for line in own], [float(line["score"]) for line in own]
+            precision, recall, _ = sklearn_metrics.precision_recall_curve(labels, scores)
+            f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-300)
+            assert values[level]["auroc"] == pytest.approx(
+                sklearn_metrics.roc_auc_score(labels, scores), abs=1e-9
+            )
+            expected = sklearn_metrics.average_precision_score(labels, scores)
+            assert values[level]["ap"] == pytest.approx(expected, abs=1e-9)
+            assert values[level]["f1_max"] == pytest.approx(f1.max(), abs=1e-9)
+            assert values[level]["base_rate"] == pytest.approx(np.mean(labels))
+    for key in ("image_score", "sample_score", "image_label", "setting", "input", "bank", "epoch"):
+        assert found["protocol"][key]
+
+
+def test_defects_that_anyone_sees_score_highest(run):
+    found = json.loads((run / "scores/metrics.json").read_text())
+    assert found["mean"]["sample"]["auroc"] > 0.9
+    assert found["mean"]["image"]["auroc"] > 0.9
+
+
+def test_two_runs_give_the_same_bytes(run, root, tmp_path):
+    train(config_for(root), tmp_path / "two")
+    score(tmp_path / "two")
+    assert results(tmp_path / "two") == results(run)
+    for path in (run / "banks").rglob("*.safetensors"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(run)).read_bytes()
+    for name in ("maps/bolt.npz", "report/bolt.png"):
+        assert (tmp_path / "two/scores" / name).read_bytes() == (run / "scores" / name).read_bytes()
+
+
+def test_shuffled_lists_give_the_same_bytes(run, root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    for category in ("bolt", "cap"):
+        for split in ("train", "test"):
+            edit_list(
+                tmp_path / "data", category, lambda content, s=split: random.Random(0).shuffle(content[s])
+            )
+    train(config_for(tmp_path / "data"), tmp_path / "runs/two")
+    score(tmp_path / "runs/two")
+    assert results(tmp_path / "runs/two") == results(run)
+
+
+@pytest.mark.parametrize(("views", "setting"), [(1, "single"), (4, "multi"), (6, "single")])
+def test_any_number_of_views_in_both_settings(tmp_path, views, setting):
+    root = write_realiad(tmp_path / "data", size=32, views=views)
+    write_realiad(tmp_path / "data", size=32, views=3, categories=("pin",))
+    train(config_for(root, setting=setting), tmp_path / "run")
+    score(tmp_path / "run")
+    assert len(lines(tmp_path / "run/scores/images.csv")) == 6 * (2 * views + 3)
+    folders = {path.name for path in (tmp_path / "run/banks").iterdir()}
+    assert folders == ({"all"} if setting == "multi" else {"bolt", "cap", "pin"})
+
+
+def test_incomplete_samples_keep_their_rows_and_nothing_else(tmp_path):
+    root = write_realiad(tmp_path / "data", categories=("cap",), size=32)
+    edit_list(root, "cap", lambda content: (content["train"].pop(3), content["test"].pop(6)))
+    train(config_for(root, data__incomplete="keep"), tmp_path / "run")
+    score(tmp_path / "run")
+    assert len(lines(tmp_path / "run/scores/images.csv")) == 29
+    assert np.isfinite(np.load(tmp_path / "run/scores/maps/cap.npz")["maps"]).all()
+
+
+def test_a_shared_bank(root, tmp_path):
+    train(config_for(root, bank__per_view="false"), tmp_path / "run")
+    score(tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run/banks/cap").iterdir()] == ["shared.safetensors"]
+
+
+def test_dinov2_with_random_weights_says_so_everywhere(root, tmp_path, caplog):
+    config = config_for(root, data__image_size="28", data__categories="cap", backbone__block="1", **SMALL)
+    train(config, tmp_path / "run")
+    found = score(tmp_path / "run")
+    assert "UNTRAINED" in caplog.text
+    assert found["protocol"]["backbone_trained"] is False
+    assert "UNTRAINED" in found["protocol"]["backbone"]
+    assert np.load(tmp_path / "run/scores/maps/cap.npz")["maps"].shape == (30, 2, 2)
+
+
+def test_training_again_changes_nothing(run, root):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+    train(config_for(root), run)
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*.safetensors")}
+
+
+def test_a_changed_training_picture_means_training_again(root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    config = config_for(tmp_path / "data", data__categories="cap")
+    train(config, tmp_path / "run")
+    before = (tmp_path / "run/banks/cap/C1.safetensors").read_bytes()
+    one, other = sorted((tmp_path / "data/realiad_64/cap/OK").rglob("*_C1_*.jpg"))[:2]
+    shutil.copyfile(one, other)
+    train(config, tmp_path / "run")
+    assert (tmp_path / "run/banks/cap/C1.safetensors").read_bytes() != before
+
+
+def test_an_interrupted_training_goes_on_to_the_same_bytes(run, root, tmp_path):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("cap", "scores"))
+    (tmp_path / "run/banks/bolt/C2.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match="C2.safetensors: missing or changed"):
+        score(tmp_path / "run")
+    train(config_for(root), tmp_path / "run")
+    score(tmp_path / "run")
+    assert results(tmp_path / "run") == results(run)
+
+
+def test_another_config_in_the_same_workdir_is_refused(run, root):
+    with pytest.raises(UserError, match="seed: 0 is now 1.*another --workdir"):
+        train(config_for(root, seed="1"), run)
+
+
+def test_a_workdir_in_which_nothing_was_trained_yet_takes_a_mended_config(root, tmp_path):
+    victim = tmp_path / "data/realiad_64/cap/OK/S0001/cap_0001_OK_C1_20240101010000.jpg"
+    shutil.copytree(root, tmp_path / "data")
+    victim.write_bytes(victim.read_bytes()[:700])
+    with pytest.raises(DataProblems, match="damaged"):
+        train(config_for(tmp_path / "data", data__categories="cap"), tmp_path / "run")
+    train(config_for(root, data__categories="cap"), tmp_path / "run")
+    assert json.loads((tmp_path / "run/config.json").read_text())["data"]["root"] == str(root)
+
+
+def test_new_pictures_are_scored_without_labels(run, root):
+    score(run, pictures=root / "realiad_64/bolt/NG")
+    found = lines(run / "scores_NG/samples.csv")
+    shutil.rmtree(run / "scores_NG")
+    known = {line["sample"]: line for line in lines(run / "scores/samples.csv")}
+    assert len(found) == 3
+    for line in found:
+        assert line["label"] == ""
+        assert line["score"] == known[line["sample"]]["score"]
+
+
+def test_scoring_finds_a_data_set_that_has_moved(run, root, tmp_path):
+    shutil.copytree(root, tmp_path / "elsewhere")
+    score(run, output=tmp_path / "out", overrides={"data.root": str(tmp_path / "elsewhere")})
+    assert (tmp_path / "out/samples.csv").read_bytes() == results(run)["samples.csv"]
+
+
+# What users do wrong: each is a UserError, whose text is one line or a list of problems (see errors.run).
+
+
+def test_a_missing_workdir_says_what_is_expected(tmp_path):
+    with pytest.raises(UserError, match="config.json: no such file; expected a workdir of train.py"):
+        score(tmp_path)
+
+
+def test_other_weights_than_those_of_training_are_refused(run):
+    with pytest.raises(UserError, match="trained with other weights"):
+        score(run, overrides={"backbone.weights": "random"})
+
+
+def test_pictures_of_an_unknown_category_or_view_are_refused(run, tmp_path):
+    write_realiad(tmp_path / "other", categories=("nut",), size=32)
+    with pytest.raises(UserError, match=r"nut: not trained; .* holds bolt, cap"):
+        score(run, pictures=tmp_path / "other/realiad_64")
+    write_realiad(tmp_path / "six", categories=("cap",), size=32, views=6)
+    with pytest.raises(UserError, match="cap has view C6; training saw C1, C2, C3, C4, C5"):
+        score(run, pictures=tmp_path / "six/realiad_64/cap/OK")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data__image_size": "40"}, "not a multiple of efficientnet-lite0's patch size 16; take 32 or 48"),
+        ({"backbone__name": "dinov2-smal"}, "backbone.name='dinov2-smal', did you mean 'dinov2-small'"),
+        ({**SMALL, "backbone__block": "13"}, "backbone.block=13: this dinov2-small has 12 blocks"),
+        ({"backbone__name": "dinov2-small", "backbone__weights": "none/of/these"}, "none/of/these"),
+        ({"data__categories": "bolt,cup"}, "unknown category 'cup', did you mean 'cap'"),
+    ],
+)
+def test_a_wrong_config_is_refused_in_one_line(root, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message) as error:
+        train(config_for(root, **changes), tmp_path / "run")
+    assert "\n" not in str(error.value)
+
+
+def test_damaged_pictures_and_masks_stop_training_with_their_names(root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    pictures = sorted((tmp_path / "data/realiad_64/bolt/OK").rglob("*.jpg"))
+    pictures[0].write_text("text")
+    with pytest.raises(DataProblems, match="not a picture"):
+        train(config_for(tmp_path / "data"), tmp_path / "run")
+    pictures[0].write_bytes(pictures[1].read_bytes()[:700])
+    with pytest.raises(DataProblems, match="damaged JPEG"):
+        train(config_for(tmp_path / "data"), tmp_path / "run")
+
+
+def test_empty_lists_are_refused(tmp_path):
+    root = write_realiad(tmp_path / "data", size=32, categories=("cap",))
+    edit_list(root, "cap", lambda content: content.update(test=[]))
+    train(config_for(root), tmp_path / "run")
+    with pytest.raises(UserError, match="the test lists are empty"):
+        score(tmp_path / "run")
+
+
+# The scripts, as people call them.
+
+_BANNED = """
+import importlib.abc, runpy, sys
+
+class Refuse(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "tensorflow"):
+            raise AssertionError(f"{name} was imported")
+
+sys.meta_path.insert(0, Refuse())
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def script(*arguments):
+    """Runs a script from the checkout; an import of torch or tensorflow ends it."""
+    return subprocess.run(
+        [sys.executable, "-c", _BANNED, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
+
+
+def test_the_scripts_run_without_torch_or_tensorflow_and_print_the_table(root, tmp_path):
+    fields = [f"--config.data.root={root}", "--config.data.categories=cap", "--config.data.image_size=32"]
+    fields.append("--config.backbone.name=efficientnet-lite0")
+    done = script(
+        "scripts/train.py", "--config", "configs/realiad.py", "--workdir", tmp_path / "run", *fields
+    )
+    assert done.returncode == 0, done.stderr
+    done = script("scripts/score.py", "--workdir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "mean of 1" in done.stdout
+    assert "image_score: largest patch distance" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.data.rot=x"], "error: unknown config key 'data.rot'; did you mean 'data.root'"),
+        (["--config.seed=x"], "error: config seed='x': expected int"),
+        (["--config.data.root=/none"], "error: data.root /none: no such folder"),
+    ],
+)
+def test_a_users_mistake_ends_the_script_with_one_line_and_code_2(arguments, message, tmp_path):
+    done = script(
+        "scripts/train.py", "--config", "configs/realiad.py", "--workdir", tmp_path / "run", *arguments
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith(message)
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_realiad_configs_are_the_papers(tmp_path):
+    config = load_config("configs/realiad.py")
+    assert (config.backbone.name, config.backbone.block, config.data.image_size) == ("dinov2-base", 7, 224)
+    multi = load_config("configs/realiad_multiclass.py")
+    assert multi == dataclasses.replace(config, setting="multi")
