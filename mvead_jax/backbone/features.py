@@ -1,0 +1,248 @@
+"""Patch features of a whole data set: computed once, kept on disk, memory-mapped.
+
+The cache is a folder of chunk files, each holding [s,V,N,D] for a run of whole samples. A chunk's name is the
+digest of all that its numbers depend on: backbone weights, block, precision, sizes, preprocessing, device
+kind, and the identity (path, size, time of change) of its pictures. So a changed picture or setting makes
+another name, and a chunk is written to a temporary name first: what has the right name is right and whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from mvead_jax.backbone.extractor import Backbone
+from mvead_jax.config import FeaturesConfig
+from mvead_jax.data.loading import PREPROCESSING_VERSION, LoadedSample, iterate, sample_pipeline
+from mvead_jax.data.records import DatasetIndex, Sample
+from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.files import whole
+from mvead_jax.progress import progress
+
+log = logging.getLogger(__name__)
+
+_CHUNK_SAMPLES = 16
+_VERSION = 1  # of the file format
+
+
+class FeatureStore:
+    """Array-like float32 [S,V,N,D] over chunk files; axis V in the order of `views`, zeros where missing.
+
+    `store[samples]` and `store[samples, view]` read from disk what they return, with slices or indices.
+    """
+
+    def __init__(
+        self, chunks: Sequence[np.ndarray], chunk_views: Sequence[tuple[str, ...]], views: tuple[str, ...]
+    ):
+        """chunks: [s,V',N,D]; chunk_views: the names of each chunk's axis V', all of them among `views`."""
+        self._chunks = list(chunks)
+        self._columns = [[names.index(v) if v in names else None for v in views] for names in chunk_views]
+        self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
+        self._chunk_views, self.views = list(chunk_views), views
+        self.shape = (int(self._starts[-1]), len(views), *self._chunks[0].shape[2:])
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key) -> np.ndarray:
+        samples, view = key if isinstance(key, tuple) else (key, None)
+        positions = np.atleast_1d(np.arange(len(self))[samples])
+        views = range(self.shape[1]) if view is None else [view]
+        out = np.zeros((len(positions), len(views), *self.shape[2:]), np.float32)
+        chunk_of = np.searchsorted(self._starts, positions, side="right") - 1
+        for number in np.unique(chunk_of):
+            rows = np.flatnonzero(chunk_of == number)
+            inside = positions[rows] - self._starts[number]
+            for at, name in enumerate(views):
+                column = self._columns[number][name]
+                if column is not None:
+                    out[rows, at] = self._chunks[number][inside, column]
+        out = out if view is None else out[:, 0]
+        return out[0] if np.isscalar(samples) else out
+
+    @classmethod
+    def concatenate(cls, stores: Sequence[FeatureStore], views: tuple[str, ...]) -> FeatureStore:
+        """The samples of several stores one after the other, on the common axis `views`."""
+        chunks = [chunk for store in stores for chunk in store._chunks]
+        return cls(chunks, [names for store in stores for names in store._chunk_views], views)
+
+
+def extract(
+    index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, cache: Path, *, batch_size: int
+) -> FeatureStore:
+    """Features of all samples of `index` (one category and split), from the cache or computed now.
+
+    Args:
+      index: at least one sample.
+      backbone: the frozen extractor.
+      config: what the cache stores.
+      cache: its folder; chunks that are there are not computed again.
+      batch_size: the most images in one forward pass.
+
+    Raises:
+      DataProblems: every picture that could not be read; what could be computed is kept.
+      UserError: not enough disk, or features that are not finite.
+    """
+    name = f"{'+'.join(index.categories)}/{index.samples[0].split}"
+    chunks = [
+        _Chunk(samples, cache / f"{digest}.npy")
+        for samples, digest in _digests(index, backbone, config, batch_size)
+    ]
+    shape = (len(index.views), backbone.grid[0] * backbone.grid[1], backbone.width)
+    missing = [chunk for chunk in chunks if chunk.read(shape, config.dtype) is None]
+    if missing:
+        _compute(name, index, missing, backbone, config, batch_size)
+    else:
+        log.info("features %s: %d samples from %s", name, len(index), cache)
+    arrays = [chunk.read(shape, config.dtype) for chunk in chunks]
+    return FeatureStore(arrays, [index.views] * len(chunks), index.views)
+
+
+def fingerprint(index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, batch_size: int) -> str:
+    """SHA-256 of all that the features of `index` depend on, without computing them."""
+    names = [digest for _, digest in _digests(index, backbone, config, batch_size)]
+    return hashlib.sha256(" ".join(names).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    samples: tuple[Sample, ...]
+    path: Path
+
+    def read(self, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
+        """The memory-mapped chunk, or None if it is not there or not whole."""
+        try:
+            stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError):
+            return None
+        if stored.shape != (len(self.samples), *shape) or stored.dtype != _STORED[dtype]:
+            return None
+        return stored.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else stored
+
+    def write(self, features: np.ndarray, dtype: str) -> None:
+        stored = features.astype(ml_dtypes.bfloat16).view(np.uint16) if dtype == "bfloat16" else features
+        with whole(self.path) as temporary, temporary.open("wb") as file:
+            np.save(file, stored)
+
+
+_STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
+
+
+def _digests(
+    index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, batch_size: int
+) -> list[tuple[tuple[Sample, ...], str]]:
+    """The runs of samples that make a chunk, with the chunk's digest."""
+    runs = [index.samples[at : at + _CHUNK_SAMPLES] for at in range(0, len(index), _CHUNK_SAMPLES)]
+    return [(samples, _digest(samples, index, backbone, config, batch_size)) for samples in runs]
+
+
+def _digest(samples, index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, batch_size: int) -> str:
+    """The name of a chunk. The batch size and the device are in it because they decide the last bits."""
+    files = []
+    for sample in samples:
+        for view in sample.views:
+            stat = (index.root / view.image).stat()
+            files.append([sample.id, view.name, view.image, stat.st_size, stat.st_mtime_ns])
+    key = {
+        "version": [_VERSION, PREPROCESSING_VERSION],
+        "backbone": backbone.digest,
+        "device": jax.devices()[0].device_kind,
+        "stored": config.dtype,
+        "batch_size": batch_size,
+        "views": index.views,
+        "files": files,
+    }
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def _compute(
+    name, index: DatasetIndex, missing: Sequence[_Chunk], backbone: Backbone, config, batch_size
+) -> None:
+    views = len(index.views)
+    # The images of a chunk are split evenly over its passes, so that none ends in a nearly empty batch. Every
+    # chunk has the same batches whichever are missing: a resumed run gives the same bits.
+    images = min(_CHUNK_SAMPLES, len(index)) * views
+    batch = -(-images // -(-images // batch_size))
+    _announce(name, missing, backbone, config, views, batch)
+
+    samples = [sample for chunk in missing for sample in chunk.samples]
+    pipeline = iterate(
+        sample_pipeline(DatasetIndex(index.root, tuple(samples), index.views), backbone.image_size)
+    )
+    problems: list[str] = []
+    with progress(f"features {name}", len(samples) * views, "images") as bar:
+        for chunk in missing:
+            loaded = [next(pipeline) for _ in chunk.samples]
+            unreadable = [element["problem"] for element in loaded if element["problem"]]
+            problems += unreadable
+            if not unreadable:
+                features = _forward(loaded, backbone, batch)
+                _check_finite(features, chunk.samples, backbone)
+                chunk.write(features, config.dtype)
+            bar.advance(len(chunk.samples) * views)
+    if problems:
+        raise DataProblems(f"{index.root}: pictures that can't be read", problems)
+
+
+def _forward(loaded: Sequence[LoadedSample], backbone: Backbone, batch: int) -> np.ndarray:
+    """float32 [s,V,N,D]; zeros where a view is missing."""
+    present = np.stack([element["present"] for element in loaded])
+    images = np.stack([element["images"] for element in loaded])
+    flat = images.reshape(-1, *images.shape[2:])
+    outputs = []
+    for at in range(0, len(flat), batch):
+        part = flat[at : at + batch]
+        padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
+        outputs.append((backbone(padded), len(part)))
+    features = np.concatenate([np.asarray(out, np.float32)[:count] for out, count in outputs])
+    features = features.reshape(*present.shape, *features.shape[1:])
+    features[~present] = 0
+    return features
+
+
+def _check_finite(features: np.ndarray, samples: Sequence[Sample], backbone: Backbone) -> None:
+    for sample, own in zip(samples, features, strict=True):
+        if not np.isfinite(own).all():
+            raise UserError(
+                f"{sample.id}: features that are not finite; check the weights {backbone.weights}"
+            )
+
+
+def _announce(name, missing: Sequence[_Chunk], backbone: Backbone, config, views: int, batch: int) -> None:
+    """Says what is about to be computed, the bytes and the time it takes; refuses if the disk is too full."""
+    images = views * sum(len(chunk.samples) for chunk in missing)
+    needed = images * backbone.grid[0] * backbone.grid[1] * backbone.width * _STORED[config.dtype].itemsize
+    cache = missing[0].path.parent
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"features.cache {cache}: {error.strerror}") from None
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise UserError(
+            f"features.cache {cache}: {needed / 1e9:.2f} GB needed for {name}, {free / 1e9:.2f} GB free; "
+            "make room, name another folder, or halve it by --config.features.dtype=bfloat16"
+        )
+    blank = np.zeros((batch, backbone.image_size, backbone.image_size, 3), np.float32)
+    jax.block_until_ready(backbone(blank))  # compiles
+    begin = time.monotonic()
+    jax.block_until_ready(backbone(blank))
+    seconds = (time.monotonic() - begin) / batch * images
+    log.info(
+        "features %s: %d images to compute, %.1f MB in %s, about %.0f s",
+        name,
+        images,
+        needed / 1e6,
+        cache,
+        seconds,
+    )

@@ -1,0 +1,266 @@
+"""Timed contests between this code and its peers, on one machine, in one process, in turns.
+
+    python scripts/benchmark.py features
+    python scripts/benchmark.py nearest
+
+`features`: images per second of the DINOv2 port up to a block, beside transformers' PyTorch Dinov2Model cut
+off after the same block. Needs the extra `bench` (torch); about two minutes on two cores.
+
+`nearest`: queries per second of the exact search in a memory bank, beside FAISS's IndexFlatL2. Needs the
+extra `bench` (faiss-cpu); under a minute on two cores.
+
+Contestants take turns round by round and medians are compared, because one machine's rounds differ by more
+than contestants do. A contest checks first that both give the same numbers. `ratio` is ours divided by the
+peer's, so 1.0 is a draw and more is faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mvead_jax.errors import UserError, run
+
+
+def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every round of every contestant.
+
+    Each round calls every contestant once, in an order that turns by one place a round, so that neither the
+    first place nor a slow minute of the machine belongs to one of them. One untimed call each goes before
+    (compilation, page faults). A contestant returns when its work is done, not when it is queued.
+    """
+    for contestant in contestants.values():
+        contestant()
+    names = list(contestants)
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        shift = turn % len(names)
+        for name in names[shift:] + names[:shift]:
+            begin = time.perf_counter()
+            contestants[name]()
+            seconds[name].append(time.perf_counter() - begin)
+    return seconds
+
+
+def limit_threads(threads: int) -> None:
+    """Pin this process to `threads` cores: XLA sizes its pool by them, so call it before JAX computes."""
+    if not hasattr(os, "sched_setaffinity"):
+        raise UserError("--threads: this system cannot pin a process to cores; run the benchmark on Linux")
+    cores = sorted(os.sched_getaffinity(0))
+    if not 1 <= threads <= len(cores):
+        raise UserError(f"--threads={threads}: this process may use 1 to {len(cores)} cores")
+    os.sched_setaffinity(0, cores[:threads])
+
+
+def report(contest: str, unit: str, work: int, seconds: dict[str, list[float]], facts: dict) -> dict:
+    """Print and return a contest's result; the first name is ours, the second the peer it is measured by.
+
+    Args:
+      unit: what is counted, "images".
+      work: how many of them one round does.
+      facts: what a reader needs to judge the numbers: device, sizes, agreement of the answers.
+    """
+    rates = {name: work / statistics.median(values) for name, values in seconds.items()}
+    ours, peer = list(rates)[:2]
+    ratio = rates[ours] / rates[peer]
+    packages = ("jax", "jaxlib", "flax", "torch", "transformers", "faiss-cpu", "numpy")
+    result = {
+        "contest": contest,
+        "ratio": ratio,
+        f"{unit}_per_second": rates,
+        "seconds": seconds,
+        "facts": facts,
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages if _installed(name)},
+    }
+    print(f"{contest}: {', '.join(f'{key} {value}' for key, value in facts.items())}")
+    print(f"{result['cpu']}, {result['cores']} cores; python {result['python']}, ", end="")
+    print(", ".join(f"{name} {number}" for name, number in result["versions"].items()))
+    for name, rate in rates.items():
+        spread = ", ".join(f"{value:.3f}" for value in sorted(seconds[name]))
+        print(f"  {name:42s} {rate:9.3f} {unit}/s   (seconds a round: {spread})")
+    print(f"  ratio {ratio:.3f}")
+    return result
+
+
+def _installed(package: str) -> bool:
+    try:
+        version(package)
+    except ImportError:
+        return False
+    return True
+
+
+def _cpu_name() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+# ---- features
+
+
+def features(args: argparse.Namespace) -> dict:
+    """Our DINOv2 against transformers' on the same random weights, images, block and threads."""
+    _require("features", "torch", "transformers")
+    limit_threads(args.threads)
+    import jax
+    import numpy as np
+    import torch
+    from flax import nnx
+    from transformers import Dinov2Config, Dinov2Model
+    from transformers.utils import logging
+
+    from mvead_jax.backbone.dinov2 import DINOV2_SIZES
+    from mvead_jax.backbone.weights import load_dinov2
+
+    if args.backbone not in DINOV2_SIZES or args.backbone.endswith("registers"):
+        raise UserError(f"--backbone={args.backbone}: choose dinov2-small, -base, -large or -giant")
+    logging.disable_progress_bar()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    size = DINOV2_SIZES[args.backbone]
+    shared = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "use_swiglu_ffn")
+    config = Dinov2Config(**{field: getattr(size, field) for field in shared}, attn_implementation="sdpa")
+    theirs = Dinov2Model(config).eval()
+    with tempfile.TemporaryDirectory() as directory:
+        theirs.save_pretrained(directory)
+        ours = load_dinov2(directory, num_blocks=args.block)
+    theirs.encoder.layer = theirs.encoder.layer[: args.block]
+
+    images = np.random.default_rng(0).standard_normal((args.batch, args.size, args.size, 3), dtype=np.float32)
+    graph, state = nnx.split(ours)
+    forward = jax.jit(lambda state, x: nnx.merge(graph, state)(x)[f"block{args.block}"])
+    jax_images, torch_images = (
+        jax.device_put(images),
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+    )
+
+    def run_ours() -> jax.Array:
+        return forward(state, jax_images).block_until_ready()
+
+    @torch.inference_mode()
+    def run_theirs() -> torch.Tensor:
+        # Without the final layer norm, which we do not compute either.
+        return theirs.encoder(theirs.embeddings(torch_images)).last_hidden_state
+
+    difference = float(np.abs(np.asarray(run_ours()) - run_theirs().numpy()).max())
+    if not difference < 1e-3:
+        raise RuntimeError(f"the contestants disagree by {difference}: their times mean nothing")
+    seconds = take_turns({"mvead_jax": run_ours, "transformers (PyTorch, sdpa)": run_theirs}, args.rounds)
+    facts = {
+        "backbone": args.backbone,
+        "block": args.block,
+        "size": f"{args.size} px",
+        "batch": args.batch,
+        "precision": "float32",
+        "device": jax.devices()[0].platform,
+        "threads": args.threads,
+        "weights": "random",
+        "largest difference": f"{difference:.1e}",
+    }
+    return report("features", "images", args.batch, seconds, facts)
+
+
+# ---- nearest
+
+
+def nearest(args: argparse.Namespace) -> dict:
+    """Our exact search against FAISS's on the same random bank, queries and threads."""
+    _require("nearest", "faiss")
+    limit_threads(args.threads)
+    import faiss
+    import jax
+    import numpy as np
+
+    from mvead_jax.bank.nearest import nearest as search
+
+    faiss.omp_set_num_threads(args.threads)
+    random = np.random.default_rng(0)
+    bank = random.standard_normal((args.rows, args.width), dtype=np.float32)
+    queries = random.standard_normal((args.queries, args.width), dtype=np.float32)
+    index = faiss.IndexFlatL2(args.width)
+    index.add(bank)
+    ours_bank, ours_queries = jax.device_put(bank), jax.device_put(queries)
+
+    def run_ours() -> np.ndarray:
+        return np.asarray(search(ours_queries, ours_bank)[1])
+
+    def run_theirs() -> np.ndarray:
+        return index.search(queries, 1)[1][:, 0]
+
+    same = float((run_ours() == run_theirs()).mean())
+    # Where two rows are equally near in float32, FAISS may name the other one.
+    if same < 0.999:
+        raise RuntimeError(f"the contestants agree on {same:.2%} of the neighbours: their times mean nothing")
+    seconds = take_turns({"mvead_jax": run_ours, "faiss IndexFlatL2": run_theirs}, args.rounds)
+    facts = {
+        "size": f"{args.queries} x {args.rows} x {args.width}",
+        "precision": "float32",
+        "device": jax.devices()[0].platform,
+        "threads": args.threads,
+        "data": "gaussian",
+        "same index": f"{same:.3%}",
+    }
+    return report("nearest", "queries", args.queries, seconds, facts)
+
+
+def _require(contest: str, *packages: str) -> None:
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(
+                f"{contest}: the peer needs {package}; install the extra with pip install -e .[bench]"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    contests = parser.add_subparsers(dest="contest", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument(
+        "--rounds", type=int, default=9, help="timed rounds; each calls every contestant once"
+    )
+    shared.add_argument("--threads", type=int, default=2, help="cores that each contestant may use")
+    shared.add_argument("--json", type=Path, help="write the result to this file too")
+
+    contest = contests.add_parser("features", parents=[shared], help="backbone against transformers")
+    contest.add_argument("--backbone", default="dinov2-base")
+    contest.add_argument("--block", type=int, default=7)
+    contest.add_argument("--size", type=int, default=224, help="side of the images, pixels")
+    contest.add_argument("--batch", type=int, default=10, help="images per call")
+    contest.set_defaults(run=features)
+
+    contest = contests.add_parser("nearest", parents=[shared], help="exact search against FAISS")
+    contest.add_argument("--queries", type=int, default=2560)
+    contest.add_argument("--rows", type=int, default=50_000, help="rows of the bank")
+    contest.add_argument("--width", type=int, default=768, help="width of a feature")
+    contest.set_defaults(run=nearest)
+
+    args = parser.parse_args()
+    for option in ("rounds", "batch", "queries", "rows", "width"):
+        if getattr(args, option, 1) < 1:
+            raise UserError(f"--{option}={getattr(args, option)}: must be at least 1")
+    if args.json and not args.json.absolute().parent.is_dir():
+        raise UserError(f"--json={args.json}: there is no directory {args.json.parent}; make it first")
+    result = args.run(args)
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run(main)

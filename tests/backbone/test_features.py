@@ -1,0 +1,195 @@
+import dataclasses
+import os
+import shutil
+
+import ml_dtypes
+import numpy as np
+import pytest
+from fake_realiad import edit_list, write_realiad
+
+from mvead_jax.backbone import features as module
+from mvead_jax.backbone.extractor import Backbone
+from mvead_jax.backbone.features import FeatureStore, extract
+from mvead_jax.config import FeaturesConfig
+from mvead_jax.data.loading import sample_pipeline
+from mvead_jax.data.realiad import load_index
+from mvead_jax.errors import DataProblems, UserError
+
+FLOAT32 = FeaturesConfig()
+
+
+def mean_colours(images):
+    """The plainest backbone: the mean colour of every 8 x 8 patch."""
+    count, size = images.shape[:2]
+    patches = np.asarray(images).reshape(count, size // 8, 8, size // 8, 8, 3).mean((2, 4))
+    return patches.reshape(count, -1, 3)
+
+
+def backbone(digest="one", apply=mean_colours):
+    return Backbone("means", "none", True, digest, 16, 8, (2, 2), 3, apply)
+
+
+@pytest.fixture
+def index(tmp_path):
+    root = write_realiad(tmp_path / "data", categories=("cap",), size=20, train=21, normal=1, defective=0)
+    return load_index(root).select(split="train")
+
+
+def expected_features(index):
+    images = np.stack([sample_pipeline(index, 16)[at]["images"] for at in range(len(index))])
+    return mean_colours(images.reshape(-1, 16, 16, 3)).reshape(len(index), len(index.views), 4, 3)
+
+
+def test_features_are_those_of_the_backbone_in_the_order_of_the_index(index, tmp_path):
+    store = extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=7)
+    assert store.shape == (21, 5, 4, 3)
+    np.testing.assert_array_equal(store[:], expected_features(index))
+
+
+@pytest.mark.parametrize(
+    "key", [3, slice(14, 19), np.array([20, 2, 2]), (slice(None), 4), (np.array([17, 0]), 1)]
+)
+def test_a_store_reads_like_an_array(index, tmp_path, key):
+    store = extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=7)
+    np.testing.assert_array_equal(store[key], expected_features(index)[key])
+
+
+def test_bfloat16_is_rounded_once_and_takes_half_the_room(index, tmp_path):
+    store = extract(index, backbone(), FeaturesConfig(dtype="bfloat16"), tmp_path / "half", batch_size=7)
+    full = expected_features(index)
+    np.testing.assert_array_equal(store[:], full.astype(ml_dtypes.bfloat16).astype(np.float32))
+    extract(index, backbone(), FLOAT32, tmp_path / "full", batch_size=7)
+    sizes = [sum(p.stat().st_size - 128 for p in (tmp_path / name).iterdir()) for name in ("half", "full")]
+    assert sizes[1] == 2 * sizes[0]
+
+
+class Counting:
+    def __init__(self):
+        self.images = 0
+
+    def __call__(self, images):
+        self.images += len(images) if np.any(images) else 0  # the blank batch only takes the time
+        return mean_colours(images)
+
+
+def images_computed(index, cache, **changes):
+    counting = Counting()
+    options = {"backbone": backbone(apply=counting), "config": FLOAT32, "batch_size": 5, **changes}
+    if "digest" in changes:
+        options["backbone"] = backbone(options.pop("digest"), counting)
+    store = extract(index, options["backbone"], options["config"], cache, batch_size=options["batch_size"])
+    np.testing.assert_allclose(store[:], expected_features(index), rtol=1e-2)
+    return counting.images
+
+
+def test_what_is_in_the_cache_is_not_computed_again(index, tmp_path):
+    assert images_computed(index, tmp_path / "cache") == 105
+    assert images_computed(index, tmp_path / "cache") == 0
+
+
+def test_other_weights_types_or_pictures_are_never_taken_from_the_cache(index, tmp_path):
+    cache = tmp_path / "cache"
+    images_computed(index, cache)
+    assert images_computed(index, cache, digest="two") == 105
+    assert images_computed(index, cache, config=FeaturesConfig(dtype="bfloat16")) == 105
+    one = index.root / index.samples[18].views[0].image
+    shutil.copyfile(index.root / index.samples[0].views[0].image, one)
+    assert images_computed(index, cache) == 25  # the chunk that holds it
+    os.utime(one, ns=(1, 1))
+    assert images_computed(index, cache) == 25
+
+
+def test_a_run_that_was_killed_goes_on_where_it_stopped(index, tmp_path):
+    cache = tmp_path / "cache"
+
+    class Killed(Exception):
+        pass
+
+    class KilledLater(Counting):
+        def __call__(self, images):
+            if self.images >= 80:
+                raise Killed
+            return super().__call__(images)
+
+    with pytest.raises(Killed):
+        extract(index, backbone(apply=KilledLater()), FLOAT32, cache, batch_size=5)
+    assert images_computed(index, cache) == 25
+    whole = {p.name: p.read_bytes() for p in cache.iterdir()}
+    shutil.rmtree(cache)
+    images_computed(index, cache)
+    assert {p.name: p.read_bytes() for p in cache.iterdir()} == whole
+
+
+def test_half_written_and_damaged_chunks_are_computed_again(index, tmp_path):
+    cache = tmp_path / "cache"
+    images_computed(index, cache)
+    first, second = sorted(cache.iterdir(), key=lambda path: path.stat().st_size)
+    second.write_bytes(second.read_bytes()[:1000])
+    first.write_bytes(b"not an array")
+    (cache / ".x.npy.1.tmp").write_bytes(b"left over")
+    assert images_computed(index, cache) == 105
+
+
+def test_unreadable_pictures_are_all_named_and_the_rest_is_kept(index, tmp_path):
+    for at in (1, 2):
+        path = index.root / index.samples[at].views[0].image
+        path.write_bytes(path.read_bytes()[:400])
+    with pytest.raises(DataProblems) as error:
+        extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=5)
+    assert len(error.value.problems) == 2
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
+
+
+def test_features_that_are_not_finite_stop_with_the_sample(index, tmp_path):
+    def broken(images):
+        return mean_colours(images) * np.inf
+
+    with (
+        pytest.raises(UserError, match="cap_0001_OK: features that are not finite"),
+        np.errstate(invalid="ignore"),
+    ):
+        extract(index, backbone(apply=broken), FLOAT32, tmp_path / "cache", batch_size=5)
+
+
+def test_a_full_disk_is_noticed_before_the_work(index, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    counting = Counting()
+    with pytest.raises(UserError, match=r"GB needed .* GB free; make room"):
+        extract(index, backbone(apply=counting), FLOAT32, tmp_path / "cache", batch_size=5)
+    assert counting.images == 0
+
+
+def test_a_missing_view_is_zero(tmp_path):
+    root = write_realiad(tmp_path / "data", categories=("cap",), size=20)
+    edit_list(root, "cap", lambda content: content["train"].pop(1))
+    index = load_index(root, incomplete="keep").select(split="train")
+    store = extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=5)
+    assert (store[0, 1] == 0).all()
+    assert (store[0, 2] != 0).any()
+
+
+def test_stores_with_other_views_join_on_the_common_axis():
+    a = FeatureStore([np.ones((2, 1, 4, 3), np.float32)], [("C2",)], ("C2",))
+    b = FeatureStore([np.full((1, 2, 4, 3), 2, np.float32)], [("C1", "C2")], ("C1", "C2"))
+    joined = FeatureStore.concatenate([a, b], ("C1", "C2"))
+    assert joined.shape == (3, 2, 4, 3)
+    np.testing.assert_array_equal(joined[:, 0][:, 0, 0], [0, 0, 2])
+    np.testing.assert_array_equal(joined[:][:, 1, 0, 0], [1, 1, 2])
+
+
+def test_the_digest_covers_all_that_decides_the_numbers(index):
+    def digest(**changes):
+        one = {"index": index, "backbone": backbone(), "config": FLOAT32, "batch_size": 5, **changes}
+        return module._digest(
+            one["index"].samples, one["index"], one["backbone"], one["config"], one["batch_size"]
+        )
+
+    others = [
+        digest(backbone=backbone("two")),
+        digest(config=FeaturesConfig(dtype="bfloat16")),
+        digest(batch_size=6),
+        digest(index=dataclasses.replace(index, samples=index.samples[1:])),
+    ]
+    assert len({digest(), *others}) == 5
+    assert digest() == digest()
