@@ -28,7 +28,7 @@ lint: .venv/.made
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# Removes what the targets above made; not your own runs and data.
+# Removes what the targets above made, and nothing of your own runs and data.
 clean:
 	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache mvead_jax.egg-info build data/rig runs/demo
 

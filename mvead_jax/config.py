@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 import json
 import runpy
 import typing
@@ -143,7 +144,14 @@ def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config
     make = runpy.run_path(path).get("get_config")
     if make is None:
         raise UserError(f"--config {path}: the file defines no get_config()")
-    config = make(argument) if argument else make()
+    arguments = [argument] if argument else []
+    try:
+        inspect.signature(make).bind(*arguments)
+    except TypeError as error:
+        raise UserError(
+            f"--config {spec}: {error}; the file's docstring says what follows the colon"
+        ) from None
+    config = make(*arguments)
     if not isinstance(config, Config):
         raise UserError(f"--config {path}: get_config() returned {type(config).__name__}, not a Config")
     return override(config, overrides or {})

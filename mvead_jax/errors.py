@@ -17,8 +17,10 @@ class DataProblems(UserError):
     def __init__(self, where: str, problems: Sequence[str], shown: int = 50):
         self.problems = list(problems)
         count = len(self.problems)
-        lines = [f"{where}: {count} problem{'s' if count > 1 else ''}"]
-        lines += [f"  {problem}" for problem in self.problems[:shown]]
+        if count == 1:
+            super().__init__(f"{where}: {self.problems[0]}")
+            return
+        lines = [f"{where}: {count} problems", *(f"  {problem}" for problem in self.problems[:shown])]
         if count > shown:
             lines.append(f"  ... and {count - shown} more")
         super().__init__("\n".join(lines))
@@ -27,8 +29,10 @@ class DataProblems(UserError):
 def run(main: Callable[[], None]) -> None:
     """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, Ctrl-C 130.
 
-    The program's log goes to stderr, one line a message.
+    The program's log goes to stderr, one line a message. A terminal that lacks a letter shows its number.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("mvead_jax")

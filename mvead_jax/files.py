@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import math
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,9 +23,13 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
       UserError: the disk refuses (full, read-only), naming the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    mine = f".{path.name}.{socket.gethostname()}-"
+    temporary = path.with_name(f"{mine}{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f"{glob.escape(mine)}*.tmp"):
+            if not _is_running(leftover.name.removeprefix(mine).removesuffix(".tmp")):
+                leftover.unlink(missing_ok=True)  # its writer was killed
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
@@ -33,6 +39,18 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    if os.name == "nt":
+        return True  # there os.kill does not ask, it kills
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.bank.store import Manifest, read_banks
+from mvead_jax.bank.store import Manifest, read_banks, read_facts
 from mvead_jax.config import Config, from_dict, override
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_pictures
@@ -41,23 +41,28 @@ log = logging.getLogger(__name__)
 _BATCH_SAMPLES = 8
 
 
+def default_output(workdir: Path, pictures: Path | None) -> Path:
+    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new pictures."""
+    return workdir / ("scores" if pictures is None else f"scores_{pictures.resolve().name}")
+
+
 def score(
     workdir: Path,
+    output: Path | None = None,
     *,
     pictures: Path | None = None,
-    output: Path | None = None,
     overrides: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Scores the test split of a workdir's data set, or the pictures of a folder.
 
     Args:
       workdir: of `train`.
+      output: folder of the result files; None = `default_output`.
       pictures: a folder of new pictures, named as in Real-IAD; their labels are unknown.
-      output: folder of the result files; by default <workdir>/scores, or <workdir>/scores_<name of pictures>.
       overrides: config fields to change, such as data.root when the data set has moved.
 
     Returns:
-      The content of metrics.json.
+      The content of metrics.json, beside which all other files lie.
 
     Raises:
       UserError: anything wrong with the workdir, the data or the weights.
@@ -67,19 +72,22 @@ def score(
         overrides or {},
     )
     if pictures is None:
-        index, output = open_index(config).select(split="test"), output or workdir / "scores"
+        index = open_index(config).select(split="test")
         if not len(index):
             raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
     else:
-        index, output = load_pictures(pictures), output or workdir / f"scores_{pictures.resolve().name}"
-    check_files(index)
+        index = load_pictures(pictures)
+    output = output or default_output(workdir, pictures)
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; name a folder")
+    Manifest(workdir).verify(workdir / "config.json")
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    check_files(index)
     found: list[ScoredSample] = []
     for name, part in models(config, index):
         found += _score_model(config, workdir, name, part, backbone)
-    metrics = _write(config, backbone, index, found, output)
-    log.info("%d samples scored, written to %s", len(found), output)
-    return metrics
+    training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
+    return _write(index, found, protocol(config, backbone, training), output)
 
 
 def _score_model(
@@ -90,7 +98,9 @@ def _score_model(
         trained = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "nothing"
         raise UserError(f"{name}: not trained; {folder.parent} holds {trained}")
     Manifest(workdir).verify(folder)
-    banks, facts = read_banks(folder)
+    facts = read_facts(folder)
+    if facts["per_view"] != config.bank.per_view:
+        raise UserError(f"{folder}: trained with bank.per_view={str(facts['per_view']).lower()}; train again")
     if facts["backbone"] != backbone.digest:
         raise UserError(
             f"{folder}: trained with other weights or sizes than {backbone.name} has now "
@@ -102,9 +112,14 @@ def _score_model(
             f"{index.root}: {name} has view {', '.join(unknown)}; training saw {', '.join(views)}"
         )
     index = DatasetIndex(index.root, index.samples, views)
+    if lacking := int((~index.present().all(1)).sum()):
+        log.warning(
+            "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
+        )
     features = split_features(config, index, backbone, workdir)
     method = PatchCore(views, backbone.grid, config.bank.per_view)
-    state = jax.device_put(banks)
+    banks = read_banks(folder)
+    state = {bank: jax.device_put(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
 
     found = []
     with progress(f"scores {name}", len(index), "samples") as bar:
@@ -120,7 +135,7 @@ def _score_model(
 
 
 def _write(
-    config: Config, backbone: Backbone, index: DatasetIndex, found: list[ScoredSample], output: Path
+    index: DatasetIndex, found: list[ScoredSample], protocol: dict[str, Any], output: Path
 ) -> dict[str, Any]:
     sample_lines = [
         [one.sample.category, one.sample.id, _label(one.sample.label), _number(one.score), one.worst_view]
@@ -141,7 +156,7 @@ def _write(
         maps = [one.maps[one.views.index(view.name)] for one in own for view in one.sample.views]
         with whole(output / "maps" / f"{category}.npz") as temporary, temporary.open("wb") as file:
             np.savez(file, maps=np.stack(maps).astype(np.float16))
-    metrics = metrics_of(found, protocol(config, backbone))
+    metrics = metrics_of(found, protocol)
     write_json(output / "metrics.json", metrics)
     with progress("pictures", len(index.categories), "categories") as bar:
         for category in index.categories:
@@ -152,12 +167,17 @@ def _write(
     return metrics
 
 
-def protocol(config: Config, backbone: Backbone) -> dict[str, Any]:
-    """How the metrics came about, in full."""
+def protocol(config: Config, backbone: Backbone, training: Sequence[Mapping[str, int]]) -> dict[str, Any]:
+    """How the metrics came about, in full. training: the counts that train.py left with the banks."""
+    counts = {key: sum(own[key] for own in training) for key in training[0]}
     trained = "" if backbone.trained else " UNTRAINED: random weights"
     return {
         "method": config.method,
         "setting": "one model for each category" if config.setting == "single" else "one model for all",
+        "lists": config.data.lists,
+        "training": f"{counts['samples']} samples, {counts['views']} pictures, "
+        f"{counts['views_labelled_defective']} of them labelled defective",
+        "incomplete_samples": config.data.incomplete,
         "backbone": f"{backbone.name}{trained}",
         "weights": backbone.weights,
         "backbone_trained": backbone.trained,

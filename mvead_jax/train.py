@@ -42,8 +42,8 @@ def train(config: Config, workdir: Path) -> None:
     """
     _check_workdir(config, workdir)
     index = open_index(config)
-    check_files(index)
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    check_files(index)
     log.info(
         "%s, %s weights: %d x %d patches of %d pixels, %d wide",
         *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
@@ -52,13 +52,15 @@ def train(config: Config, workdir: Path) -> None:
         log.info("geometry.cameras is not used: %s looks at each view alone", config.method)
     write_json(workdir / "config.json", to_dict(config))
     write_json(workdir / "environment.json", environment())
+    _record(workdir, {"stage": "start", "environment": environment()})
     manifest = Manifest(workdir)
     for name, part in models(config, index):
         folder, training = workdir / "banks" / name, part.select(split="train")
         facts = {
             "views": list(part.views),
             "backbone": backbone.digest,
-            "training_samples": len(training),
+            "per_view": config.bank.per_view,
+            "training": _training_summary(training),
             "features": _fingerprint(config, training, backbone),
         }
         if manifest.covers(folder) and read_facts(folder) == facts:
@@ -68,11 +70,12 @@ def train(config: Config, workdir: Path) -> None:
         features = split_features(config, training, backbone, workdir)
         method = PatchCore(part.views, backbone.grid, config.bank.per_view)
         banks = method.fit(training, features, None, jax.random.key(config.seed))
-        manifest.add(*write_banks(folder, banks, facts))
+        write_banks(folder, banks, facts)
+        manifest.record(folder)
         rows = {bank: len(own) for bank, own in banks.items()}
         log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
         _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": time.monotonic() - begin})
-    manifest.add(workdir / "config.json", workdir / "environment.json")
+    manifest.record(workdir / "config.json")
 
 
 def open_index(config: Config) -> DatasetIndex:
@@ -82,7 +85,7 @@ def open_index(config: Config) -> DatasetIndex:
         data.root, data.categories, lists=data.lists, images=data.images, incomplete=data.incomplete
     )
     for note in index.notes:
-        log.warning(note)
+        log.warning("%s", note)
     return index
 
 
@@ -106,13 +109,23 @@ def split_features(config: Config, index: DatasetIndex, backbone: Backbone, work
 
 
 def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raises UserError if something in the workdir was trained with another config."""
+    """Raises UserError if the workdir can't be one, or if something in it was trained with another config."""
     path = workdir / "config.json"
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir}: is a file; name a folder")
+    cameras = Path(config.data.root) / config.geometry.cameras
+    if config.geometry.cameras and not cameras.is_file():
+        raise UserError(f"geometry.cameras {cameras}: no such file")
     if not (workdir / "manifest.json").exists():
         return
     earlier = from_dict(read_json(path, "a config"), str(path))
     if changed := differences(earlier, config):
         raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
+
+
+def _training_summary(index: DatasetIndex) -> dict[str, int]:
+    labels = [view.label for sample in index.samples for view in sample.views]
+    return {"samples": len(index), "views": len(labels), "views_labelled_defective": labels.count(1)}
 
 
 def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone) -> str:

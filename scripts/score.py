@@ -9,7 +9,7 @@ from pathlib import Path
 from mvead_jax.config import split_overrides
 from mvead_jax.errors import run
 from mvead_jax.evaluation.tables import format_table
-from mvead_jax.score import score
+from mvead_jax.score import default_output, score
 
 
 def main() -> None:
@@ -20,11 +20,11 @@ def main() -> None:
     parser.add_argument("--input", type=Path, help="folder of new pictures named as in Real-IAD")
     parser.add_argument("--output", type=Path, help="folder of the results; default <workdir>/scores")
     arguments, rest = parser.parse_known_args()
-    metrics = score(
-        arguments.workdir, pictures=arguments.input, output=arguments.output, overrides=split_overrides(rest)
-    )
+    output = arguments.output or default_output(arguments.workdir, arguments.input)
+    metrics = score(arguments.workdir, output, pictures=arguments.input, overrides=split_overrides(rest))
     if arguments.input is None:
         print(format_table(metrics))
+    print(f"written to {output}")
 
 
 if __name__ == "__main__":

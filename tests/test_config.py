@@ -87,6 +87,13 @@ def test_every_config_file_builds_and_says_how_to_run_it(path):
     assert f"--config {path}" in path.read_text().split('"""')[1]
 
 
+def test_an_argument_that_a_config_file_does_not_take_is_refused():
+    with pytest.raises(
+        UserError, match=r"realiad.py:foo: too many positional arguments; the file's docstring"
+    ):
+        load_config("configs/realiad.py:foo")
+
+
 def test_a_missing_config_file_names_the_nearest():
     with pytest.raises(UserError, match=r"no such file; did you mean 'configs/realiad.py'"):
         load_config("configs/realiat.py")

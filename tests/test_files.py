@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import os
 
 import pytest
 
@@ -23,6 +24,25 @@ def test_a_file_is_whole_or_absent(tmp_path):
     with whole(path) as temporary:
         temporary.write_text("all")
     assert [p.name for p in path.parent.iterdir()] == ["file"]
+
+
+def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
+    with whole(tmp_path / "file") as temporary:
+        living = temporary
+        name = temporary.name.replace(f"-{os.getpid()}.", "-{}.")
+        dead = tmp_path / name.format(2**22 + 1)  # above the largest process number of Linux
+        dead.write_text("half")
+        temporary.write_text("all")
+        with whole(tmp_path / "other") as other:
+            other.write_text("x")
+        assert dead.exists()
+        parent = tmp_path / name.format(os.getppid())
+        parent.write_text("at work")
+    with whole(tmp_path / "file") as temporary:
+        assert temporary == living
+        assert not dead.exists()
+        assert parent.exists()
+        temporary.write_text("again")
 
 
 def test_an_earlier_file_survives_a_failed_write(tmp_path):

@@ -65,7 +65,11 @@ def test_the_workdir_holds_what_the_design_says(run):
         *(f"scores/{name}" for name in scores),
     }
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [(event["stage"], event["name"]) for event in events] == [("banks", "bolt"), ("banks", "cap")]
+    assert [(event["stage"], event.get("name")) for event in events] == [
+        ("start", None),
+        ("banks", "bolt"),
+        ("banks", "cap"),
+    ]
 
 
 def test_the_csv_files_have_the_contracts_columns_and_every_test_picture_once(run, root):
@@ -107,8 +111,38 @@ def test_metrics_are_scikit_learns_on_the_csv_files(run):
             assert values[level]["ap"] == pytest.approx(expected, abs=1e-9)
             assert values[level]["f1_max"] == pytest.approx(f1.max(), abs=1e-9)
             assert values[level]["base_rate"] == pytest.approx(np.mean(labels))
-    for key in ("image_score", "sample_score", "image_label", "setting", "input", "bank", "epoch"):
-        assert found["protocol"][key]
+
+
+def test_the_protocol_tells_what_was_done(root, tmp_path):
+    edit_list(shutil.copytree(root, tmp_path / "data"), "cap", mark_first_training_view)
+    changes = {"setting": "multi", "bank__per_view": "false", "backbone__block": "2", "seed": "5"}
+    config = config_for(
+        tmp_path / "data", data__image_size="28", features__dtype="bfloat16", **changes, **SMALL
+    )
+    train(config, tmp_path / "run")
+    told = score(tmp_path / "run")["protocol"]
+    assert told["setting"] == "one model for all"
+    assert told["block"] == 2
+    assert told["seed"] == 5
+    assert told["precision"] == "float32 computed, bfloat16 stored"
+    assert told["input"].startswith("28 x 28")
+    assert told["bank"] == "full, one for all views"
+    assert told["lists"] == "realiad_jsons"
+    assert told["training"] == "8 samples, 40 pictures, 1 of them labelled defective"
+    for key in (
+        "image_score",
+        "sample_score",
+        "image_label",
+        "sample_label",
+        "pixel_metrics",
+        "epoch",
+        "mean",
+    ):
+        assert told[key]
+
+
+def mark_first_training_view(content):
+    content["train"][0]["anomaly_class"] = "HS"
 
 
 def test_defects_that_anyone_sees_score_highest(run):
@@ -228,9 +262,18 @@ def test_new_pictures_are_scored_without_labels(run, root):
         assert line["score"] == known[line["sample"]]["score"]
 
 
+def test_new_samples_that_lack_a_view_are_scored_by_the_others_and_said(run, root, tmp_path, caplog):
+    shutil.copytree(root / "realiad_64/bolt/NG/HS/S0008", tmp_path / "new")
+    next((tmp_path / "new").glob("*_C2_*.jpg")).unlink()
+    next((tmp_path / "new").glob("*_C2_*.png")).unlink()
+    score(run, tmp_path / "out", pictures=tmp_path / "new")
+    assert "bolt: 1 of 1 samples lack a view" in caplog.text
+    assert [line["view"] for line in lines(tmp_path / "out/images.csv")] == ["C1", "C3", "C4", "C5"]
+
+
 def test_scoring_finds_a_data_set_that_has_moved(run, root, tmp_path):
     shutil.copytree(root, tmp_path / "elsewhere")
-    score(run, output=tmp_path / "out", overrides={"data.root": str(tmp_path / "elsewhere")})
+    score(run, tmp_path / "out", overrides={"data.root": str(tmp_path / "elsewhere")})
     assert (tmp_path / "out/samples.csv").read_bytes() == results(run)["samples.csv"]
 
 
@@ -240,6 +283,27 @@ def test_scoring_finds_a_data_set_that_has_moved(run, root, tmp_path):
 def test_a_missing_workdir_says_what_is_expected(tmp_path):
     with pytest.raises(UserError, match="config.json: no such file; expected a workdir of train.py"):
         score(tmp_path)
+
+
+def test_what_scoring_can_not_change_is_refused(run):
+    with pytest.raises(UserError, match=r"trained with bank.per_view=true"):
+        score(run, overrides={"bank.per_view": "false"})
+
+
+def test_files_in_the_way_are_named_before_the_work(run, root, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output .*file: is a file"):
+        score(run, tmp_path / "file")
+    with pytest.raises(UserError, match="--workdir .*file: is a file"):
+        train(config_for(root), tmp_path / "file")
+
+
+def test_a_config_edited_by_hand_is_refused(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run/config.json"
+    path.write_text(path.read_text().replace('"image_size": 32', '"image_size": 64'))
+    with pytest.raises(UserError, match=r"config.json: missing or changed since training"):
+        score(tmp_path / "run")
 
 
 def test_other_weights_than_those_of_training_are_refused(run):
@@ -259,7 +323,8 @@ def test_pictures_of_an_unknown_category_or_view_are_refused(run, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__image_size": "40"}, "not a multiple of efficientnet-lite0's patch size 16; take 32 or 48"),
+        ({"data__image_size": "40"}, "data.image_size=40: .*multiples of 16"),
+        ({"geometry__cameras": "none.json"}, "geometry.cameras .*none.json: no such file"),
         ({"backbone__name": "dinov2-smal"}, "backbone.name='dinov2-smal', did you mean 'dinov2-small'"),
         ({**SMALL, "backbone__block": "13"}, "backbone.block=13: this dinov2-small has 12 blocks"),
         ({"backbone__name": "dinov2-small", "backbone__weights": "none/of/these"}, "none/of/these"),

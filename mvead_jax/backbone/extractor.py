@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 EFFICIENTNET = "efficientnet-lite0"
 NAMES = (EFFICIENTNET, *DINOV2_SIZES)
+_VERSION = 1  # raise it when the same weights and images give other features: it is part of every digest
 
 
 @dataclass(frozen=True)
@@ -70,12 +71,15 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
     dtype = jnp.dtype(config.precision)
     if config.name == EFFICIENTNET:
         model, weights = _efficientnet(config, seed, dtype)
-        patch_size, block, patches = efficientnet.PATCH_SIZE, None, _efficientnet_patches
+        patch_size, block, patches = model.patch_size, None, _efficientnet_patches
     else:
         model, weights = _dinov2(config, seed, dtype)
         patch_size, block = model.config.patch_size, config.block
         patches = _dinov2_patches(block, model.config.num_prefix_tokens)
-    _check_size(config.name, image_size, patch_size)
+    try:
+        grid = model.grid(image_size, image_size)
+    except UserError as error:
+        raise UserError(f"config data.image_size={image_size}: {error}") from None
     if config.weights == "random":
         log.warning("backbone %s is UNTRAINED: random weights of seed %d", config.name, seed)
 
@@ -89,15 +93,8 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
     shape = jax.eval_shape(
         apply, state, jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     ).shape
-    side = image_size // patch_size
-    key = [
-        config.name,
-        getattr(model, "config", None),
-        weights_digest(state),
-        block,
-        image_size,
-        config.precision,
-    ]
+    shape_of = getattr(model, "config", None)
+    key = [_VERSION, config.name, shape_of, weights_digest(state), block, image_size, config.precision]
     return Backbone(
         name=config.name,
         weights=weights,
@@ -105,7 +102,7 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
         digest=hashlib.sha256(repr(key).encode()).hexdigest(),
         image_size=image_size,
         patch_size=patch_size,
-        grid=(side, side),
+        grid=grid,
         width=shape[-1],
         apply=lambda images: apply(state, images),
     )
@@ -119,16 +116,6 @@ def weights_digest(state: nnx.State) -> str:
         digest.update(f"{jax.tree_util.keystr(path)} {value.shape} {value.dtype};".encode())
         digest.update(value.tobytes())
     return digest.hexdigest()
-
-
-def _check_size(name: str, image_size: int, patch_size: int) -> None:
-    if image_size % patch_size:
-        below = image_size // patch_size * patch_size
-        near = [str(size) for size in (below, below + patch_size) if size]
-        raise UserError(
-            f"config data.image_size={image_size}: not a multiple of {name}'s patch size {patch_size}; "
-            f"take {' or '.join(near)}"
-        )
 
 
 def _efficientnet(config: BackboneConfig, seed: int, dtype):

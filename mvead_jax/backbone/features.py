@@ -1,9 +1,10 @@
 """Patch features of a whole data set: computed once, kept on disk, memory-mapped.
 
 The cache is a folder of chunk files, each holding [s,V,N,D] for a run of whole samples. A chunk's name is the
-digest of all that its numbers depend on: backbone weights, block, precision, sizes, preprocessing, device
-kind, and the identity (path, size, time of change) of its pictures. So a changed picture or setting makes
-another name, and a chunk is written to a temporary name first: what has the right name is right and whole.
+digest of all that its numbers depend on: the backbone (weights, block, precision, sizes, code), the
+preprocessing, device kind, JAX, and the identity (path, size, time of change) of its pictures. So a changed
+picture or setting makes another name, and a chunk is written to a temporary name first: what has the right
+name is right and whole.
 """
 
 from __future__ import annotations
@@ -146,8 +147,15 @@ def _digests(
     return [(samples, _digest(samples, index, backbone, config, batch_size)) for samples in runs]
 
 
+def _images_in_a_pass(index: DatasetIndex, batch_size: int) -> int:
+    """The images of a chunk, split evenly over its passes so that none ends nearly empty. The same for every
+    chunk of an index, whichever are missing: a resumed run gives the same bits."""
+    images = min(_CHUNK_SAMPLES, len(index)) * len(index.views)
+    return -(-images // -(-images // batch_size))
+
+
 def _digest(samples, index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, batch_size: int) -> str:
-    """The name of a chunk. The batch size and the device are in it because they decide the last bits."""
+    """The name of a chunk. Images in a pass and device are in it because they decide the last bits."""
     files = []
     for sample in samples:
         for view in sample.views:
@@ -156,9 +164,9 @@ def _digest(samples, index: DatasetIndex, backbone: Backbone, config: FeaturesCo
     key = {
         "version": [_VERSION, PREPROCESSING_VERSION],
         "backbone": backbone.digest,
-        "device": jax.devices()[0].device_kind,
+        "device": [jax.devices()[0].device_kind, jax.__version__],
         "stored": config.dtype,
-        "batch_size": batch_size,
+        "images_in_a_pass": _images_in_a_pass(index, batch_size),
         "views": index.views,
         "files": files,
     }
@@ -169,10 +177,7 @@ def _compute(
     name, index: DatasetIndex, missing: Sequence[_Chunk], backbone: Backbone, config, batch_size
 ) -> None:
     views = len(index.views)
-    # The images of a chunk are split evenly over its passes, so that none ends in a nearly empty batch. Every
-    # chunk has the same batches whichever are missing: a resumed run gives the same bits.
-    images = min(_CHUNK_SAMPLES, len(index)) * views
-    batch = -(-images // -(-images // batch_size))
+    batch = _images_in_a_pass(index, batch_size)
     _announce(name, missing, backbone, config, views, batch)
 
     samples = [sample for chunk in missing for sample in chunk.samples]

@@ -1,8 +1,8 @@
 """DINOv2 weights: where they are found, and how a Hugging Face checkpoint becomes NNX state.
 
 One strict table (`key_table`) names every key of a checkpoint. An unknown or missing key, a wrong shape or
-element type, or a number that is not finite is an error that names the file and the key: nothing is
-skipped silently, nothing keeps its random initial value.
+element type, or a parameter in use that is not finite is an error that names the file and the key: nothing
+is skipped silently, nothing keeps its random initial value.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ HUB: dict[str, tuple[str, str]] = {
 }
 CONFIG, TENSORS = "config.json", "model.safetensors"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w-]*/[\w.-]+")
+_MOST_BLOCKS = 1000
 _HUB_TIMEOUT = 5.0  # seconds to reach the hub before giving up
 
 
@@ -145,6 +146,10 @@ def read_config(directory: Path) -> DinoV2Config:
     fields = (field.name for field in dataclasses.fields(base) if field.name != "with_registers")
     read = {field: _value(path, field, raw[field], getattr(base, field)) for field in fields if field in raw}
     config = dataclasses.replace(base, **read)
+    if config.num_hidden_layers > _MOST_BLOCKS:
+        raise UserError(
+            f"{path}: num_hidden_layers {config.num_hidden_layers}; at most {_MOST_BLOCKS} are read"
+        )
     if config.hidden_size % config.num_attention_heads:
         raise UserError(
             f"{path}: hidden_size {config.hidden_size} is not a multiple of num_attention_heads "

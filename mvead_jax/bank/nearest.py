@@ -4,6 +4,9 @@ A product of matrices gives |q-b|^2 = |q|^2 + |b|^2 - 2 q.b fast but with an err
 not with the distance. So the product only rules rows out: of every group of neighbouring bank rows it gives a
 lower bound of the distance, the rows of the best groups are compared by direct differences, and a query whose
 next best group can't be ruled out is searched again, by direct differences wherever its bound asks for it.
+
+The second search costs about what a brute-force one does. Features of pictures hardly need it; banks full of
+copies of the same row, or of clusters much tighter than they are far apart, need it for most queries.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 _GROUP = 16  # neighbouring bank rows that share one bound
 _COMPARED = 2  # groups a query compares by direct differences before it is searched again
 _AGAIN = 8  # queries searched again at a time
-_BLOCK_ELEMENTS = 2**22  # bank rows x queries in one product: 16 MiB
+_BLOCK_ELEMENTS = 2**22  # bank rows x queries in one product: 16 MiB, for up to 16,384 queries
+_FEWEST_ROWS, _MOST_ROWS = 256, 8192  # of the bank in one product
 _NOWHERE = jnp.iinfo(jnp.int32).max
 
 
@@ -34,7 +38,7 @@ def nearest(
       queries: finite features.
       bank: finite features, at least one row.
       block_size: bank rows in one matrix product, rounded up to whole groups; by default as many as fit
-        16 MiB of products. The answer does not depend on it.
+        16 MiB of products, and at least 256. The answer does not depend on it.
       where: rows that may be found, the same for all queries [M] or for each query [Q,M].
 
     Returns:
@@ -60,7 +64,7 @@ def nearest(
     if queries.shape[0] == 0:
         return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.int32)
     if block_size is None:
-        block_size = min(max(_BLOCK_ELEMENTS // queries.shape[0], 256), 8192)
+        block_size = min(max(_BLOCK_ELEMENTS // queries.shape[0], _FEWEST_ROWS), _MOST_ROWS)
     elif block_size < 1:
         raise ValueError(f"block_size={block_size} must be at least 1")
     return _nearest(queries, bank, where, -(-block_size // _GROUP) * _GROUP)

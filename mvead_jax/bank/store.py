@@ -21,31 +21,26 @@ _SUFFIX = ".safetensors"
 
 def write_banks(
     folder: Path, banks: Mapping[str, Float32[np.ndarray, "M D"]], facts: Mapping[str, Any]
-) -> list[Path]:
-    """Writes <folder>/<name>.safetensors for every bank, with `facts` (JSON) in each header."""
-    paths = []
+) -> None:
+    """Makes <folder>/<name>.safetensors for every bank the only banks of the folder.
+
+    Args:
+      facts: JSON that goes into each header.
+    """
+    if folder.is_dir():
+        for path in folder.iterdir():  # of an earlier training, or of a writer that was killed
+            if path.stem not in banks or path.name.startswith("."):
+                path.unlink()
     for name, rows in banks.items():
-        path = folder / f"{name}{_SUFFIX}"
-        with whole(path) as temporary:
+        with whole(folder / f"{name}{_SUFFIX}") as temporary:
             # One metadata entry: safetensors orders several of them at random.
             save_file(
                 {"bank": np.ascontiguousarray(rows)}, temporary, {"facts": json.dumps(facts, sort_keys=True)}
             )
-        paths.append(path)
-    return paths
 
 
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts that were written with the banks of a folder. Raises as `read_banks`."""
-    facts: dict[str, Any] = {}
-    for path in _bank_files(folder):
-        with _opened(path) as file:
-            facts = json.loads(file.metadata()["facts"])
-    return facts
-
-
-def read_banks(folder: Path) -> tuple[dict[str, Float32[np.ndarray, "M D"]], dict[str, Any]]:
-    """The banks of a folder by name, and their facts.
+def read_banks(folder: Path) -> dict[str, Float32[np.ndarray, "M D"]]:
+    """The banks of a folder by name.
 
     Raises:
       UserError: no banks, or a file that is none.
@@ -54,7 +49,13 @@ def read_banks(folder: Path) -> tuple[dict[str, Float32[np.ndarray, "M D"]], dic
     for path in _bank_files(folder):
         with _opened(path) as file:
             banks[path.stem] = file.get_tensor("bank")
-    return banks, read_facts(folder)
+    return banks
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts that were written with the banks of a folder. Raises as `read_banks`."""
+    with _opened(_bank_files(folder)[0]) as file:
+        return json.loads(file.metadata()["facts"])
 
 
 def _bank_files(folder: Path) -> list[Path]:
@@ -80,35 +81,47 @@ class Manifest:
         self._workdir = workdir
         self._path = workdir / "manifest.json"
         self._digests: dict[str, str] = read_json(self._path, "a manifest") if self._path.exists() else {}
+        if not isinstance(self._digests, dict):
+            raise UserError(f"{self._path}: not a manifest; delete it and train again")
 
-    def add(self, *paths: Path) -> None:
-        """Records files as they are now."""
-        for path in paths:
+    def record(self, place: Path) -> None:
+        """Takes a file, or all files of a folder, as they are now."""
+        for name in self._names(place):
+            del self._digests[name]
+        for path in self._files(place):
             self._digests[path.relative_to(self._workdir).as_posix()] = sha256(path)
         write_json(self._path, dict(sorted(self._digests.items())))
 
-    def covers(self, folder: Path) -> bool:
-        """Whether any recorded file lies in `folder`, and all that do are there unchanged."""
-        prefix = folder.relative_to(self._workdir).as_posix() + "/"
-        names = [name for name in self._digests if name.startswith(prefix)]
+    def covers(self, place: Path) -> bool:
+        """Whether a file, or any file of a folder, is recorded, and all that are exist unchanged."""
+        names = self._names(place)
         return bool(names) and all(self._unchanged(name) for name in names)
 
-    def verify(self, folder: Path) -> None:
-        """Raises UserError unless the files of `folder` are exactly those recorded."""
-        prefix = folder.relative_to(self._workdir).as_posix() + "/"
-        names = {name for name in self._digests if name.startswith(prefix)}
+    def verify(self, place: Path) -> None:
+        """Raises UserError unless a file, or the files of a folder, are exactly those recorded."""
+        names = self._names(place)
         if not names:
             raise UserError(
-                f"{folder}: not in {self._path}; training has not finished: run scripts/train.py again"
+                f"{place}: not in {self._path}; training has not finished: run scripts/train.py again"
             )
-        for name in sorted(names):
+        for name in names:
             if not self._unchanged(name):
                 raise UserError(
                     f"{self._workdir / name}: missing or changed since training; run train.py again"
                 )
-        for path in folder.glob(f"*{_SUFFIX}"):
+        for path in self._files(place):
             if path.relative_to(self._workdir).as_posix() not in names:
                 raise UserError(f"{path}: not in {self._path}; remove it or train again")
+
+    def _files(self, place: Path) -> list[Path]:
+        """The file itself, or the files of a folder but for the hidden ones, which a writer has in hand."""
+        if not place.is_dir():
+            return [place]
+        return sorted(path for path in place.iterdir() if not path.name.startswith("."))
+
+    def _names(self, place: Path) -> list[str]:
+        own = place.relative_to(self._workdir).as_posix()
+        return [name for name in self._digests if name == own or name.startswith(own + "/")]
 
     def _unchanged(self, name: str) -> bool:
         path = self._workdir / name

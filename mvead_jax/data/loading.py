@@ -11,7 +11,7 @@ from typing import TypedDict
 import grain
 import numpy as np
 from jaxtyping import Bool, Float32
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
@@ -24,6 +24,15 @@ PREPROCESSING_VERSION = 1  # part of every feature cache key: raise it when an a
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 _MOST_PIXELS = 80_000_000  # below Pillow's own warning
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _THREADS = 8
 
 
@@ -46,19 +55,21 @@ def open_image(path: Path) -> Image.Image:
     with _opened(path) as image:
         if image.mode.startswith(("I", "F")):
             raise UserError(f"{path}: {image.mode} pixels; convert the picture to 8 bits a channel")
+        turn = _TURNS.get(_orientation(image))
         try:
             image.load()
         except (OSError, SyntaxError, ValueError, MemoryError) as error:
-            raise UserError(f"{path}: damaged {image.format} picture: {_reason(error)}") from None
-        return ImageOps.exif_transpose(image).convert("RGB")
+            raise UserError(
+                f"{path}: damaged {image.format} picture ({_reason(error)}); copy it again"
+            ) from None
+        return (image if turn is None else image.transpose(turn)).convert("RGB")
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright picture from its header alone. Raises as `open_image`."""
     with _opened(path) as image:
         width, height = image.size
-        sideways = image.getexif().get(0x0112, 1) >= 5
-        return (height, width) if sideways else (width, height)
+        return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
 def preprocess(image: Image.Image, size: int) -> Float32[np.ndarray, "size size 3"]:
@@ -130,7 +141,8 @@ def check_files(index: DatasetIndex) -> None:
                 size = image_size(index.root / view.image)
                 if view.mask is not None and (own := image_size(index.root / view.mask)) != size:
                     found.append(
-                        f"{index.root / view.mask}: mask of {own}, its picture has {size} (width, height)"
+                        f"{index.root / view.mask}: mask of {own[0]} x {own[1]} pixels, its picture has "
+                        f"{size[0]} x {size[1]}; take the mask that belongs to this picture"
                     )
             except UserError as error:
                 found.append(str(error))
@@ -152,13 +164,26 @@ def _opened(path: Path) -> Image.Image:
     try:
         image = Image.open(path, formats=_FORMATS)
     except Image.UnidentifiedImageError:
-        raise UserError(f"{path}: not a picture in {', '.join(_FORMATS)}") from None
+        raise UserError(f"{path}: not a picture in {', '.join(_FORMATS)}; put the picture there") from None
     except (OSError, SyntaxError, ValueError, *_BOMBS) as error:
         raise UserError(f"{path}: {_reason(error)}") from None
     if image.width * image.height > _MOST_PIXELS:
         image.close()
         raise UserError(f"{path}: {image.width} x {image.height} pixels; at most {_MOST_PIXELS} are read")
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held: EXIF's 1 (upright) to 8; 1 where the header does not say."""
+    if image.format == "TIFF":
+        return 1  # Pillow turns TIFFs itself
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1  # Pillow would decode the whole picture to look for it
+    try:
+        value = image.getexif().get(0x0112)
+    except Exception:  # a damaged tag must not make a good picture unreadable, and fails in many ways
+        return 1
+    return value if value in _TURNS else 1
 
 
 def _reason(error: BaseException) -> str:

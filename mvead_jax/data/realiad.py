@@ -15,11 +15,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from mvead_jax.data.records import (
     DatasetIndex,
@@ -29,26 +28,29 @@ from mvead_jax.data.records import (
     View,
     build_index,
     incomplete_samples,
+    natural_key,
     repeated_images,
     unsafe_path,
 )
 from mvead_jax.errors import DataProblems, UserError
 
-# The official evaluator's sample key, then the view, anchored at both ends. A real name has two
-# underscores before its number (audiojack__0064_NG_HS_...), so the category's end is not its first digit.
+# The official evaluator's sample key, then the view. A real name has two underscores before its number
+# (audiojack__0064_NG_HS_...), so the category's end is not its first digit.
 _NAME = re.compile(r"(?P<key>[a-zA-Z][a-zA-Z0-9_]*_[0-9]{4}_[A-Z][A-Z_]*[A-Z])_(?P<view>C[0-9]+)_")
 _FIELDS = ("category", "anomaly_class", "image_path", "mask_path")
+_LISTS = "realiad_jsons"
 _ADER = "explicit_full"
-_PATTERN = "the name is not <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
+_PATTERN = "rename it: a name is <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _LARGEST_LIST = 256 * 2**20
+_MISSING = "no such file"  # as Folder.problem says it
 
 
 def load_index(
     root: str | Path,
     categories: Sequence[str] = (),
     *,
-    lists: str = "realiad_jsons",
+    lists: str = _LISTS,
     images: str = "",
     incomplete: Literal["error", "drop", "keep"] = "error",
 ) -> DatasetIndex:
@@ -69,7 +71,9 @@ def load_index(
         raise UserError("data.root is empty; set --config.data.root=<folder of the data set>")
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"data.root {root}: no such folder")
+        raise UserError(f"data.root {root}: no such folder; set --config.data.root=<folder of the data set>")
+    if images and (why := unsafe_path(images)):
+        raise UserError(f"data.images {images!r} {why}; name a folder below {root}")
     found = _find_lists(root, lists)
     for category in categories:
         if category not in found:
@@ -94,7 +98,7 @@ def load_pictures(folder: Path) -> DatasetIndex:
     """The index of new pictures without labels: all files below `folder` that are named as in Real-IAD.
 
     The category, the sample and the view come from the name. Where a .png lies beside another picture of the
-    same view, it is taken for a mask, as in Real-IAD's own folders.
+    same view, it is taken for a mask, as in Real-IAD's own folders. Samples may lack views.
 
     Raises:
       UserError: no such folder, or no picture in it.
@@ -102,32 +106,30 @@ def load_pictures(folder: Path) -> DatasetIndex:
     """
     if not folder.is_dir():
         raise UserError(f"--input {folder}: no such folder")
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
     problems = []
-    for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _PICTURES):
+    by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in _PICTURES or path.name.startswith("."):
+            continue
         name = path.relative_to(folder).as_posix()
         parsed = sample_of_name(path.name)
         if parsed is None:
             problems.append(f"{name}: {_PATTERN}")
         else:
-            found[parsed].append(name)
-    samples: dict[str, list[View]] = defaultdict(list)
-    for (key, view), names in found.items():
-        if len(names) > 1:
-            names = [name for name in names if not name.lower().endswith(".png")]
-        if len(names) != 1:
-            problems.append(f"sample {key} has view {view} more than once: {', '.join(found[key, view])}")
-            continue
-        samples[key].append(View(view, names[0]))
+            by_name[parsed].append(name)
+    listed = []
+    for (key, view), names in by_name.items():
+        pictures = [name for name in names if not name.lower().endswith(".png")] or names
+        listed += [_Listed(key, "test", View(view, name)) for name in pictures]
+    grouped, doubled = _group(listed)
+    problems += doubled
     if problems:
         raise DataProblems(str(folder), problems)
-    if not samples:
+    if not grouped:
         raise UserError(f"--input {folder}: no picture ({', '.join(_PICTURES)}) in it")
-    category = {key: re.sub(r"_+[0-9]{4}_[A-Z_]+$", "", key) for key in samples}
-    by_view = {
-        key: tuple(sorted(views, key=lambda view: int(view.name[1:]))) for key, views in samples.items()
-    }
-    return build_index(folder, [Sample(key, category[key], "test", by_view[key]) for key in samples])
+    return build_index(
+        folder, [_sample(re.sub(r"_+[0-9]{4}_[A-Z_]+$", "", key), key, own) for key, own in grouped]
+    )
 
 
 def sample_of_name(name: str) -> tuple[str, str] | None:
@@ -138,7 +140,9 @@ def sample_of_name(name: str) -> tuple[str, str] | None:
 
 def _find_lists(root: Path, lists: str) -> dict[str, Path]:
     """Category -> list file, from the first of the known places that holds any."""
-    places = [root / lists, root / lists / lists, root / _ADER, root]
+    places = [root / lists, root / lists / lists]
+    if lists == _LISTS:  # who asks for a variant does not want the full lists instead
+        places += [root / _ADER, root]
     for place in places:
         found = {path.stem: path for path in place.glob("*.json") if _is_category(root, place, path)}
         if found:
@@ -154,11 +158,46 @@ def _is_category(root: Path, place: Path, path: Path) -> bool:
     return place not in (root, root / _ADER) or (place / path.stem).is_dir()
 
 
-@dataclass
-class _Entry:
+class _Listed(NamedTuple):
+    """One entry of a list: the sample key of its file name, its split, and the view."""
+
     key: str
     split: Split
     view: View
+
+
+def _group(entries: Iterable[_Listed]) -> tuple[list[tuple[str, list[_Listed]]], list[str]]:
+    """Entries by sample key, and the views that a sample has twice.
+
+    A doubled underscore before the number is taken as a slip of the pen, unless that would give a sample the
+    same view twice: then the keys are kept apart.
+    """
+    merged: dict[tuple[Split, str], list[_Listed]] = defaultdict(list)
+    for entry in entries:
+        merged[entry.split, re.sub(r"_+([0-9]{4}_)", r"_\1", entry.key)].append(entry)
+    grouped, problems = [], []
+    for (_, key), group in merged.items():
+        if not _doubled(group):
+            grouped.append((key, group))
+            continue
+        parts: dict[str, list[_Listed]] = defaultdict(list)
+        for entry in group:
+            parts[entry.key].append(entry)
+        for own_key, part in parts.items():
+            for view in _doubled(part):
+                files = ", ".join(sorted(entry.view.image for entry in part if entry.view.name == view))
+                problems.append(f"sample {own_key} has view {view} twice, keep one: {files}")
+            grouped.append((own_key, part))
+    return grouped, problems
+
+
+def _doubled(group: Sequence[_Listed]) -> list[str]:
+    return [view for view, count in Counter(entry.view.name for entry in group).items() if count > 1]
+
+
+def _sample(category: str, key: str, group: Sequence[_Listed]) -> Sample:
+    views = sorted((entry.view for entry in group), key=lambda view: natural_key(view.name))
+    return Sample(key, category, group[0].split, tuple(views))
 
 
 class _CategoryReader:
@@ -174,69 +213,69 @@ class _CategoryReader:
         content = self._content()
         if content is None:
             return []
-        meta = content["meta"]
-        prefix, normal = meta.get("prefix", ""), meta.get("normal_class", "OK")
+        prefix = content["meta"].get("prefix") or ""
         if prefix and (why := unsafe_path(prefix)):
-            self._problem(f"meta.prefix {prefix!r} {why}")
+            self._problem(f"meta.prefix {prefix!r} {why}; correct the list")
             return []
-        base = self._image_folder(prefix, content)
-        if base is None:
+        folder = self._image_folder(prefix, content)
+        if folder is None:
             return []
-        self._folder, self._base = Folder(self.root), base
-        entries = []
-        for split in ("train", "test"):
-            for number, raw in enumerate(content[split]):
-                entry = self._entry(raw, split, f"{split}[{number}]", normal)
-                if entry is not None:
-                    entries.append(entry)
+        entries = self._entries(content, folder, prefix)
         if not content["train"]:
-            self._problem("the train list is empty")
-        samples = list(self._samples(entries))
-        for image in repeated_images(samples):
-            self._problem(f"{image}: listed more than once")
-        return self._complete(samples)
+            self._problem("the train list is empty: there is nothing to learn from; add normal samples to it")
+        grouped, doubled = _group(entries)
+        for problem in doubled:
+            self._problem(problem)
+        samples = [_sample(self.category, key, group) for key, group in grouped]
+        for image in repeated_images(samples) if not doubled else []:
+            self._problem(f"{image}: listed in both splits; keep one entry")
+        # A rejected entry leaves its sample without a view, which is no problem of its own.
+        return samples if self.problems else self._complete(samples)
 
     def _problem(self, text: str) -> None:
         self.problems.append(f"{self.path.relative_to(self.root)}: {text}")
 
     def _content(self) -> dict[str, Any] | None:
-        if (size := self.path.stat().st_size) > _LARGEST_LIST:
-            self._problem(f"{size} bytes; a list has at most {_LARGEST_LIST}")
-            return None
         try:
+            if (size := self.path.stat().st_size) > _LARGEST_LIST:
+                self._problem(f"{size} bytes; a list has at most {_LARGEST_LIST}")
+                return None
             content = json.loads(self.path.read_text(encoding="utf-8"))
+        except OSError as error:
+            self._problem(f"can't be read: {error.strerror}")
+            return None
         except (ValueError, RecursionError) as error:
-            self._problem(f"not JSON: {error}")
+            self._problem(f"not JSON ({error}); copy it again")
             return None
         kinds = {"meta": dict, "train": list, "test": list}
         for key, kind in kinds.items():
             if not isinstance(content, dict) or not isinstance(content.get(key), kind):
-                self._problem(f"needs {key!r} to be {'an object' if kind is dict else 'a list'}")
+                self._problem(
+                    f"needs {key!r} to be {'an object' if kind is dict else 'a list'}; copy it again"
+                )
                 return None
         return content
 
-    def _image_folder(self, prefix: str, content: dict[str, Any]) -> PurePosixPath | None:
-        """Where this category's paths start, relative to the root: where its first picture lies."""
+    def _image_folder(self, prefix: str, content: dict[str, Any]) -> Path | None:
+        """The folder of images, below the root, in which this category's first picture lies."""
         if self.images:
             candidates = [self.root / self.images]
         elif self.path.parent in (self.root, self.root / _ADER):
             candidates = [self.path.parent]
         else:
-            folders = sorted(
-                p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith("realiad_jsons")
-            )
+            folders = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(_LISTS))
             candidates = [p for p in folders if p.name.startswith("realiad_")] + [
                 self.root / _ADER,
                 self.root,
             ]
-        listed = (
+        listed = [
             entry.get("image_path") for entry in content["train"] + content["test"] if isinstance(entry, dict)
-        )
+        ]
         first = next((path for path in listed if unsafe_path(path) is None), self.category)
-        holding = [folder for folder in candidates if (folder / prefix / first).is_file()]
+        holding = [folder for folder in candidates if _is_file(folder / prefix / first)]
         # That one picture is missing is a problem of its own; its folder is known all the same.
         holding = holding or [
-            folder for folder in candidates if (folder / (prefix or self.category)).is_dir()
+            folder for folder in candidates if _is_folder(folder / (prefix or self.category))
         ]
         if not holding:
             tried = ", ".join(str(folder / prefix / first) for folder in candidates)
@@ -246,64 +285,71 @@ class _CategoryReader:
             names = ", ".join(str(folder.relative_to(self.root)) for folder in holding)
             self._problem(f"images in several folders ({names}); choose one by data.images")
             return None
-        return PurePosixPath((holding[0] / prefix).relative_to(self.root).as_posix())
+        return holding[0]
 
-    def _entry(self, raw: Any, split: Split, where: str, normal: str) -> _Entry | None:
+    def _entries(self, content: dict[str, Any], folder: Path, prefix: str) -> list[_Listed]:
+        normal = content["meta"].get("normal_class", "OK")
+        inside = Folder(folder)
+        entries, missing = [], 0
+        before = len(self.problems)
+        for split in ("train", "test"):
+            for number, raw in enumerate(content[split]):
+                why = self._wrong(raw, inside, prefix)
+                if why is None:
+                    entries.append(self._listed(raw, split, folder, prefix, normal))
+                else:
+                    missing += why.endswith(_MISSING)
+                    self._problem(f"{split}[{number}] {why}")
+        if missing == len(content["train"]) + len(content["test"]) > 1:
+            del self.problems[before:]
+            self._problem(
+                f"none of its {missing} pictures is below {folder / prefix}; "
+                "check meta.prefix, or name the folder of images by data.images"
+            )
+        learned = [entry for entry in entries if entry.split == "train"]
+        if defective := sum(entry.view.label == 1 for entry in learned):
+            if defective == len(learned):
+                self._problem(
+                    f"meta.normal_class {normal!r} is the anomaly_class of no training view; correct the list"
+                )
+            self.notes.append(
+                f"{self.category}: {defective} training views are labelled defective and are used"
+            )
+        return entries
+
+    def _wrong(self, raw: Any, inside: Folder, prefix: str) -> str | None:
+        """Why an entry can't be used, with the value and the fix, or None."""
         if not isinstance(raw, dict) or any(field not in raw for field in _FIELDS):
-            self._problem(f"{where} is not an object with {', '.join(_FIELDS)}")
-            return None
+            return f"is not an object with {', '.join(_FIELDS)}; correct the list"
         image, mask = raw["image_path"], raw["mask_path"]
         if raw["category"] != self.category:
-            self._problem(f"{where} {image}: category is {raw['category']!r}, not {self.category!r}")
-            return None
+            return f"{image}: category is {raw['category']!r}, not {self.category!r}; correct the list"
         if not isinstance(raw["anomaly_class"], str):
-            self._problem(f"{where} {image}: anomaly_class {raw['anomaly_class']!r} is not a name")
-            return None
+            return f"{image}: anomaly_class {raw['anomaly_class']!r} is not a name; correct the list"
         for path in [image] if mask is None else [image, mask]:
-            if why := unsafe_path(path) or self._folder.problem(str(self._base / path)):
-                self._problem(f"{where} {path!r} {why}")
-                return None
-        parsed = sample_of_name(PurePosixPath(image).name)
-        if parsed is None:
-            self._problem(
-                f"{where} {image}: the name is not <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
-            )
-            return None
-        key, name = parsed
+            if why := unsafe_path(path):
+                return f"{path!r} {why}; correct the list"
+            if why := inside.problem(str(PurePosixPath(prefix) / path)):
+                return f"{path!r} {why}"
+        if sample_of_name(PurePosixPath(image).name) is None:
+            return f"{image}: {_PATTERN}"
+        return None
+
+    def _listed(self, raw: dict[str, Any], split: Split, folder: Path, prefix: str, normal: str) -> _Listed:
+        base = PurePosixPath(folder.relative_to(self.root).as_posix()) / prefix
+        key, name = sample_of_name(PurePosixPath(raw["image_path"]).name)
+        mask = raw["mask_path"]
         label = int(raw["anomaly_class"] != normal)
-        view = View(name, str(self._base / image), label, None if mask is None else str(self._base / mask))
-        return _Entry(key, split, view)
-
-    def _samples(self, entries: Sequence[_Entry]) -> Iterator[Sample]:
-        """Groups by sample key. A doubled underscore before the number is taken as a slip of the pen, unless
-        that would give a sample the same view twice."""
-        groups: dict[tuple[Split, str], list[_Entry]] = defaultdict(list)
-        for entry in entries:
-            groups[entry.split, re.sub(r"_+([0-9]{4}_)", r"_\1", entry.key)].append(entry)
-        for (split, key), group in groups.items():
-            if len({entry.view.name for entry in group}) == len(group):
-                yield self._sample(key, split, group)
-                continue
-            parts: dict[str, list[_Entry]] = defaultdict(list)
-            for entry in group:
-                parts[entry.key].append(entry)
-            for own_key, part in parts.items():
-                names = [entry.view.name for entry in part]
-                if len(set(names)) < len(names):
-                    files = ", ".join(sorted(entry.view.image for entry in part))
-                    self._problem(f"{split} sample {own_key} has a view twice: {files}")
-                else:
-                    yield self._sample(own_key, split, part)
-
-    def _sample(self, key: str, split: Split, group: Sequence[_Entry]) -> Sample:
-        views = sorted((entry.view for entry in group), key=lambda view: int(view.name[1:]))
-        return Sample(key, self.category, split, tuple(views))
+        return _Listed(
+            key, split, View(name, str(base / raw["image_path"]), label, mask and str(base / mask))
+        )
 
     def _complete(self, samples: list[Sample]) -> list[Sample]:
         lacking = incomplete_samples(samples)
-        if not lacking or self.incomplete == "keep":
-            if lacking:
-                self.notes.append(f"{self.category}: {len(lacking)} samples lack a view and are kept")
+        if not lacking:
+            return samples
+        if self.incomplete == "keep":
+            self.notes.append(f"{self.category}: {len(lacking)} samples lack a view and are kept")
             return samples
         if self.incomplete == "drop":
             self.notes.append(f"{self.category}: {len(lacking)} samples lack a view and are left out")
@@ -315,3 +361,17 @@ class _CategoryReader:
                 "leave such samples out by data.incomplete=drop or use them by data.incomplete=keep"
             )
         return samples
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the disk
+        return False
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False

@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -145,7 +146,10 @@ def unsafe_path(path: object) -> str | None:
 
 
 class Folder:
-    """Answers "is this file really inside the root?" with one directory listing per folder, not per file."""
+    """Answers "is this file really inside?" with one directory listing per folder, not per file.
+
+    The root itself may be a link: that is where its owner keeps the data. Links below it must stay inside.
+    """
 
     def __init__(self, root: Path):
         self.root = root.resolve()
@@ -160,18 +164,18 @@ class Folder:
         if full.name not in files:
             return "no such file"
         if full.name in links and not full.resolve().is_relative_to(self.root):
-            return f"is a link out of {self.root}"
+            return f"is a link out of {self.root}; copy the file"
         return None
 
     def _list(self, folder: Path) -> tuple[str | None, set[str], set[str]]:
         if folder not in self._listed:
             outside, files, links = None, set(), set()
             if not folder.resolve().is_relative_to(self.root):
-                outside = f"its folder is a link out of {self.root}"
-            elif folder.is_dir():
-                with os.scandir(folder) as listing:
+                outside = f"its folder is a link out of {self.root}; copy the files"
+            else:
+                with suppress(OSError), os.scandir(folder) as listing:
                     entries = list(listing)
-                files = {entry.name for entry in entries if entry.is_file()}
-                links = {entry.name for entry in entries if entry.is_symlink()}
+                    files = {entry.name for entry in entries if entry.is_file()}
+                    links = {entry.name for entry in entries if entry.is_symlink()}
             self._listed[folder] = (outside, files, links)
         return self._listed[folder]

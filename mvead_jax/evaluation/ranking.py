@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 
 
 class _Curve(NamedTuple):
-    """Counts at or above every distinct score, from the highest: true and false positives, thresholds."""
+    """True and false positives at or above every distinct score, from the highest."""
 
     true: Int[np.ndarray, " T"]
     false: Int[np.ndarray, " T"]
-    threshold: Float[np.ndarray, " T"]
 
 
 def auroc(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
@@ -40,18 +39,11 @@ def average_precision(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, "
 
 def f1_max(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
     """The best F1 over all thresholds "defect if score >= t". NaN without a defect."""
-    return f1_max_threshold(scores, labels)[0]
-
-
-def f1_max_threshold(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> tuple[float, float]:
-    """(`f1_max`, the highest threshold that reaches it)."""
     curve = _curve(scores, labels)
     positives, _ = _totals(curve)
     if not positives:
-        return math.nan, math.nan
-    f1 = 2 * curve.true / (curve.true + curve.false + positives)
-    best = int(f1.argmax())
-    return float(f1[best]), float(curve.threshold[best])
+        return math.nan
+    return float((2 * curve.true / (curve.true + curve.false + positives)).max())
 
 
 def _totals(curve: _Curve) -> tuple[int, int]:
@@ -59,7 +51,8 @@ def _totals(curve: _Curve) -> tuple[int, int]:
 
 
 def _curve(scores, labels) -> _Curve:
-    scores, labels = np.asarray(scores), np.asarray(labels)
+    # float64 holds every float32 and every small integer, and has a minus for all of them.
+    scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.shape != labels.shape or scores.ndim != 1:
         raise ValueError(f"scores {scores.shape} and labels {labels.shape} must be two lists of one length")
     if np.isnan(scores).any():
@@ -70,4 +63,4 @@ def _curve(scores, labels) -> _Curve:
     scores, labels = scores[order], labels[order].astype(np.int64)
     last_of_ties = np.flatnonzero(np.append(scores[1:] != scores[:-1], np.full(min(1, len(scores)), True)))
     true = np.cumsum(labels)[last_of_ties]
-    return _Curve(true, last_of_ties + 1 - true, scores[last_of_ties])
+    return _Curve(true, last_of_ties + 1 - true)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -66,18 +67,21 @@ def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The metrics in percent, one line for each category, the mean, the base rates and the protocol."""
-    table = Table(title=None, show_edge=False, pad_edge=False)
+    """The metrics in percent, one line for each category, the mean, the base rates and the protocol.
+
+    The table is Markdown in plain ASCII.
+    """
+    table = Table(box=box.MARKDOWN)
     table.add_column("category")
     for level in LEVELS:
         for name in ("AUROC", "AP", "F1-max", "base rate"):
-            table.add_column(f"{level}\n{name}", justify="right")
+            table.add_column(f"{level} {name}", justify="right")
     rows = [*metrics["categories"].items(), (f"mean of {len(metrics['categories'])}", metrics["mean"])]
-    for number, (name, levels) in enumerate(rows):
+    for name, levels in rows:
         cells = [_percent(levels[level][key]) for level in LEVELS for key in (*METRICS, "base_rate")]
-        table.add_row(name, *cells, end_section=number == len(rows) - 2)
+        table.add_row(name, *cells)
     text = io.StringIO()
-    console = Console(file=text, width=120, color_system=None)
+    console = Console(file=text, width=160, color_system=None)
     console.print(table)
     protocol = metrics["protocol"]
     console.print("percent; base rate = share of defective. Protocol:", highlight=False)

@@ -44,10 +44,10 @@ class PatchCore:
         geometry: Any,
         key: jax.Array | None,
     ) -> Banks:
-        """All patches of the normal samples, by view name or under "shared".
+        """All patches of the training samples, by view name or under "shared".
 
         Args:
-          index: the training samples; tells which views of which sample exist.
+          index: the training samples, which should be normal; tells which views of which sample exist.
           features: their patch features, a NumPy array or a FeatureStore.
           geometry, key: not used; PatchCore looks at each view alone and leaves nothing to chance.
 
@@ -55,13 +55,23 @@ class PatchCore:
           UserError: a view without any training picture.
         """
         present = index.present()
-        rows = {}
-        for at, view in enumerate(self.views):
-            own = np.asarray(features[:, at], np.float32)[present[:, at]]
-            if not len(own):
+        for view, count in zip(self.views, present.sum(0), strict=True):
+            if not count:
                 raise UserError(f"view {view}: no training picture of {', '.join(index.categories)}")
-            rows[view] = own.reshape(-1, own.shape[-1])
-        return rows if self.per_view else {SHARED: np.concatenate(list(rows.values()))}
+        width = features.shape[-1]
+        if self.per_view:
+            return {
+                view: np.asarray(features[:, at], np.float32)[present[:, at]].reshape(-1, width)
+                for at, view in enumerate(self.views)
+            }
+        patches = self.grid[0] * self.grid[1]
+        rows = np.empty((int(present.sum()), patches, width), np.float32)  # filled in place: no second copy
+        filled = 0
+        for at in range(len(self.views)):
+            own = present[:, at]
+            rows[filled : filled + own.sum()] = np.asarray(features[:, at], np.float32)[own]
+            filled += own.sum()
+        return {SHARED: rows.reshape(-1, width)}
 
     def anomaly_maps(
         self, state: Banks, features: Float32[Array, "B V N D"], geometry: Any

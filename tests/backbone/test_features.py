@@ -25,6 +25,11 @@ def mean_colours(images):
     return patches.reshape(count, -1, 3)
 
 
+def brightened(images):
+    """A backbone that gives a blank picture features that are not zero."""
+    return mean_colours(images) + 1
+
+
 def backbone(digest="one", apply=mean_colours):
     return Backbone("means", "none", True, digest, 16, 8, (2, 2), 3, apply)
 
@@ -164,7 +169,7 @@ def test_a_missing_view_is_zero(tmp_path):
     root = write_realiad(tmp_path / "data", categories=("cap",), size=20)
     edit_list(root, "cap", lambda content: content["train"].pop(1))
     index = load_index(root, incomplete="keep").select(split="train")
-    store = extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=5)
+    store = extract(index, backbone(apply=brightened), FLOAT32, tmp_path / "cache", batch_size=5)
     assert (store[0, 1] == 0).all()
     assert (store[0, 2] != 0).any()
 
@@ -178,18 +183,30 @@ def test_stores_with_other_views_join_on_the_common_axis():
     np.testing.assert_array_equal(joined[:][:, 1, 0, 0], [1, 1, 2])
 
 
-def test_the_digest_covers_all_that_decides_the_numbers(index):
+def test_the_digest_covers_all_that_decides_the_numbers(index, monkeypatch):
     def digest(**changes):
-        one = {"index": index, "backbone": backbone(), "config": FLOAT32, "batch_size": 5, **changes}
+        one = {"index": index, "backbone": backbone(), "config": FLOAT32, "batch_size": 27, **changes}
         return module._digest(
-            one["index"].samples, one["index"], one["backbone"], one["config"], one["batch_size"]
+            index.samples[:2], one["index"], one["backbone"], one["config"], one["batch_size"]
         )
 
-    others = [
+    found = [
+        digest(),
         digest(backbone=backbone("two")),
         digest(config=FeaturesConfig(dtype="bfloat16")),
-        digest(batch_size=6),
-        digest(index=dataclasses.replace(index, samples=index.samples[1:])),
+        digest(batch_size=40),
+        digest(index=dataclasses.replace(index, views=("C1", "C3", "C2", "C4", "C5"))),
+        # The same samples in a smaller index go through the backbone in smaller passes.
+        digest(index=dataclasses.replace(index, samples=index.samples[:5])),
     ]
-    assert len({digest(), *others}) == 5
-    assert digest() == digest()
+    monkeypatch.setattr(module, "PREPROCESSING_VERSION", 2)
+    found.append(digest())
+    monkeypatch.setattr(module, "_VERSION", 2)
+    found.append(digest())
+    monkeypatch.setattr(module.jax, "__version__", "0.0")
+    found.append(digest())
+    monkeypatch.setattr(module.jax, "devices", lambda: [type("Device", (), {"device_kind": "other"})])
+    found.append(digest())
+    assert len(set(found)) == 10
+    monkeypatch.undo()
+    assert digest() == found[0]

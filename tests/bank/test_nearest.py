@@ -74,6 +74,15 @@ def test_ties_go_to_the_lowest_index_wherever_the_copies_lie(block_size):
     np.testing.assert_array_equal(index, [np.flatnonzero(kind == k)[0] for k in kind])
 
 
+@pytest.mark.parametrize("first", [3, 20])
+def test_of_two_copies_in_two_groups_the_first_is_found(first):
+    """Two groups are compared directly: a tie between them must not depend on which bound was lower."""
+    _, bank = gaussian(13, rows=64)
+    bank[[first, 40]] = 100
+    for query in (bank[first : first + 1], bank[first : first + 1] + 1):
+        assert nearest(query, bank)[1][0] == first
+
+
 def test_a_query_that_is_a_row_has_distance_zero():
     _, bank = gaussian(5)
     bank += 1e4
@@ -114,14 +123,26 @@ def test_under_jit_it_gives_the_same_bits():
     np.testing.assert_array_equal(eager[1], jitted[1])
 
 
-def test_well_separated_queries_are_not_searched_twice():
-    queries, bank = gaussian(11, queries=256, rows=8192, width=256)
-    centred = jnp.asarray(queries) - bank.mean(0)[None]
-    slack = module._slack(256)
-    bounds, groups = module._best_groups(centred, jnp.asarray(bank), bank.mean(0), None, 512, slack)
-    squared, _ = module._compare_groups(jnp.asarray(queries), jnp.asarray(bank), None, groups[:2])
+def searched_again(queries, bank):
+    """The share of queries for which the best groups do not settle the matter."""
+    queries, bank = jnp.asarray(queries), jnp.asarray(bank)
+    centre, slack = bank.mean(0), module._slack(bank.shape[1])
+    centred = queries - centre[None]
+    bounds, groups = module._best_groups(centred, bank, centre, None, 512, slack)
+    squared, _ = module._compare_groups(queries, bank, None, groups[:2])
     limit = 0.5 * squared * (1 + 2 * slack) - (0.5 - slack) * (centred**2).sum(-1)
-    assert (bounds[2] <= limit).mean() < 0.02
+    return float((bounds[2] <= limit).mean())
+
+
+@pytest.mark.parametrize("offset", [0, 30])
+def test_well_separated_queries_are_not_searched_twice_wherever_the_origin_is(offset):
+    queries, bank = gaussian(11, queries=256, rows=8192, width=256)
+    assert searched_again(queries + np.float32(offset), bank + np.float32(offset)) < 0.02
+
+
+def test_banks_of_copies_are_searched_twice():
+    bank = np.repeat(gaussian(12, rows=64)[1], 16, axis=0)
+    assert searched_again(bank[:50] + np.float32(0.001), np.tile(bank, (4, 1))) == 1
 
 
 def test_bounds_are_below_the_true_values():

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mvead_jax.bank.store import Manifest, read_banks, write_banks
+from mvead_jax.bank.store import Manifest, read_banks, read_facts, write_banks
 from mvead_jax.errors import UserError
 
 BANKS = {"C1": np.arange(12, dtype="f4").reshape(4, 3), "C2": np.ones((2, 3), "f4")}
@@ -11,21 +11,32 @@ FACTS = {"views": ["C1", "C2"], "backbone": "digest"}
 @pytest.fixture
 def folder(tmp_path):
     folder = tmp_path / "banks" / "cap"
-    Manifest(tmp_path).add(*write_banks(folder, BANKS, FACTS))
+    write_banks(folder, BANKS, FACTS)
+    Manifest(tmp_path).record(folder)
     return folder
 
 
 def test_banks_and_facts_come_back(folder):
-    banks, facts = read_banks(folder)
-    assert facts == FACTS
+    banks = read_banks(folder)
+    assert read_facts(folder) == FACTS
     assert list(banks) == ["C1", "C2"]
     for name, rows in BANKS.items():
         np.testing.assert_array_equal(banks[name], rows)
 
 
 def test_the_same_banks_give_the_same_bytes(folder, tmp_path):
-    for path in write_banks(tmp_path / "again", BANKS, FACTS):
-        assert path.read_bytes() == (folder / path.name).read_bytes()
+    write_banks(tmp_path / "again", BANKS, FACTS)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
+
+
+def test_banks_of_an_earlier_training_and_leftovers_of_a_killed_writer_go(folder, tmp_path):
+    (folder / ".tmpAbC123").write_bytes(b"half")
+    write_banks(folder, {"C1": BANKS["C1"]}, FACTS)
+    manifest = Manifest(tmp_path)
+    manifest.record(folder)
+    assert [path.name for path in folder.iterdir()] == ["C1.safetensors"]
+    Manifest(tmp_path).verify(folder)
 
 
 def test_the_manifest_covers_what_it_has_seen(folder, tmp_path):
@@ -63,6 +74,12 @@ def test_untrained_folders_say_so(tmp_path):
         Manifest(tmp_path).verify(tmp_path / "banks" / "cap")
     with pytest.raises(UserError, match="no memory banks"):
         read_banks(tmp_path)
+
+
+def test_a_manifest_that_is_none_is_named(tmp_path):
+    (tmp_path / "manifest.json").write_text("[]")
+    with pytest.raises(UserError, match=r"manifest.json: not a manifest"):
+        Manifest(tmp_path)
 
 
 def test_a_file_that_is_no_bank_is_named(tmp_path):

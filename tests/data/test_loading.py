@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from mvead_jax.data.loading import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     check_files,
+    image_size,
     iterate,
     open_image,
     preprocess,
@@ -53,11 +54,42 @@ def test_grey_pictures_have_three_equal_levels(tmp_path):
     assert (array[..., 0] == array[..., 2]).all()
 
 
-def test_the_orientation_that_a_camera_wrote_is_applied(tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    pattern().save(tmp_path / "turned.png", exif=exif)
-    assert open_image(tmp_path / "turned.png").size == (47, 83)
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_orientation_that_a_camera_wrote_is_applied(tmp_path, orientation, suffix):
+    exif, path = Image.Exif(), tmp_path / f"turned.{suffix}"
+    exif[0x0112] = orientation
+    pattern().save(path, exif=exif)
+    with Image.open(path) as image:
+        expected = ImageOps.exif_transpose(image).convert("RGB")
+    np.testing.assert_array_equal(np.asarray(open_image(path)), np.asarray(expected))
+    assert image_size(path) == expected.size
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"\x12\x01\x03\x00\x01\x00\x00\x00\x63\x00\x00\x00",
+        b"\x12\x01\x02\x00\x02\x00\x00\x006\x00\x00\x00",
+        b"\x12\x01",
+    ],
+    ids=["99", "text", "cut"],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_an_orientation_that_makes_no_sense_is_ignored(tmp_path, entry):
+    path = tmp_path / "odd.jpg"
+    exif = b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00" + entry + b"\x00\x00\x00\x00"
+    pattern().save(path, exif=exif)
+    assert image_size(path) == open_image(path).size == (83, 47)
+
+
+def test_a_header_is_read_without_decoding(tmp_path):
+    path = tmp_path / "cut.png"
+    pattern(300, 300).save(path)
+    path.write_bytes(path.read_bytes()[:-60])
+    assert image_size(path) == (300, 300)
+    with pytest.raises(UserError, match="damaged PNG picture .*; copy it again"):
+        open_image(path)
 
 
 def damaged(tmp_path, kind):
@@ -148,6 +180,6 @@ def test_check_files_lists_every_wrong_picture_and_mask(index):
     with pytest.raises(DataProblems) as error:
         check_files(index)
     text = "\n".join(error.value.problems)
-    assert "mask of (9, 9), its picture has (20, 20)" in text
+    assert "mask of 9 x 9 pixels, its picture has 20 x 20; take the mask" in text
     assert "not a picture" in text
     assert len(error.value.problems) == 2

@@ -176,8 +176,18 @@ def _set(field, value, number=2):
         (lambda content: content.update(test={}), "needs 'test' to be a list"),
         (lambda content: content["meta"].update(prefix="../"), "meta.prefix '../' leaves"),
         (lambda content: content["meta"].update(prefix="none/"), "no folder of images; tried .*data.images"),
-        (lambda content: content["test"].append(content["train"][0]), "listed more than once"),
-        (lambda content: content["train"].append(content["train"][0]), "has a view twice"),
+        (lambda content: content["meta"].update(prefix="OK/"), "no folder of images; tried .*data.images"),
+        (
+            lambda content: content["meta"].update(normal_class="good"),
+            "meta.normal_class 'good' is the anomaly_class",
+        ),
+        (_set("image_path", "OK/" + "x" * 300 + ".jpg", 0), "no such file"),
+        (_set("image_path", "x" * 300 + "/y.jpg", 0), "no such file"),
+        (lambda content: content["test"].append(content["train"][0]), "listed in both splits"),
+        (
+            lambda content: content["train"].append(content["train"][0]),
+            "sample bolt_0001_OK has view C1 twice, keep one: ",
+        ),
     ],
 )
 def test_a_wrong_list_names_the_file_the_entry_and_the_reason(root, change, message):
@@ -185,6 +195,41 @@ def test_a_wrong_list_names_the_file_the_entry_and_the_reason(root, change, mess
     with pytest.raises(DataProblems, match=message) as error:
         load_index(root)
     assert "bolt.json: " in str(error.value)
+    assert "\n" not in str(error.value)  # the one mistake is one line, without consequences as problems
+
+
+def test_a_wrong_image_folder_is_one_problem_and_not_one_for_each_picture(root):
+    (root / "realiad_512" / "bolt").mkdir(parents=True)
+    with pytest.raises(
+        DataProblems, match=r"none of its 50 pictures is below \S*realiad_512/bolt; check meta.prefix"
+    ):
+        load_index(root, ["bolt"], images="realiad_512")
+
+
+@pytest.mark.parametrize("images", ["/tmp", "../other"])
+def test_the_image_folder_stays_below_the_root(root, images):
+    with pytest.raises(UserError, match="data.images .* name a folder below"):
+        load_index(root, images=images)
+
+
+def test_a_list_that_is_a_folder_is_named(root):
+    (root / "realiad_jsons/nut.json").mkdir()
+    with pytest.raises(DataProblems, match=r"nut.json: can't be read: Is a directory"):
+        load_index(root)
+
+
+def test_a_variant_that_is_not_there_is_never_replaced_by_the_full_lists(tmp_path):
+    root = write_realiad(tmp_path, size=16, lists="explicit_full", images="explicit_full")
+    assert len(load_index(root)) == 20
+    with pytest.raises(UserError, match="no list <category>.json in any of"):
+        load_index(root, lists="realiad_jsons_fuiad_0.2")
+
+
+def test_noisy_training_is_used_and_said(root):
+    edit_list(root, "bolt", _set("anomaly_class", "HS"))
+    index = load_index(root, ["bolt"])
+    assert index.notes == ("bolt: 1 training views are labelled defective and are used",)
+    assert index.select(split="train").samples[0].label == 1
 
 
 def test_all_problems_come_at_once(root):
@@ -213,6 +258,13 @@ def test_links_that_leave_the_root_are_refused(root, tmp_path):
         load_index(root)
 
 
+def test_the_image_folder_itself_may_be_a_link(root, tmp_path):
+    before = load_index(root)
+    shutil.move(root / "realiad_64", tmp_path / "big_disk")
+    (root / "realiad_64").symlink_to(tmp_path / "big_disk")
+    assert load_index(root) == before
+
+
 def test_broken_json_is_named(root):
     (root / "realiad_jsons/cap.json").write_text("[" * 100_000)
     with pytest.raises(DataProblems, match=r"cap.json: not JSON"):
@@ -238,11 +290,21 @@ def test_new_pictures_are_grouped_by_name_and_masks_left_out(root):
     assert all(view.image.endswith(".jpg") for sample in index.samples for view in sample.views)
 
 
+def test_new_pictures_of_one_sample_belong_together_in_spite_of_a_doubled_underscore(root, tmp_path):
+    folder = tmp_path / "new"
+    shutil.copytree(root / "realiad_64/bolt/OK/S0001", folder)
+    one = next(folder.glob("*_C3_*"))
+    one.rename(folder / one.name.replace("bolt_0001", "bolt__0001"))
+    (folder / "._bolt_0001_OK_C1_1.jpg").write_bytes(b"what a Mac leaves")
+    (sample,) = load_pictures(folder).samples
+    assert (sample.id, sample.category, len(sample.views)) == ("bolt_0001_OK", "bolt", 5)
+
+
 def test_new_pictures_with_other_names_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         load_pictures(tmp_path / "none")
     with pytest.raises(UserError, match="no picture"):
         load_pictures(tmp_path)
     (tmp_path / "holiday.jpg").write_bytes(b"")
-    with pytest.raises(DataProblems, match=r"holiday.jpg: the name is not <category>"):
+    with pytest.raises(DataProblems, match=r"holiday.jpg: rename it: a name is <category>"):
         load_pictures(tmp_path)

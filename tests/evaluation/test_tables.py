@@ -40,6 +40,10 @@ def test_scores_follow_eq_11():
     assert one.worst_view == "C2"
 
 
+def test_of_views_that_tie_the_first_is_the_worst():
+    assert scored("a", 1, [0, 0, 0], [1.0, 2.0, 2.0]).worst_view == "C2"
+
+
 def test_a_missing_view_has_no_part_in_the_score():
     one = scored("a", 1, [0, 1], [1.0, None])
     assert one.score == 1
@@ -72,6 +76,7 @@ def test_a_category_without_defects_has_no_auroc_and_the_mean_says_how_many_have
     metrics = metrics_of(found, PROTOCOL)
     assert math.isnan(metrics["categories"]["b"]["sample"]["auroc"])
     assert metrics["mean"]["sample"]["categories"] == 1
+    assert metrics["mean"]["sample"]["auroc"] == metrics["categories"]["a"]["sample"]["auroc"]
     write_json(tmp_path / "metrics.json", metrics)
     assert json.loads((tmp_path / "metrics.json").read_text())["categories"]["b"]["sample"]["auroc"] is None
     assert " - " in format_table(metrics)
@@ -83,3 +88,4 @@ def test_the_table_carries_base_rates_and_protocol():
     assert "audiojack" in text
     assert "mean of 1" in text
     assert "image_score: largest" in text
+    assert text.isascii()

@@ -1,0 +1,16 @@
+"""The rendered inspection rig, PatchCore on the embedded EfficientNet-Lite0: what `make demo` runs.
+
+python scripts/render_rig.py --output data/rig
+python scripts/train.py --config configs/demo.py --workdir runs/demo
+python scripts/score.py --workdir runs/demo
+"""
+
+from mvead_jax.config import BackboneConfig, Config, DataConfig, FeaturesConfig
+
+
+def get_config() -> Config:
+    return Config(
+        data=DataConfig(root="data/rig", image_size=256),
+        backbone=BackboneConfig(name="efficientnet-lite0"),
+        features=FeaturesConfig(cache="runs/demo/feature_cache"),
+    )
