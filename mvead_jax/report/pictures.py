@@ -22,15 +22,15 @@ _SIDE = 220  # pixels that a picture is drawn with
 def draw_category(root: Path, found: Sequence[ScoredSample], path: Path) -> None:
     """A PNG of a few telling samples of one category, a row each, a column for each view.
 
-    The heat's scale is the same in the whole sheet: it starts at the median patch and is full at the
-    99.9 % patch. A white line is the outline of the true defect, where the data set has one.
+    The heat's scale is the same in the whole sheet: it starts at the patch that 90 % lie below and is full at
+    99.9 %. A white line is the outline of the true defect, where the data set has one.
     """
     chosen = _telling(found)
     views = found[0].views
     values = np.concatenate([one.maps.ravel() for one in found])
-    low, high = np.nanquantile(values, [0.5, 0.999])
+    low, high = np.nanquantile(values, [0.9, 0.999])
     figure = Figure(
-        figsize=(_CELL_INCHES * len(views) + 1.5, (_CELL_INCHES + 0.1) * len(chosen) + 0.4), dpi=_DPI
+        figsize=(_CELL_INCHES * len(views) + 0.7, (_CELL_INCHES + 0.1) * len(chosen) + 0.4), dpi=_DPI
     )
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(chosen), len(views), squeeze=False)
