@@ -1,0 +1,82 @@
+"""Fundamental matrices of known cameras.
+
+Convention of the project: x_aᵀ F_ab x_b = 0 for homogeneous image points, x_cam = R X + t, an image spans
+[0, W] x [0, H] and pixel centres lie at +0.5. Every matrix has unit Frobenius norm.
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Array, Bool, Float
+
+
+def fundamental_from_cameras(
+    K: Float[Array, "V 3 3"], R: Float[Array, "V 3 3"], t: Float[Array, "V 3"]
+) -> Float[Array, "V V 3 3"]:
+    """F of every ordered pair of views from their cameras; F_ba = F_abᵀ exactly, the diagonal is zero.
+
+    With R_ab = R_a R_bᵀ and t_ab = t_a - R_ab t_b (Hartley and Zisserman, sec. 9.6):
+    F_ab = K_a⁻ᵀ [t_ab]ₓ R_ab K_b⁻¹, divided by its Frobenius norm. Two views from one point have no epipolar
+    geometry: where t_ab is no longer than the rounding of t_a and t_b, F is zero.
+
+    Args:
+      K: intrinsics. R, t: x_cam = R X + t. NumPy arrays are computed in NumPy at their own precision, JAX
+        arrays (traced ones too) in JAX.
+    """
+    xp = K.__array_namespace__()
+    relative = _product(R[:, None], _transposed(R)[None])
+    offset = t[:, None] - _product(relative, t[None, :, :, None])[..., 0]
+    length = xp.sqrt(xp.sum(t * t, axis=-1))
+    rounding = 16 * xp.finfo(t.dtype).eps * (length[:, None] + length[None])
+    apart = xp.sqrt(xp.sum(offset * offset, axis=-1)) > rounding
+    offset = xp.where(apart[..., None], offset, xp.zeros_like(offset))
+    x, y, z = offset[..., 0], offset[..., 1], offset[..., 2]
+    zero = xp.zeros_like(x)
+    cross = xp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
+    inverse = xp.linalg.inv(K)
+    F = _product(_product(_transposed(inverse)[:, None], _product(cross, relative)), inverse[None])
+    # One triangle decides both orders, so that F_ba is F_ab transposed to the last bit.
+    views = xp.arange(K.shape[0])
+    upper = (views[:, None] < views[None, :])[..., None, None]
+    F = _unit(xp.where(upper, F, zero[..., None, None]))
+    return F + xp.transpose(F, (1, 0, 3, 2))
+
+
+def mirror_fundamental(
+    F: Float[Array, "V V 3 3"], mirrored: Bool[Array, " V"], width: Float[Array, " V"]
+) -> Float[Array, "V V 3 3"]:
+    """F between images as stored when some are flipped left-right (x -> W - x).
+
+    The flip M = [[-1, 0, W], [0, 1, 0], [0, 0, 1]] is its own inverse, so F'_ab = M_aᵀ F_ab M_b; the result
+    has unit norm again and keeps F_ba = F_abᵀ exactly.
+
+    Args:
+      F: matrices between the images before any flip.
+      mirrored: which views are flipped.
+      width: image widths W in pixels.
+    """
+    xp = F.__array_namespace__()
+    one, zero = xp.ones_like(width), xp.zeros_like(width)
+    sign = xp.where(mirrored, -one, one)
+    shift = xp.where(mirrored, width, zero)
+    M = xp.stack([sign, zero, shift, zero, one, zero, zero, zero, one], axis=-1).reshape(-1, 3, 3)
+    flipped = _product(_product(_transposed(M)[:, None], F), M[None])
+    views = xp.arange(F.shape[0])
+    upper = (views[:, None] < views[None, :])[..., None, None]
+    flipped = _unit(xp.where(upper, flipped, xp.zeros_like(flipped)))
+    return flipped + xp.transpose(flipped, (1, 0, 3, 2))
+
+
+def _product(a: Float[Array, "... n k"], b: Float[Array, "... k m"]) -> Float[Array, "... n m"]:
+    """Matrix product written out: a backend's fast matmul would round a 3 x 3 matrix to bfloat16."""
+    return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
+
+
+def _transposed(a: Float[Array, "V n m"]) -> Float[Array, "V m n"]:
+    return a.__array_namespace__().transpose(a, (0, 2, 1))
+
+
+def _unit(F: Float[Array, "V V 3 3"]) -> Float[Array, "V V 3 3"]:
+    """Divide each matrix by its Frobenius norm; zero stays zero."""
+    xp = F.__array_namespace__()
+    norm = xp.sqrt(xp.sum(F * F, axis=(-2, -1), keepdims=True))
+    return F / xp.where(norm > 0, norm, xp.ones_like(norm))
