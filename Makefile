@@ -33,7 +33,7 @@ clean:
 	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache mvead_jax.egg-info build data/rig runs/demo
 
 .venv/.made: EXTRAS = rig,test
-.venv-parity/.made: EXTRAS = parity,test
+.venv-parity/.made: EXTRAS = parity,rig,test
 .venv-bench/.made: EXTRAS = bench
 .venv/.made .venv-parity/.made .venv-bench/.made: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

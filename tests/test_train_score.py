@@ -415,3 +415,26 @@ def test_realiad_configs_are_the_papers(tmp_path):
     assert (config.backbone.name, config.backbone.block, config.data.image_size) == ("dinov2-base", 7, 224)
     multi = load_config("configs/realiad_multiclass.py")
     assert multi == dataclasses.replace(config, setting="multi")
+
+
+def test_the_demo_in_small(tmp_path):
+    rig = ["--families", "terminal", "--train", 4, "--test-normal", 2, "--test-defective", 5, "--size", 64]
+    done = script("scripts/render_rig.py", "--output", tmp_path / "rig", *rig)
+    assert done.returncode == 0, done.stderr
+    assert "rendered 11 of 11 samples" in done.stdout
+    done = script("scripts/render_rig.py", "--output", tmp_path / "rig", *rig)
+    assert "found the finished set" in done.stdout
+    done = script("scripts/render_rig.py", "--output", tmp_path / "rig", "--families", "gear")
+    assert done.returncode == 2
+    assert done.stderr == "error: families: unknown family 'gear'; choose from flange, terminal, cogwheel\n"
+    fields = [f"--config.data.root={tmp_path / 'rig'}", f"--config.features.cache={tmp_path / 'cache'}"]
+    fields.append("--config.data.image_size=64")
+    done = script("scripts/train.py", "--config", "configs/demo.py", "--workdir", tmp_path / "run", *fields)
+    assert done.returncode == 0, done.stderr
+    done = script("scripts/score.py", "--workdir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run/scores/metrics.json").read_text())
+    sample = metrics["categories"]["terminal"]["sample"]
+    assert sample["base_rate"] == pytest.approx(5 / 7)
+    assert sample["auroc"] > 0.4
+    assert (tmp_path / "run/scores/report/terminal.png").stat().st_size > 10_000

@@ -1,0 +1,197 @@
+"""The rendered set on disk: layout, reuse, resumption, and what is refused."""
+
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvead_jax.data.realiad import load_index
+from mvead_jax.errors import UserError
+from mvead_jax.rig.dataset import render_rig
+
+SMALL = {"families": ["flange", "terminal"], "train": 1, "test_normal": 1, "test_defective": 5, "size": 64}
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    root = tmp_path_factory.mktemp("rig")
+    render_rig(root, **SMALL, workers=1)
+    return root
+
+
+@pytest.fixture
+def copy(rig, tmp_path):
+    return shutil.copytree(rig, tmp_path / "rig")
+
+
+def contents(root):
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+
+
+def test_the_lists_are_those_of_real_iad(rig):
+    assert not list(rig.glob("rig.partial*"))
+    content = json.loads((rig / "realiad_jsons/flange.json").read_text())
+    assert content["meta"] == {"prefix": "flange/", "normal_class": "OK"}
+    assert len(content["train"]) == 5
+    assert len(content["test"]) == 30
+    for one in content["train"] + content["test"]:
+        assert set(one) == {"category", "anomaly_class", "image_path", "mask_path"}
+        with Image.open(rig / "realiad_64/flange" / one["image_path"]) as picture:
+            assert (picture.format, picture.size, picture.mode) == ("JPEG", (64, 64), "RGB")
+        assert (one["mask_path"] is None) == (one["anomaly_class"] == "OK")
+        if one["mask_path"]:
+            with Image.open(rig / "realiad_64/flange" / one["mask_path"]) as mask:
+                assert (mask.format, mask.size, mask.mode) == ("PNG", (64, 64), "L")
+                assert set(np.unique(mask)) == {0, 255}
+            assert one["anomaly_class"] in one["image_path"]
+    classes = {one["anomaly_class"] for one in content["test"]}
+    assert classes == {"OK", "HS", "AK", "ZW", "QS", "YW"}
+    listed = {one["image_path"] for one in content["train"] + content["test"]}
+    found = {
+        str(p.relative_to(rig / "realiad_64/flange")) for p in (rig / "realiad_64/flange").rglob("*.jpg")
+    }
+    assert listed == found
+
+
+def test_the_reader_takes_it_without_a_complaint(rig):
+    index = load_index(rig, ["flange", "terminal"])
+    assert index.notes == ()
+    for category in ("flange", "terminal"):
+        assert len(index.select(category=category, split="train")) == 1
+        test = index.select(category=category, split="test")
+        assert test.present().all()
+        assert test.present().shape == (6, 5)
+        spoilt = [sample for sample in test.samples if sample.label]
+        assert len(spoilt) == 5
+        for sample in spoilt:  # a defect shows in some views only
+            assert 0 < sum(view.label for view in sample.views) < 5
+
+
+def test_the_number_of_workers_and_of_samples_changes_no_picture(rig, tmp_path):
+    render_rig(tmp_path / "r", **(SMALL | {"train": 2, "families": ["terminal"]}), workers=2)
+    mine, others = contents(rig), contents(tmp_path / "r")
+    shared = [name for name in mine if name.startswith("realiad_64/terminal")]
+    assert len(shared) > 35
+    assert all(mine[name] == others[name] for name in shared)
+
+
+def test_another_seed_gives_other_pictures(rig, tmp_path):
+    render_rig(tmp_path, families=["terminal"], train=1, test_normal=0, test_defective=0, size=64, seed=1)
+    mine, others = contents(rig), contents(tmp_path)
+    shared = [name for name in others if name.endswith(".jpg")]
+    assert len(shared) == 5
+    assert all(mine[name] != others[name] for name in shared)
+
+
+def test_a_finished_set_is_left_alone(copy):
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("*")}
+    assert render_rig(copy, **SMALL, workers=1).rendered == 0
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
+
+
+def test_a_lost_and_a_damaged_picture_are_rendered_again(copy):
+    before = contents(copy)
+    pictures = sorted(copy.rglob("*.jpg"))
+    pictures[0].unlink()
+    pictures[-1].write_bytes(b"torn")
+    assert render_rig(copy, **SMALL, workers=1).rendered == 2
+    assert contents(copy) == before
+
+
+def test_a_killed_run_goes_on(rig, tmp_path, monkeypatch):
+    from mvead_jax.rig import sample
+
+    calls = []
+
+    def killed(root, name, *rest, write=sample.write_sample):
+        calls.append(name)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return write(root, name, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sample, "write_sample", killed)
+        with pytest.raises(KeyboardInterrupt):
+            render_rig(tmp_path, **SMALL, workers=1)
+    assert not (tmp_path / "rig.json").exists()
+    with (tmp_path / "rig.partial.jsonl").open("a") as journal:
+        journal.write('{"sample": "fla')  # torn in the middle of a line
+    assert render_rig(tmp_path, **SMALL, workers=1).rendered == 11
+    assert contents(tmp_path) == contents(rig)
+
+
+def test_a_set_of_other_settings_is_refused_then_replaced_but_never_foreign_files(copy):
+    mine = copy / "realiad_64/flange/OK/mine.txt"
+    mine.write_text("keep")
+    smaller = SMALL | {"families": ["terminal"], "test_defective": 0}
+    with pytest.raises(UserError, match="holds another rig .*test_defective is 5, not 0"):
+        render_rig(copy, **smaller, workers=1)
+    render_rig(copy, **smaller, workers=1, overwrite=True)
+    assert mine.read_text() == "keep"
+    assert not list(copy.glob("realiad_64/flange/OK/S*"))
+    assert not (copy / "realiad_64/terminal/NG").exists()
+    assert len(load_index(copy, ["terminal"])) == 2
+
+
+@pytest.mark.parametrize("name", ["cameras.json", "realiad_jsons/flange.json", "realiad_64/flange"])
+def test_what_the_rig_did_not_write_is_refused(tmp_path, name):
+    (tmp_path / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{name}: exists and was not written by the rig"):
+        render_rig(tmp_path, **SMALL, overwrite=True)
+
+
+def test_an_edited_manifest_cannot_have_other_files_deleted(copy, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "cameras.json").write_text("mine")
+    manifest = json.loads((copy / "rig.json").read_text())
+    manifest["settings"]["families"] = ["../../precious"]
+    first = next(iter(manifest["samples"].values()))
+    first["files"]["../precious/cameras.json"] = "0"
+    (copy / "rig.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="another version of the rig"):
+        render_rig(copy, **SMALL, overwrite=True)
+    manifest["settings"]["families"] = ["flange"]
+    (copy / "rig.json").write_text(json.dumps(manifest))
+    render_rig(copy, **(SMALL | {"families": ["terminal"], "test_defective": 0}), workers=1, overwrite=True)
+    assert (precious / "cameras.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"settings": {}, "samples": {}}', '{"settings": 1}'])
+def test_a_damaged_manifest_is_one_clear_line(copy, text):
+    (copy / "rig.json").write_text(text)
+    with pytest.raises(UserError, match="rig.json: damaged .*delete the folder"):
+        render_rig(copy, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"families": ["gear"]}, "unknown family 'gear'; choose from flange, terminal, cogwheel"),
+        ({"families": []}, "no family given"),
+        ({"train": -1}, "train -1: give 0 to"),
+        ({"train": 0, "test_normal": 0, "test_defective": 0}, "nothing to render"),
+        ({"size": 8}, "size 8: give 64 to 2048"),
+        ({"seed": -1}, "seed -1"),
+        ({"workers": 0}, "workers 0"),
+    ],
+)
+def test_bad_values_are_named(tmp_path, change, match):
+    with pytest.raises(UserError, match=match):
+        render_rig(tmp_path / "r", **(SMALL | change))
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_file_in_the_way_and_a_missing_extra_are_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        render_rig(tmp_path / "file", **SMALL)
+    monkeypatch.delitem(sys.modules, "mvead_jax.rig.sample", raising=False)
+    monkeypatch.delitem(sys.modules, "mvead_jax.rig.mesh", raising=False)
+    monkeypatch.setitem(sys.modules, "embreex", None)
+    monkeypatch.setitem(sys.modules, "embreex.mesh_construction", None)
+    with pytest.raises(UserError, match="embreex.*pip install"):
+        render_rig(tmp_path / "r", **SMALL)
