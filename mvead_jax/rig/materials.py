@@ -55,7 +55,7 @@ MATERIALS: dict[str, Material] = {
     ),
     "lacquer": Material((0.50, 0.035, 0.03), roughness=0.22, mottle=0.05, scale=0.8),
     "bare": Material((0.90, 0.88, 0.84), 0.5, 0.35, 0.15, 0.3),
-    "whitened": Material((0.58, 0.64, 0.56), roughness=0.6, mottle=0.15, scale=0.3),
+    "whitened": Material((0.21, 0.33, 0.22), roughness=0.6, mottle=0.15, scale=0.3),
     "splinter": Material((0.80, 0.66, 0.46), roughness=0.7, mottle=0.15, scale=0.3),
     "bore": Material((0.16, 0.085, 0.04), roughness=0.8, mottle=0.15, scale=0.3),
     "swarf": Material((0.70, 0.70, 0.71), 1.0, 0.25, 0.1, 0.4),

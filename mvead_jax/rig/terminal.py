@@ -101,13 +101,13 @@ def build(rng: np.random.Generator) -> Part:
         components[f"screw {k}"] = _screw().placed(
             turn_z(rng.uniform(0.0, 180.0)), (x, _SCREW_Y, 15.25 + rng.uniform(0.0, 0.6))
         )
-        components[f"clamp {k}"] = _clamp().placed(np.eye(3), (x, -8.0 + rng.uniform(-0.6, 0.6), 5.0))
+        components[f"clamp {k}"] = _clamp().placed(np.eye(3), (x, -8.0 + rng.uniform(-0.9, 0.9), 5.0))
         components[f"marker {k}"] = _marker().placed(
-            turn_z(rng.uniform(-1.7, 1.7)),
-            (x + rng.uniform(-0.14, 0.14), 8.6, 12.05 + rng.uniform(-0.1, 0.1)),
+            turn_z(rng.uniform(-3.2, 3.2)),
+            (x + rng.uniform(-0.3, 0.3), 8.6, 12.05 + rng.uniform(-0.1, 0.1)),
         )
-        along = 0.5 + rng.uniform(-0.08, 0.08)
+        along = 0.5 + rng.uniform(-0.15, 0.15)
         components[f"lever {k}"] = _lever().placed(lying, (x, y0 + along * (y1 - y0), z0 + along * (z1 - z0)))
     removable = tuple(name for name in components if name.startswith(("screw", "clamp", "marker", "lever")))
     # Even plastic shows small defects that cast metal hides.
-    return Part(components, removable, defect_scale=0.85)
+    return Part(components, removable, defect_scale=0.78)
