@@ -15,6 +15,11 @@ from typing import Any
 
 from mvead_jax.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -39,6 +44,32 @@ def whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of `folder` while the block runs; where the system has no such lock, nothing.
+
+    Raises:
+      UserError: another process has it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise UserError(
+            f"{folder}: another process is writing here; wait for it or choose another folder"
+        ) from None
+    except OSError:
+        pass  # a network file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _is_running(process: str) -> bool:

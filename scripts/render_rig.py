@@ -4,7 +4,7 @@
 
 makes two part families with 40 normal training samples, 16 normal and 24 defective test samples each, every
 sample seen by five cameras at 256 x 256 pixels: 160 samples, about a minute on two cores and 24 MB.
-Run again, it finds the finished set and returns at once. Needs the extra: pip install 'mvead_jax[rig]'.
+Run again, it finds the finished set and returns at once. Needs the extra: pip install -e '.[rig]'.
 """
 
 from __future__ import annotations
@@ -30,19 +30,17 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=256, help="pixels per side")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=None, help="processes; one per core if not given")
-    parser.add_argument("--overwrite", action="store_true", help="replace a rendered set of other settings")
     args = parser.parse_args()
     begin = time.monotonic()
     rig = render_rig(
         args.output,
-        families=[family for family in args.families.split(",") if family],
+        families=[family.strip() for family in args.families.split(",") if family.strip()],
         train=args.train,
         test_normal=args.test_normal,
         test_defective=args.test_defective,
         size=args.size,
         seed=args.seed,
         workers=args.workers,
-        overwrite=args.overwrite,
     )
     if rig.rendered == 0:
         print(f"{rig.root}: found the finished set, {rig.samples} samples of five views")

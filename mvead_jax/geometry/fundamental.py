@@ -6,12 +6,15 @@ Convention of the project: x_aᵀ F_ab x_b = 0 for homogeneous image points, x_c
 
 from __future__ import annotations
 
+import numpy as np
 from jaxtyping import Array, Bool, Float
+
+AnyArray = Array | np.ndarray
 
 
 def fundamental_from_cameras(
-    K: Float[Array, "V 3 3"], R: Float[Array, "V 3 3"], t: Float[Array, "V 3"]
-) -> Float[Array, "V V 3 3"]:
+    K: Float[AnyArray, "V 3 3"], R: Float[AnyArray, "V 3 3"], t: Float[AnyArray, "V 3"]
+) -> Float[AnyArray, "V V 3 3"]:
     """F of every ordered pair of views from their cameras; F_ba = F_abᵀ exactly, the diagonal is zero.
 
     With R_ab = R_a R_bᵀ and t_ab = t_a - R_ab t_b (Hartley and Zisserman, sec. 9.6):
@@ -34,16 +37,12 @@ def fundamental_from_cameras(
     cross = xp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
     inverse = xp.linalg.inv(K)
     F = _product(_product(_transposed(inverse)[:, None], _product(cross, relative)), inverse[None])
-    # One triangle decides both orders, so that F_ba is F_ab transposed to the last bit.
-    views = xp.arange(K.shape[0])
-    upper = (views[:, None] < views[None, :])[..., None, None]
-    F = _unit(xp.where(upper, F, zero[..., None, None]))
-    return F + xp.transpose(F, (1, 0, 3, 2))
+    return _of_both_orders(F)
 
 
 def mirror_fundamental(
-    F: Float[Array, "V V 3 3"], mirrored: Bool[Array, " V"], width: Float[Array, " V"]
-) -> Float[Array, "V V 3 3"]:
+    F: Float[AnyArray, "V V 3 3"], mirrored: Bool[AnyArray, " V"], width: Float[AnyArray, " V"]
+) -> Float[AnyArray, "V V 3 3"]:
     """F between images as stored when some are flipped left-right (x -> W - x).
 
     The flip M = [[-1, 0, W], [0, 1, 0], [0, 0, 1]] is its own inverse, so F'_ab = M_aᵀ F_ab M_b; the result
@@ -59,24 +58,23 @@ def mirror_fundamental(
     sign = xp.where(mirrored, -one, one)
     shift = xp.where(mirrored, width, zero)
     M = xp.stack([sign, zero, shift, zero, one, zero, zero, zero, one], axis=-1).reshape(-1, 3, 3)
-    flipped = _product(_product(_transposed(M)[:, None], F), M[None])
-    views = xp.arange(F.shape[0])
-    upper = (views[:, None] < views[None, :])[..., None, None]
-    flipped = _unit(xp.where(upper, flipped, xp.zeros_like(flipped)))
-    return flipped + xp.transpose(flipped, (1, 0, 3, 2))
+    return _of_both_orders(_product(_product(_transposed(M)[:, None], F), M[None]))
 
 
-def _product(a: Float[Array, "... n k"], b: Float[Array, "... k m"]) -> Float[Array, "... n m"]:
+def _product(a: Float[AnyArray, "... n k"], b: Float[AnyArray, "... k m"]) -> Float[AnyArray, "... n m"]:
     """Matrix product written out: a backend's fast matmul would round a 3 x 3 matrix to bfloat16."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
-def _transposed(a: Float[Array, "V n m"]) -> Float[Array, "V m n"]:
+def _transposed(a: Float[AnyArray, "V n m"]) -> Float[AnyArray, "V m n"]:
     return a.__array_namespace__().transpose(a, (0, 2, 1))
 
 
-def _unit(F: Float[Array, "V V 3 3"]) -> Float[Array, "V V 3 3"]:
-    """Divide each matrix by its Frobenius norm; zero stays zero."""
+def _of_both_orders(F: Float[AnyArray, "V V 3 3"]) -> Float[AnyArray, "V V 3 3"]:
+    """Unit Frobenius norm (zero stays zero), and F_ba = F_abᵀ to the last bit: a < b decides both orders."""
     xp = F.__array_namespace__()
+    views = xp.arange(F.shape[0])
+    F = xp.where((views[:, None] < views[None, :])[..., None, None], F, xp.zeros_like(F))
     norm = xp.sqrt(xp.sum(F * F, axis=(-2, -1), keepdims=True))
-    return F / xp.where(norm > 0, norm, xp.ones_like(norm))
+    F = F / xp.where(norm > 0, norm, xp.ones_like(norm))
+    return F + xp.transpose(F, (1, 0, 3, 2))

@@ -106,4 +106,4 @@ def build(rng: np.random.Generator) -> Part:
         components[f"dowel {k}"] = _dowel().placed(facing(outward), (start[0], start[1], 5.2))
     removable = tuple(name for name in components if name.startswith(("peg", "dowel")))
     # Grain hides what would stand out on metal or plastic.
-    return Part(components, removable, defect_scale=1.42)
+    return Part(components, removable, defect_scale=1.5)

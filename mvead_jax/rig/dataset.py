@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from mvead_jax.errors import UserError
+from mvead_jax.files import locked
 from mvead_jax.progress import progress
 from mvead_jax.rig import manifest
 from mvead_jax.rig.calibration import cameras_json
@@ -48,43 +52,46 @@ def render_rig(
     size: int = 256,
     seed: int = 0,
     workers: int | None = None,
-    overwrite: bool = False,
 ) -> RigSet:
     """Render the inspection rig under `root`, or find it there already.
 
-    A set that is complete is left as it is; of an unfinished or damaged one the whole samples are kept.
+    A set that is complete is left as it is; of an unfinished one the whole samples are kept.
 
     Args:
       root: folder of the set; made if missing.
       families: part families, one category each, of layout.FAMILIES.
       train, test_normal, test_defective: samples per category.
       size: pictures are size x size pixels.
-      seed: every pixel is a function of it; the number of workers changes nothing.
+      seed: with the same library versions every pixel is a function of it and the settings above; the
+        number of workers changes nothing.
       workers: processes; None: one per usable core.
-      overwrite: replace a set of other settings that the rig wrote at `root` before. Files that it did not
-        write are never touched.
 
     Raises:
-      UserError: bad values, the extra `rig` is missing, or `root` holds something else.
+      UserError: bad values, the extra `rig` is missing, or `root` holds a set of other settings or files that
+        the rig did not write. No such file is touched.
     """
     settings = _checked(families, train, test_normal, test_defective, size, seed)
     if workers is not None and workers < 1:
         raise UserError(f"workers {workers}: give at least 1")
     root = Path(root)
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: is a file; give a folder for the rendered set")
-    done = manifest.take_over(root, settings, overwrite)
     names = list(settings.names())
-    missing = [name for name in names if key(name) not in done]
-    if missing or not manifest.is_finished(root):
-        if missing:
-            _require_renderer()
-        try:
-            manifest.begin(root, settings, done)
-            _render(root, settings, missing, workers or _usable_cores(), done)
-            manifest.finish(root, settings, done, _texts(settings, done))
-        except OSError as error:
-            raise UserError(f"{root}: cannot write the set: {error}") from error
+    try:
+        if root.exists() and not root.is_dir():
+            raise UserError(f"{root}: is a file; give a folder for the rendered set")
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root):
+            done = manifest.take_over(root, settings)
+            missing = [name for name in names if key(name) not in done]
+            if missing:
+                _require_renderer()
+            if missing or not manifest.is_finished(root):
+                manifest.begin(root, settings, done)
+                _render(root, settings, missing, workers or _usable_cores(), done)
+                manifest.finish(root, settings, done, _texts(settings, done))
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or root}: {error.strerror or error}; choose another --output"
+        ) from error
     return RigSet(root, len(names), len(missing))
 
 
@@ -111,8 +118,8 @@ def _require_renderer() -> None:
         import mvead_jax.rig.sample  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"the rig needs {error.name}, which is not installed: pip install 'mvead_jax[rig]' "
-            "(embreex has no wheel for Linux on ARM)"
+            f"the rig's renderer is not installed ({error}): pip install -e '.[rig]' in the checkout "
+            "(its embreex has no wheel for Linux on ARM)"
         ) from error
 
 
@@ -146,14 +153,42 @@ def _run(function: Callable[..., dict], jobs: list[tuple], workers: int) -> Iter
         yield from (function(*job) for job in jobs)
         return
     # Spawned, not forked: the caller may run JAX, whose threads do not survive a fork.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_follow_parent)
     try:
-        for future in as_completed([pool.submit(function, *job) for job in jobs]):
+        with _ctrl_c_kept_from_children():
+            futures = [pool.submit(function, *job) for job in jobs]
+        for future in as_completed(futures):
             yield future.result()
     except BrokenProcessPool as error:
-        raise UserError("a rendering process died (out of memory?): try fewer workers") from error
+        raise UserError(
+            "a rendering process died: out of memory (try --workers 1), or the calling script lacks "
+            "`if __name__ == '__main__':`"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _ctrl_c_kept_from_children() -> Iterator[None]:
+    """Processes started in the block leave Ctrl-C to their parent, which ends them without a traceback."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _follow_parent() -> None:
+    """Ends this worker as soon as its parent is gone, killed ones included."""
+
+    def wait() -> None:
+        parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _texts(settings: Settings, done: Records) -> dict[str, str]:

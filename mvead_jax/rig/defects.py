@@ -62,10 +62,9 @@ class Stain:
 
 @dataclass(frozen=True)
 class Defect:
-    """The defective part: its components, the name of the one that was removed, or a stain on them."""
+    """The defective part: its components, or a stain on them."""
 
     components: dict[str, Component]
-    removed: str | None = None
     stain: Stain | None = None
 
 
@@ -92,7 +91,7 @@ class Dice:
 def draw_defect(
     kind: str, part: Part, scene: Scene, rotation: np.ndarray, rig: Rig, view: int, dice: Dice
 ) -> Defect | None:
-    """One defect that view `view` should see and some other view should not; None if no place was found.
+    """One defect, None if no place was found; all but a missing part lie where `view` sees the part well.
 
     Args:
       scene: the intact part in the world, component 0 the tray, the rest in the order of `part.components`.
@@ -100,7 +99,7 @@ def draw_defect(
     """
     if kind == "missing":
         name = str(dice.rng.choice(part.removable))
-        return Defect({k: c for k, c in part.components.items() if k != name}, removed=name)
+        return Defect({k: c for k, c in part.components.items() if k != name})
     anchor = find_anchor(part, scene, rotation, rig, view, dice.rng)
     if anchor is None:
         return None
@@ -125,7 +124,7 @@ def _chain(points: np.ndarray, radius: float, segments: int) -> Manifold:
 
 def _scratch(anchor: Anchor, part: Part, scene: Scene, rotation: np.ndarray, dice: Dice) -> Manifold | None:
     """A groove along a line on the surface that thins out at both ends."""
-    length = dice.size(8.0, 20.0)
+    length = dice.share(8.0, 20.0)
     width = dice.size(0.6, 1.1)
     depth = dice.size(0.16, 0.36)
     path = surface_path(anchor, part, scene, rotation, length, dice.rng)

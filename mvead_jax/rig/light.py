@@ -71,8 +71,8 @@ def radiance(light: Light, directions: np.ndarray, roughness: np.ndarray | None 
 class DiffuseLight:
     """Diffuse light and openness per vertex of a scene, found when a ray first needs them.
 
-    light = (1/pi) sum over directions of visible · cosine · radiance; openness = share of the cosine-weighted
-    sky that is visible.
+    light = (1/π) Σ visible · cosine · radiance · dω over directions of dω = 2π / their number, and a little
+    that the surroundings throw back; openness = share of the cosine-weighted sky that is visible.
     """
 
     def __init__(self, scene: Scene, light: Light):

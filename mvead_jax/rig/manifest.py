@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvead_jax.data.records import unsafe_path
 from mvead_jax.errors import UserError
 from mvead_jax.files import sha256, write_json, write_text
 from mvead_jax.rig.cameras import VIEWS
-from mvead_jax.rig.layout import FAMILIES, SPLITS, SampleName, image_folder
+from mvead_jax.rig.layout import SPLITS, SampleName, image_folder
 
 VERSION = 1  # raise it when the same settings give other pictures
 MANIFEST, JOURNAL, CAMERAS, LISTS = "rig.json", "rig.partial.jsonl", "cameras.json", "realiad_jsons"
@@ -27,7 +28,7 @@ Records = dict[str, dict[str, Any]]
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything the set is a function of."""
+    """What the set is a function of, besides the versions of the libraries that draw it."""
 
     families: tuple[str, ...]
     train: int
@@ -53,11 +54,12 @@ def key(name: SampleName) -> str:
     return f"{name.category}/{name.folder}"
 
 
-def take_over(root: Path, settings: Settings, overwrite: bool) -> Records:
-    """Records of the samples at `root` that are whole and belong to `settings`.
+def take_over(root: Path, settings: Settings) -> Records:
+    """Records of the samples of `settings` that are whole at `root`; the others are to be rendered.
 
-    Refuses, or with `overwrite` clears away, a set of other settings; always refuses files of the same names
-    that no manifest or journal claims.
+    Raises:
+      UserError: `root` holds a set of other settings, files of the same names that the rig did not write, or
+        files that changed after it wrote them.
     """
     found = _read_state(root)
     if found is None:
@@ -68,24 +70,27 @@ def take_over(root: Path, settings: Settings, overwrite: bool) -> Records:
         if foreign:
             raise UserError(f"{foreign[0]}: exists and was not written by the rig; choose another folder")
         return {}
-    old, samples = found
+    old, records, texts = found
     new = settings.as_json()
-    if old == new:
-        return {name: record for name, record in samples.items() if _is_whole(root, record)}
-    if not overwrite:
-        fields = [field for field in new if old.get(field) != new[field]]
-        changed = "; ".join(f"{field} is {old.get(field)!r}, not {new[field]!r}" for field in fields)
-        raise UserError(f"{root}: holds another rig ({changed}); choose another folder or --overwrite")
-    _clear(root, old)
-    return {}
+    if old != new:
+        fields = sorted(field for field in old.keys() | new.keys() if old.get(field) != new.get(field))
+        changed = "; ".join(f"{field} is {old.get(field)!r}, not {new.get(field)!r}" for field in fields)
+        raise UserError(f"{root}: holds another rig ({changed}); choose another folder, or delete this one")
+    files = texts | {path: digest for record in records.values() for path, digest in record["files"].items()}
+    states = {path: _digest(root / path) for path in files}
+    changed = [path for path, digest in files.items() if states[path] not in (None, digest)]
+    if changed:
+        more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+        raise UserError(
+            f"{root / changed[0]}{more}: changed since the rig wrote it; delete it to have it made again"
+        )
+    return {name: one for name, one in records.items() if all(states[path] for path in one["files"])}
 
 
 def is_finished(root: Path) -> bool:
-    """Is there a manifest, and are the lists and cameras it names whole? (Samples: see `take_over`.)"""
-    try:
-        return _is_whole(root, json.loads((root / MANIFEST).read_text()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False
+    """Is there a manifest, and are the lists and cameras it names there? (Samples: see `take_over`.)"""
+    found = _read_state(root)
+    return found is not None and bool(found[2]) and all((root / path).exists() for path in found[2])
 
 
 def begin(root: Path, settings: Settings, done: Records) -> None:
@@ -109,67 +114,42 @@ def finish(root: Path, settings: Settings, done: Records, texts: dict[str, str])
     (root / JOURNAL).unlink(missing_ok=True)
 
 
-def _read_state(root: Path) -> tuple[dict[str, Any], Records] | None:
-    """Settings and sample records of the manifest or, failing that, of the journal; None without both.
+def _read_state(root: Path) -> tuple[dict[str, Any], Records, dict[str, str]] | None:
+    """Settings, sample records, and digests of the other files (a journal has none); None without a state.
+
+    The manifest or, failing that, the journal.
 
     Raises:
       UserError: neither is readable as what the rig writes.
     """
-    fields = {"rig", *(field.name for field in dataclasses.fields(Settings))}
     for path in (root / MANIFEST, root / JOURNAL):
         if not path.exists():
             continue
+        text = path.read_text(encoding="utf-8", errors="replace")
         try:
             if path.name == MANIFEST:
-                content = json.loads(path.read_text())
-                settings, samples = dict(content["settings"]), dict(content["samples"])
+                content = json.loads(text)
+                settings, records, texts = content["settings"], content["samples"], content["files"]
             else:
                 # What follows the last line end is torn: the process was killed while it wrote.
-                lines = [json.loads(line) for line in path.read_text().split("\n")[:-1]]
-                settings = dict(lines[0]["settings"])
-                samples = {record["sample"]: record for record in lines[1:]}
-            if settings.keys() != fields:
-                raise ValueError("settings have other fields")
-            for name, record in samples.items():
-                if record["sample"] != name or len(record["defective"]) != len(VIEWS) or not record["files"]:
-                    raise ValueError(f"odd record of {name}")
-                record["files"].items()
-            return settings, samples
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, OSError) as error:
-            raise UserError(f"{path}: damaged ({error}); delete the folder and render again") from error
+                lines = [json.loads(line) for line in text.split("\n")[:-1]]
+                settings, texts = lines[0]["settings"], {}
+                records = {record["sample"]: record for record in lines[1:]}
+            for record in records.values():
+                if len(record["defective"]) != len(VIEWS) or not record["files"]:
+                    raise ValueError("odd record")
+            for name in [*texts, *(name for record in records.values() for name in record["files"])]:
+                if why := unsafe_path(name):
+                    raise ValueError(f"{name!r} {why}")
+            return dict(settings), dict(records), dict(texts)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise UserError(f"{path}: not what the rig writes ({error!r}); choose another folder") from error
     return None
 
 
-def _is_whole(root: Path, record: dict[str, Any]) -> bool:
-    return all(_digest(root / path) == digest for path, digest in record["files"].items())
-
-
 def _digest(path: Path) -> str | None:
+    """SHA-256 of a file; None if it is not there."""
     try:
         return sha256(path)
-    except OSError:
+    except FileNotFoundError:
         return None
-
-
-def _clear(root: Path, old: dict[str, Any]) -> None:
-    """Delete what the rig wrote for the settings `old`, and the folders that this leaves empty.
-
-    The names come from the settings, not from the manifest's list: a file that someone edited must not be
-    able to name others. A killed run may also have written pictures that no list names yet.
-    """
-    fields = {field: value for field, value in old.items() if field != "rig"}
-    if old.get("rig") != VERSION or not set(fields["families"]) <= set(FAMILIES):
-        raise UserError(f"{root}: written by another version of the rig; delete the folder yourself")
-    settings = Settings(**fields)
-    (root / MANIFEST).unlink(missing_ok=True)
-    files = {CAMERAS} | {f"{LISTS}/{family}.json" for family in settings.families}
-    for name in settings.names():
-        stems = [f"{image_folder(settings.size)}/{key(name)}/{name.stem(view)}" for view in range(len(VIEWS))]
-        files |= {stem + ending for stem in stems for ending in (".jpg", ".png")}
-    for file in files:
-        (root / file).unlink(missing_ok=True)
-    folders = {parent for file in files for parent in Path(file).parents if parent != Path(".")}
-    for folder in sorted(folders, key=lambda path: len(path.parts), reverse=True):
-        if (root / folder).is_dir() and not any((root / folder).iterdir()):
-            (root / folder).rmdir()
-    (root / JOURNAL).unlink(missing_ok=True)

@@ -20,9 +20,9 @@ _LATTICE = 64
 class Material:
     """How a surface answers light; colours are linear RGB.
 
-    metallic 0 or 1; roughness in (0, 1]; mottle: relative brightness of the fractal texture, `scale` mm per
-    lattice cell; bump: how much the normal wobbles, `bump_scale` mm; pattern: "", "turned" (rings around z),
-    "brushed" (lines along x) or "wood".
+    metallic in [0, 1], between them for coated or soiled metal; roughness in (0, 1]; mottle: relative
+    brightness of the fractal texture, `scale` mm per lattice cell; bump: how much the normal wobbles,
+    `bump_scale` mm; pattern: "", "turned" (rings around z), "brushed" (lines along x) or "wood".
     """
 
     color: tuple[float, float, float]

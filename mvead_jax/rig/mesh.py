@@ -30,12 +30,16 @@ class Mesh:
     marked: np.ndarray
 
 
+def refined(solid: Manifold) -> Manifold:
+    """The same solid with no edge longer than light kept per vertex allows."""
+    return solid.refine_to_length(_EDGE)
+
+
 def to_mesh(
     solid: Manifold,
     material: str,
     tools: dict[int, str] | None = None,
     defect_tools: frozenset[int] = frozenset(),
-    edge: float = _EDGE,
 ) -> Mesh:
     """Mesh of a CSG solid; every triangle knows the tool it came from.
 
@@ -44,9 +48,8 @@ def to_mesh(
       material: name of the material of every face whose tool is not listed.
       tools: original id of a tool -> material of the surface that it left.
       defect_tools: original ids of tools that made a defect; their faces are marked.
-      edge: longest edge (mm) after refinement.
     """
-    mesh = solid.calculate_normals(0, _SHARP).refine_to_length(edge).to_mesh()
+    mesh = refined(solid.calculate_normals(0, _SHARP)).to_mesh()
     values = np.asarray(mesh.vert_properties, dtype=np.float32)
     faces = np.asarray(mesh.tri_verts).astype(np.int32)
     runs = np.diff(np.asarray(mesh.run_index, dtype=np.int64)) // 3
@@ -67,6 +70,10 @@ class Hits:
     face: np.ndarray
     u: np.ndarray
     v: np.ndarray
+
+    def at(self, rays: np.ndarray) -> Hits:
+        """The hits of some rays: indices or a mask."""
+        return Hits(self.face[rays], self.u[rays], self.v[rays])
 
 
 class Scene:

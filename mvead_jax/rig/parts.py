@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from manifold3d import CrossSection, Manifold
 
-from mvead_jax.rig.mesh import Mesh, to_mesh
+from mvead_jax.rig.mesh import Mesh, refined, to_mesh
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,13 @@ class Part:
 
 
 def component(solid: Manifold, material: str, under: str, tools: dict[int, str] | None = None) -> Component:
-    """Component of a solid, meshed once."""
+    """Component of a solid, meshed once.
+
+    The solid is kept refined: a later cut then changes the triangles that it touches and no others, and with
+    them the light that is kept per vertex.
+    """
     tools = tools or {}
+    solid = refined(solid)
     return Component(solid, material, under, to_mesh(solid, material, tools), tuple(tools.items()))
 
 

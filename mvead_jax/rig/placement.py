@@ -59,7 +59,7 @@ def find_anchor(
         return None
     i = int(np.argmax(good))
     names = list(part.components)
-    local = scene.interpolate(Hits(hits.face[i : i + 1], hits.u[i : i + 1], hits.v[i : i + 1]), scene.part)[0]
+    local = scene.interpolate(hits.at(np.array([i])), scene.part)[0]
     name = names[int(scene.component[hits.face[i]]) - 1]
     return Anchor(local, rotation.T @ normals[i], points[i], normals[i], name)
 

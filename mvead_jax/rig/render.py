@@ -45,7 +45,7 @@ def render_view(
     light: Light,
     baked: DiffuseLight,
     finish: Finish,
-    stain: Stain | None = None,
+    stain: Stain | None,
 ) -> np.ndarray:
     """Linear picture [size,size,3] of one view.
 
@@ -93,7 +93,7 @@ def shade(
     """Linear colour [n,3] of rays that hit (or missed: dark) something."""
     color = np.full((len(directions), 3), 0.02, np.float32)
     hit = np.flatnonzero(hits.face >= 0)
-    inside = Hits(hits.face[hit], hits.u[hit], hits.v[hit])
+    inside = hits.at(hit)
     view = -directions[hit]
     normals = _unit(scene.interpolate(inside, scene.normals))
     points = scene.interpolate(inside, scene.part)
@@ -140,10 +140,10 @@ def _reflections(
     Returns:
       The hits [j] whose reflected ray met something, and its brightness [j].
     """
-    start = scene.interpolate(Hits(hits.face[shiny], hits.u[shiny], hits.v[shiny]), scene.vertices)
+    start = scene.interpolate(hits.at(shiny), scene.vertices)
     second = scene.trace(start + np.float32(0.03) * normals[shiny], reflected[shiny])
     met = np.flatnonzero(second.face >= 0)
-    seen = Hits(second.face[met], second.u[met], second.v[met])
+    seen = second.at(met)
     brightness = np.array([np.mean(material.color) for material in finish.table], np.float32)
     return shiny[met], baked.at(seen)[0] * brightness[scene.material[seen.face]]
 

@@ -6,6 +6,7 @@ import hashlib
 import io
 import zlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from mvead_jax.rig.render import Traced, encode, expose, render_view, shade, tra
 
 BUILDERS = {"flange": flange.build, "terminal": terminal.build, "cogwheel": cogwheel.build}
 _PART, _DEFECT, _SENSOR = range(3)  # what random numbers are for
-_ATTEMPTS = 200
+_ATTEMPTS, _STUBBORN = 400, 40  # draws of a defect in all, and with the severity that was planned
+_SAME = 0.02  # mm that the end of a ray may move without having met something else
 _CLEAR = 200.0  # least visibility of a defect, see `_visibility`
 _GOLDEN = 0.6180339887498949
 
@@ -54,6 +56,7 @@ def severity(seed: int, name: SampleName) -> float:
     return float((start + _GOLDEN * (name.index // len(KINDS))) % 1.0)
 
 
+@cache
 def tray() -> Mesh:
     """The mat under the part: a plane at z = 0, fine where shadows fall."""
     coarse = np.array([46.0, 60.0, 90.0, 140.0])
@@ -71,7 +74,7 @@ def tray() -> Mesh:
 
 
 def draw_pose(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Rotation [3,3] and translation [3] (mm) of a part put down by hand; it rests on the tray."""
+    """Rotation [3,3] and translation [3] (mm, in the tray's plane) of a part put down by hand."""
     angles = np.deg2rad(rng.uniform(-1.0, 1.0, 3) * (4.0, 0.9, 0.9))
     (cy, cp, cr), (sy, sp, sr) = np.cos(angles), np.sin(angles)
     turn = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
@@ -136,16 +139,22 @@ def look(name: SampleName, seed: int, station: Station, light: Light, finish: Fi
         return intact
     level = severity(seed, name)
     for attempt in range(_ATTEMPTS):
-        view = (name.index // len(KINDS) + name.index + attempt) % len(cameras.VIEWS)
-        dice = Dice(_generator(seed, name, _DEFECT, attempt), level, station.part.defect_scale)
+        # The samples of a kind take the views in turn, each kind from another one on.
+        number, kind = divmod(name.index, len(KINDS))
+        view = (number + kind + attempt) % len(cameras.VIEWS)
+        rng = _generator(seed, name, _DEFECT, attempt)
+        if attempt > _STUBBORN:  # no place for one so large, or none where one so small would show
+            level = float(rng.random())
+        dice = Dice(rng, level, station.part.defect_scale)
         defect = draw_defect(name.kind, station.part, scene, station.rotation, station.rig, view, dice)
         if defect is None:
             continue
         seen = _spoilt(station, defect, intact, light)
         showing = np.flatnonzero(seen.masks.sum(axis=1) >= mask_threshold(station.rig.size))
-        if 0 < len(showing) < len(cameras.VIEWS) and any(
-            _visibility(view, intact, seen, light, finish, station.rig.size) >= _CLEAR for view in showing
-        ):
+        if not 0 < len(showing) < len(cameras.VIEWS):
+            continue
+        clear = (_visibility(shown, intact, seen, light, finish, station.rig.size) for shown in showing)
+        if max(clear) >= _CLEAR:
             return seen
     raise RuntimeError(f"{name}: no place for a {name.kind} in {_ATTEMPTS} attempts")
 
@@ -154,11 +163,31 @@ def _spoilt(station: Station, defect: Defect, intact: Seen, light: Light) -> See
     """What the cameras meet of the defective part."""
     scene = station.scene(defect.components)
     traced = station.trace(scene)
-    if defect.removed is not None:
-        masks = _removed_masks(station.part, defect.removed, intact)
-    else:
-        masks = np.stack([_mask(scene, hits, defect.stain) for hits, _ in traced])
-    return Seen(scene, DiffuseLight(scene, light), traced, defect.stain, masks)
+    masks = [
+        _mask(intact.scene, before, scene, after, defect.stain)
+        for (before, _), (after, _) in zip(intact.traced, traced, strict=True)
+    ]
+    return Seen(scene, DiffuseLight(scene, light), traced, defect.stain, np.stack(masks))
+
+
+def _mask(intact: Scene, before: Hits, spoilt: Scene, after: Hits, stain: Stain | None) -> np.ndarray:
+    """bool [pixels] of one view: the ray of the pixel's centre meets the defect.
+
+    That is: it meets a face that the defect made, or the part under the stain, or it ends elsewhere than on
+    the intact part, because the defect took away or covered what it met.
+    """
+    was, now = before.face >= 0, after.face >= 0
+    mask = was != now
+    both = np.flatnonzero(was & now)
+    old = intact.interpolate(before.at(both), intact.vertices)
+    here = after.at(both)
+    new = spoilt.interpolate(here, spoilt.vertices)
+    mask[both] = (np.linalg.norm(new - old, axis=1) > _SAME) | spoilt.marked[here.face]
+    if stain is not None:
+        part = both[spoilt.component[here.face] > 0]
+        points = spoilt.interpolate(after.at(part), spoilt.part)
+        mask[part] |= stain.coverage(points) > 0.0
+    return mask
 
 
 def _visibility(view: int, intact: Seen, spoilt: Seen, light: Light, finish: Finish, size: int) -> float:
@@ -168,35 +197,10 @@ def _visibility(view: int, intact: Seen, spoilt: Seen, light: Light, finish: Fin
     shown = []
     for seen in (intact, spoilt):
         hits, directions = seen.traced[view]
-        here = Hits(hits.face[where], hits.u[where], hits.v[where])
-        color = shade(seen.scene, here, directions[where], light, seen.baked, finish, seen.stain)
+        color = shade(seen.scene, hits.at(where), directions[where], light, seen.baked, finish, seen.stain)
         shown.append(encode(color).astype(np.int32))
     change = np.abs(shown[1] - shown[0]).max(axis=1).mean()
     return float(change * np.sqrt(len(where)) * 256 / size)
-
-
-def _mask(scene: Scene, hits: Hits, stain: Stain | None) -> np.ndarray:
-    """bool [pixels]: the centre's ray meets a face that the defect made, or the part under the stain."""
-    met = hits.face >= 0
-    if stain is None:
-        return met & scene.marked[hits.face]
-    mask = met & (scene.component[hits.face] > 0)
-    where = np.flatnonzero(mask)
-    points = scene.interpolate(Hits(hits.face[where], hits.u[where], hits.v[where]), scene.part)
-    mask[where] = stain.coverage(points) > 0.0
-    return mask
-
-
-def _removed_masks(part: Part, removed: str, intact: Seen) -> np.ndarray:
-    """bool [V,pixels]: where the absence of a component changes what is met.
-
-    That is where the ray through the intact part met the component first; everywhere else the ray meets the
-    same surface with and without it.
-    """
-    index = list(part.components).index(removed) + 1
-    return np.stack(
-        [(hits.face >= 0) & (intact.scene.component[hits.face] == index) for hits, _ in intact.traced]
-    )
 
 
 def render_sample(name: SampleName, seed: int, size: int) -> RenderedSample:

@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,11 @@ from PIL import Image
 
 from mvead_jax.data.realiad import load_index
 from mvead_jax.errors import UserError
+from mvead_jax.files import locked
+from mvead_jax.rig.calibration import cameras_json
 from mvead_jax.rig.dataset import render_rig
+from mvead_jax.rig.layout import SampleName
+from mvead_jax.rig.sample import render_sample
 
 SMALL = {"families": ["flange", "terminal"], "train": 1, "test_normal": 1, "test_defective": 5, "size": 64}
 
@@ -92,13 +99,42 @@ def test_a_finished_set_is_left_alone(copy):
     assert {path: path.stat().st_mtime_ns for path in copy.rglob("*")} == before
 
 
-def test_a_lost_and_a_damaged_picture_are_rendered_again(copy):
+def test_what_is_stored_is_what_was_rendered(rig):
+    name = SampleName("terminal", "test_defective", 2)
+    rendered = render_sample(name, 0, 64)
+    folder = rig / "realiad_64/terminal"
+    for view in range(5):
+        with Image.open(folder / name.folder / f"{name.stem(view)}.jpg") as picture:
+            difference = np.abs(np.asarray(picture).astype(int) - rendered.images[view])
+        assert difference.mean() < 4
+        mask = folder / name.folder / f"{name.stem(view)}.png"
+        if mask.exists():
+            with Image.open(mask) as stored:
+                np.testing.assert_array_equal(np.asarray(stored) > 0, rendered.masks[view])
+        assert mask.exists() == (rendered.masks[view].sum() >= 1)
+    assert json.loads((rig / "cameras.json").read_text()) == cameras_json(["flange", "terminal"], 64)
+
+
+def test_what_was_lost_is_made_again(copy):
     before = contents(copy)
-    pictures = sorted(copy.rglob("*.jpg"))
-    pictures[0].unlink()
-    pictures[-1].write_bytes(b"torn")
-    assert render_rig(copy, **SMALL, workers=1).rendered == 2
+    sorted(copy.rglob("*.jpg"))[0].unlink()
+    (copy / "realiad_jsons/terminal.json").unlink()
+    assert render_rig(copy, **SMALL, workers=1).rendered == 1
     assert contents(copy) == before
+    (copy / "cameras.json").unlink()
+    assert render_rig(copy, **SMALL, workers=1).rendered == 0
+    assert contents(copy) == before
+
+
+@pytest.mark.parametrize("pattern", ["*.jpg", "*.png", "realiad_jsons/*.json", "cameras.json"])
+def test_what_a_user_changed_is_named_and_kept(copy, pattern):
+    mine = sorted(copy.rglob(pattern))[0]
+    mine.write_bytes(b"mine")
+    with pytest.raises(UserError, match=f"{mine.name}: changed since the rig wrote it; delete it"):
+        render_rig(copy, **SMALL, workers=1)
+    assert mine.read_bytes() == b"mine"
+    mine.unlink()
+    render_rig(copy, **SMALL, workers=1)
 
 
 def test_a_killed_run_goes_on(rig, tmp_path, monkeypatch):
@@ -123,47 +159,79 @@ def test_a_killed_run_goes_on(rig, tmp_path, monkeypatch):
     assert contents(tmp_path) == contents(rig)
 
 
-def test_a_set_of_other_settings_is_refused_then_replaced_but_never_foreign_files(copy):
-    mine = copy / "realiad_64/flange/OK/mine.txt"
-    mine.write_text("keep")
-    smaller = SMALL | {"families": ["terminal"], "test_defective": 0}
-    with pytest.raises(UserError, match="holds another rig .*test_defective is 5, not 0"):
-        render_rig(copy, **smaller, workers=1)
-    render_rig(copy, **smaller, workers=1, overwrite=True)
-    assert mine.read_text() == "keep"
-    assert not list(copy.glob("realiad_64/flange/OK/S*"))
-    assert not (copy / "realiad_64/terminal/NG").exists()
-    assert len(load_index(copy, ["terminal"])) == 2
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_rendering_processes_end_with_their_parent(tmp_path):
+    script = Path(__file__).parents[2] / "scripts/render_rig.py"
+    options = ["--output", tmp_path, "--size", "64", "--workers", "2", "--train", "500"]
+    parent = subprocess.Popen([sys.executable, script, *options], stderr=subprocess.DEVNULL)
+    journal = tmp_path / "rig.partial.jsonl"
+    try:
+        wait_for(lambda: journal.exists() and journal.read_text().count("\n") > 2)
+        children = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/stat")
+            if stat(path)[1:2] == [str(parent.pid)]
+        ]
+        assert len(children) >= 2
+    finally:
+        parent.kill()
+        parent.wait()
+    wait_for(lambda: not any(stat(Path(f"/proc/{child}/stat"))[:1] not in ([], ["Z"]) for child in children))
+    few = {"families": ["terminal"], "train": 500, "test_normal": 16, "test_defective": 24, "size": 64}
+    with pytest.raises(UserError, match="holds another rig .*families"):
+        render_rig(tmp_path, **few)
+
+
+def stat(path):
+    """State and parent of a process, from what follows its name; empty if it is gone."""
+    try:
+        return path.read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return []
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.1)
+
+
+def test_two_processes_do_not_write_one_set(copy):
+    with locked(copy), pytest.raises(UserError, match="another process is writing here"):
+        render_rig(copy, **SMALL, workers=1)
+    assert render_rig(copy, **SMALL, workers=1).rendered == 0
+
+
+def test_a_set_of_other_settings_is_refused(copy):
+    before = contents(copy)
+    with pytest.raises(UserError, match="holds another rig .test_defective is 5, not 0.*delete this one"):
+        render_rig(copy, **(SMALL | {"test_defective": 0}))
+    assert contents(copy) == before
 
 
 @pytest.mark.parametrize("name", ["cameras.json", "realiad_jsons/flange.json", "realiad_64/flange"])
 def test_what_the_rig_did_not_write_is_refused(tmp_path, name):
     (tmp_path / name).mkdir(parents=True)
     with pytest.raises(UserError, match=f"{name}: exists and was not written by the rig"):
-        render_rig(tmp_path, **SMALL, overwrite=True)
+        render_rig(tmp_path, **SMALL)
 
 
-def test_an_edited_manifest_cannot_have_other_files_deleted(copy, tmp_path):
-    precious = tmp_path / "precious"
-    precious.mkdir()
-    (precious / "cameras.json").write_text("mine")
-    manifest = json.loads((copy / "rig.json").read_text())
-    manifest["settings"]["families"] = ["../../precious"]
-    first = next(iter(manifest["samples"].values()))
-    first["files"]["../precious/cameras.json"] = "0"
-    (copy / "rig.json").write_text(json.dumps(manifest))
-    with pytest.raises(UserError, match="another version of the rig"):
-        render_rig(copy, **SMALL, overwrite=True)
-    manifest["settings"]["families"] = ["flange"]
-    (copy / "rig.json").write_text(json.dumps(manifest))
-    render_rig(copy, **(SMALL | {"families": ["terminal"], "test_defective": 0}), workers=1, overwrite=True)
-    assert (precious / "cameras.json").read_text() == "mine"
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"settings": {}, "samples": {}}', '{"settings": 1}'])
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"settings": {}}', '{"settings": 1}', '{"settings": {}, "files": {}, "samples": {"a": 1}}'],
+)
 def test_a_damaged_manifest_is_one_clear_line(copy, text):
     (copy / "rig.json").write_text(text)
-    with pytest.raises(UserError, match="rig.json: damaged .*delete the folder"):
+    with pytest.raises(UserError, match="rig.json: not what the rig writes"):
+        render_rig(copy, **SMALL)
+
+
+def test_a_manifest_cannot_name_files_elsewhere(copy):
+    manifest = json.loads((copy / "rig.json").read_text())
+    manifest["files"]["../precious"] = "0"
+    (copy / "rig.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="'../precious' leaves"):
         render_rig(copy, **SMALL)
 
 
@@ -185,13 +253,16 @@ def test_bad_values_are_named(tmp_path, change, match):
     assert not (tmp_path / "r").exists()
 
 
-def test_a_file_in_the_way_and_a_missing_extra_are_named(tmp_path, monkeypatch):
+def test_an_impossible_folder_and_a_missing_extra_are_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file"):
         render_rig(tmp_path / "file", **SMALL)
+    for place in (tmp_path / "file/rig", tmp_path / ("x" * 300)):
+        with pytest.raises(UserError, match="choose another --output"):
+            render_rig(place, **SMALL)
     monkeypatch.delitem(sys.modules, "mvead_jax.rig.sample", raising=False)
     monkeypatch.delitem(sys.modules, "mvead_jax.rig.mesh", raising=False)
     monkeypatch.setitem(sys.modules, "embreex", None)
     monkeypatch.setitem(sys.modules, "embreex.mesh_construction", None)
-    with pytest.raises(UserError, match="embreex.*pip install"):
+    with pytest.raises(UserError, match="renderer is not installed.*pip install"):
         render_rig(tmp_path / "r", **SMALL)
