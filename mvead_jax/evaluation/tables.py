@@ -87,7 +87,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     console.print("percent; base rate = share of defective. Protocol:", highlight=False)
     for key, value in protocol.items():
         console.print(f"  {key}: {value}", highlight=False, markup=False, soft_wrap=True)
-    return text.getvalue().strip()
+    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
 def _percent(value: float) -> str:
