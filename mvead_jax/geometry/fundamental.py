@@ -7,7 +7,7 @@ Convention of the project: x_aᵀ F_ab x_b = 0 for homogeneous image points, x_c
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 AnyArray = Array | np.ndarray
 
@@ -26,8 +26,8 @@ def fundamental_from_cameras(
         arrays (traced ones too) in JAX.
     """
     xp = K.__array_namespace__()
-    relative = _product(R[:, None], _transposed(R)[None])
-    offset = t[:, None] - _product(relative, t[None, :, :, None])[..., 0]
+    relative = product(R[:, None], transposed(R)[None])
+    offset = t[:, None] - product(relative, t[None, :, :, None])[..., 0]
     length = xp.sqrt(xp.sum(t * t, axis=-1))
     rounding = 16 * xp.finfo(t.dtype).eps * (length[:, None] + length[None])
     apart = xp.sqrt(xp.sum(offset * offset, axis=-1)) > rounding
@@ -36,41 +36,20 @@ def fundamental_from_cameras(
     zero = xp.zeros_like(x)
     cross = xp.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
     inverse = xp.linalg.inv(K)
-    F = _product(_product(_transposed(inverse)[:, None], _product(cross, relative)), inverse[None])
-    return _of_both_orders(F)
+    F = product(product(transposed(inverse)[:, None], product(cross, relative)), inverse[None])
+    return of_both_orders(F)
 
 
-def mirror_fundamental(
-    F: Float[AnyArray, "V V 3 3"], mirrored: Bool[AnyArray, " V"], width: Float[AnyArray, " V"]
-) -> Float[AnyArray, "V V 3 3"]:
-    """F between images as stored when some are flipped left-right (x -> W - x).
-
-    The flip M = [[-1, 0, W], [0, 1, 0], [0, 0, 1]] is its own inverse, so F'_ab = M_aᵀ F_ab M_b; the result
-    has unit norm again and keeps F_ba = F_abᵀ exactly.
-
-    Args:
-      F: matrices between the images before any flip.
-      mirrored: which views are flipped.
-      width: image widths W in pixels.
-    """
-    xp = F.__array_namespace__()
-    one, zero = xp.ones_like(width), xp.zeros_like(width)
-    sign = xp.where(mirrored, -one, one)
-    shift = xp.where(mirrored, width, zero)
-    M = xp.stack([sign, zero, shift, zero, one, zero, zero, zero, one], axis=-1).reshape(-1, 3, 3)
-    return _of_both_orders(_product(_product(_transposed(M)[:, None], F), M[None]))
-
-
-def _product(a: Float[AnyArray, "... n k"], b: Float[AnyArray, "... k m"]) -> Float[AnyArray, "... n m"]:
+def product(a: Float[AnyArray, "... n k"], b: Float[AnyArray, "... k m"]) -> Float[AnyArray, "... n m"]:
     """Matrix product written out: a backend's fast matmul would round a 3 x 3 matrix to bfloat16."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)
 
 
-def _transposed(a: Float[AnyArray, "V n m"]) -> Float[AnyArray, "V m n"]:
+def transposed(a: Float[AnyArray, "V n m"]) -> Float[AnyArray, "V m n"]:
     return a.__array_namespace__().transpose(a, (0, 2, 1))
 
 
-def _of_both_orders(F: Float[AnyArray, "V V 3 3"]) -> Float[AnyArray, "V V 3 3"]:
+def of_both_orders(F: Float[AnyArray, "V V 3 3"]) -> Float[AnyArray, "V V 3 3"]:
     """Unit Frobenius norm (zero stays zero), and F_ba = F_abᵀ to the last bit: a < b decides both orders."""
     xp = F.__array_namespace__()
     views = xp.arange(F.shape[0])

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from mvead_jax.geometry.fundamental import fundamental_from_cameras, mirror_fundamental
+from mvead_jax.geometry.fundamental import fundamental_from_cameras
+from mvead_jax.geometry.images import between_new_images, mirroring
 from mvead_jax.rig.cameras import VIEWS, five_cameras
 from mvead_jax.rig.layout import MIRRORED
 
@@ -29,12 +30,13 @@ def cameras_json(families: Sequence[str], size: int) -> dict[str, Any]:
     plain = fundamental_from_cameras(rig.K, rig.R, rig.t)
     categories = {}
     for family in families:
-        mirrored = np.array([view == MIRRORED[family] for view in VIEWS])
-        F = mirror_fundamental(plain, mirrored, np.full(len(VIEWS), float(size)))
+        mirrored = [view == MIRRORED[family] for view in VIEWS]
+        maps = [mirroring(size) if flipped else np.eye(3) for flipped in mirrored]
+        F = between_new_images(plain, np.stack(maps))
         views = {
             view: {
                 "image_size": [size, size],
-                "mirrored": bool(mirrored[v]),
+                "mirrored": mirrored[v],
                 "K": rig.K[v].tolist(),
                 "R": rig.R[v].tolist(),
                 "t": rig.t[v].tolist(),

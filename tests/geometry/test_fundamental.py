@@ -3,7 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvead_jax.geometry.fundamental import fundamental_from_cameras, mirror_fundamental
+from mvead_jax.geometry.fundamental import fundamental_from_cameras
+from mvead_jax.geometry.images import between_new_images, cropping, mirroring, resizing
 
 SIZE = np.array([256.0, 320.0, 200.0, 256.0])
 
@@ -58,7 +59,7 @@ def test_a_point_elsewhere_is_off_the_line():
 def test_orders_are_transposes_and_norms_are_one():
     K, R, t = cameras(1)
     plain = fundamental_from_cameras(K, R, t)
-    stored = mirror_fundamental(plain, np.array([False, True, False, True]), SIZE)
+    stored = between_new_images(plain, np.stack([mirroring(width) for width in SIZE]))
     for F in (plain, stored):
         np.testing.assert_array_equal(F, F.transpose(1, 0, 3, 2))
         norm = np.sqrt((F**2).sum((-2, -1)))
@@ -66,19 +67,31 @@ def test_orders_are_transposes_and_norms_are_one():
         assert np.abs(np.linalg.det(F)).max() < 1e-12
 
 
-@pytest.mark.parametrize("mirrored", [[True, False, False, False], [False, True, True, False], [True] * 4])
-def test_mirrored_images_get_their_own_lines(mirrored):
+MAPS = {
+    "resize": lambda x, v: (x * [224 / SIZE[v], 224 / 240, 1], resizing((SIZE[v], 240), (224, 224))),
+    "crop": lambda x, v: (x - [10.0 + v, 20.0, 0], cropping(10.0 + v, 20.0)),
+    "mirror": lambda x, v: (x * [-1, 1, 1] + [SIZE[v], 0, 0], mirroring(SIZE[v])),
+    "two mirrored": lambda x, v: (
+        (x * [-1, 1, 1] + [SIZE[v], 0, 0], mirroring(SIZE[v])) if v < 2 else (x, np.eye(3))
+    ),
+}
+
+
+@pytest.mark.parametrize("change", MAPS)
+def test_changed_images_get_their_own_lines(change):
     K, R, t = cameras(2)
-    mirrored = np.array(mirrored)
     x = images(np.random.default_rng(5).uniform(-20, 20, (50, 3)), K, R, t)
     plain = fundamental_from_cameras(K, R, t)
-    for v in np.flatnonzero(mirrored):
-        x[v, :, 0] = SIZE[v] - x[v, :, 0]
-    F = mirror_fundamental(plain, mirrored, SIZE)
-    assert line_distance(F[0, 1], x[0], x[1]).max() < 1e-6
-    assert line_distance(F[2, 3], x[2], x[3]).max() < 1e-6
-    assert np.median(line_distance(plain[0, 1], x[0], x[1])) > 1  # the flip matters
-    np.testing.assert_allclose(mirror_fundamental(F, mirrored, SIZE), plain, atol=1e-12)
+    new, maps = zip(*(MAPS[change](x[v], v) for v in range(4)), strict=True)
+    F = between_new_images(plain, np.stack(maps))
+    for a, b in ((0, 1), (2, 3), (1, 2)):
+        assert line_distance(F[a, b], new[a], new[b]).max() < 1e-6
+    np.testing.assert_array_equal(F, F.transpose(1, 0, 3, 2))
+    assert np.median(line_distance(plain[1, 2], new[1], new[2])) > 1  # the change matters
+    back = between_new_images(F, np.linalg.inv(np.stack(maps)))
+    np.testing.assert_allclose(
+        back * np.sign((back * plain).sum((-2, -1)))[..., None, None], plain, atol=1e-9
+    )
 
 
 def test_two_cameras_at_one_place_have_no_lines():
@@ -96,9 +109,9 @@ def test_jax_arrays_stay_in_jax_under_jit():
     F = jax.jit(fundamental_from_cameras)(*single)
     assert isinstance(F, jax.Array)
     np.testing.assert_allclose(F, fundamental_from_cameras(K, R, t), atol=2e-5)
-    flip = jnp.array([True, False, True, False])
+    maps = np.stack([mirroring(width) for width in SIZE])
     np.testing.assert_allclose(
-        jax.jit(mirror_fundamental)(F, flip, jnp.asarray(SIZE, jnp.float32)),
-        mirror_fundamental(np.asarray(F, np.float64), np.asarray(flip), SIZE),
+        jax.jit(between_new_images)(F, jnp.asarray(maps, jnp.float32)),
+        between_new_images(np.asarray(F, np.float64), maps),
         atol=2e-5,
     )
