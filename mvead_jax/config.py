@@ -78,13 +78,19 @@ class FeaturesConfig:
 
 @dataclass(frozen=True)
 class GeometryConfig:
-    """The rig's cameras.
+    """How the views see each other.
 
     Attributes:
-      cameras: a cameras.json, relative to data.root unless absolute; empty = the geometry is not known.
+      cameras: a cameras.json (mvead_jax/geometry/given.py), relative to data.root unless absolute; empty =
+        estimate the geometry from the pictures.
+      samples: training samples that an estimate looks at.
+      nominal: where the cameras roughly stand, elevation:azimuth in degrees for each view in the order of
+        their names, azimuths counter-clockwise seen from above.
     """
 
     cameras: str = ""
+    samples: int = 32
+    nominal: tuple[str, ...] = ("90:0", "45:0", "45:90", "45:180", "45:270")
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        for name in ("data.image_size", "backbone.block", "backbone.batch_size"):
+        for name in ("data.image_size", "backbone.block", "backbone.batch_size", "geometry.samples"):
             value = _get(self, name)
             if value < 1:
                 raise UserError(f"config {name}={value}: must be at least 1")

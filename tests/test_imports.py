@@ -11,7 +11,19 @@ ROOT = Path(__file__).parent.parent
 # From the first room to the last: a room imports only from itself and from those before it.
 ROOMS = (
     *("errors", "files", "progress", "config", "environment"),
-    *("data", "geometry", "rig", "backbone", "bank", "methods", "evaluation", "report", "train", "score"),
+    *(
+        "data",
+        "geometry",
+        "rig",
+        "backbone",
+        "bank",
+        "methods",
+        "evaluation",
+        "report",
+        "calibrate",
+        "train",
+        "score",
+    ),
 )
 
 

@@ -40,6 +40,13 @@ def fundamental_from_cameras(
     return of_both_orders(F)
 
 
+def from_opencv(F: Float[np.ndarray, "3 3"]) -> Float[np.ndarray, "3 3"]:
+    """OpenCV's F (x_bᵀ F x_a = 0, pixel centres at integers) in our convention, unit norm (decision D1)."""
+    half = np.array([[1.0, 0.0, -0.5], [0.0, 1.0, -0.5], [0.0, 0.0, 1.0]])
+    ours = half.T @ F.T @ half
+    return ours / max(np.linalg.norm(ours), 1e-300)
+
+
 def product(a: Float[AnyArray, "... n k"], b: Float[AnyArray, "... k m"]) -> Float[AnyArray, "... n m"]:
     """Matrix product written out: a backend's fast matmul would round a 3 x 3 matrix to bfloat16."""
     return (a[..., :, :, None] * b[..., None, :, :]).sum(-2)

@@ -63,9 +63,7 @@ def take_over(root: Path, settings: Settings) -> Records:
     """
     found = _read_state(root)
     if found is None:
-        claimed = [root / CAMERAS]
-        for family in settings.families:
-            claimed += [root / image_folder(settings.size) / family, root / LISTS / f"{family}.json"]
+        claimed = [root / CAMERAS, root / LISTS, root / image_folder(settings.size)]
         foreign = [path for path in claimed if path.exists()]
         if foreign:
             raise UserError(f"{foreign[0]}: exists and was not written by the rig; choose another folder")

@@ -1,0 +1,90 @@
+"""The job before training: the geometry of every category, given or estimated, into the workdir."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from mvead_jax.config import Config
+from mvead_jax.data.loading import open_image
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.errors import UserError
+from mvead_jax.geometry.category import CategoryGeometry, read_geometry
+from mvead_jax.geometry.estimate import estimate_category
+from mvead_jax.geometry.given import read_cameras
+from mvead_jax.geometry.matching import picture_sizes
+from mvead_jax.geometry.rig_fit import Nominal
+from mvead_jax.report.lines import draw_lines
+
+log = logging.getLogger("mvead_jax")
+
+
+def geometry_path(workdir: Path, category: str) -> Path:
+    """Where a workdir keeps the geometry of a category."""
+    return workdir / "geometry" / f"{category}.json"
+
+
+def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
+    """Geometry of every category of the index, read from the workdir where it is, else made and written.
+
+    Given cameras (geometry.cameras) win over estimation. Beside the file lies pictures/<category>.png:
+    epipolar lines on one sample.
+
+    Raises:
+      UserError: bad cameras, or pictures that cannot be read.
+    """
+    found = {}
+    for category in index.categories:
+        path = geometry_path(workdir, category)
+        if path.exists():
+            found[category] = read_geometry(path)
+            log.info("geometry %s: from %s", category, path)
+            continue
+        part = index.select(category=category, split="train")
+        if config.geometry.cameras:
+            cameras = Path(config.data.root) / config.geometry.cameras
+            geometry = read_cameras(cameras, category, part.views, picture_sizes(part))
+        else:
+            nominal = parse_nominal(config.geometry.nominal)
+            geometry = estimate_category(part, nominal, config.geometry.samples, config.seed).geometry
+        geometry.write(path)
+        complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
+        if complete:
+            pictures = [open_image(part.root / view.image) for view in complete[0].views]
+            draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
+        found[category] = geometry
+    return found
+
+
+def parse_nominal(views: tuple[str, ...]) -> Nominal:
+    """The nominal rig of geometry.nominal.
+
+    Raises:
+      UserError: an entry is not elevation:azimuth.
+    """
+    try:
+        pairs = [tuple(float(number) for number in view.split(":")) for view in views]
+        return Nominal(tuple(elevation for elevation, _ in pairs), tuple(azimuth for _, azimuth in pairs))
+    except ValueError:
+        raise UserError(
+            f"geometry.nominal {','.join(views)}: give elevation:azimuth in degrees for each view, "
+            "as 90:0,45:0,45:90,45:180,45:270"
+        ) from None
+
+
+def format_geometry(geometry: CategoryGeometry, category: str) -> str:
+    """A plain table: a line for each pair with its evidence."""
+    lines = [f"geometry {category}"]
+    if geometry.mirrored is not None:
+        names = [view for view, flag in zip(geometry.views, geometry.mirrored, strict=True) if flag]
+        lines.append(f"  stored mirrored: {', '.join(names) or 'none'}")
+    for (a, b), pair in sorted(geometry.pairs.items()):
+        quality = pair.quality
+        words = f"  {geometry.views[a]} {geometry.views[b]}  {pair.source:9s} {'ok ' if pair.ok else 'NOT'}"
+        if "matches" in quality:
+            words += (
+                f"  {quality['inliers']:5d} of {quality['matches']:5d} held-out matches"
+                f" (by chance {quality['inliers_by_chance']:.0f})"
+            )
+        lines.append(words + (f"  {quality['reason']}" if quality.get("reason") else ""))
+    return "\n".join(lines)

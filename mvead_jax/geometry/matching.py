@@ -1,0 +1,197 @@
+"""Cross-view matches of one category: SIFT, pooled over many samples, each view also tried flipped.
+
+One sample gives a handful of right matches between views 45 to 90 degrees apart; all samples stand under
+the same cameras, so their matches add up. What stands at the same place in every sample (the tray, a holder)
+would drown the part: only a few matches of one place are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Int
+
+from mvead_jax.data.loading import open_image
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.errors import UserError
+from mvead_jax.progress import progress
+
+_RATIO = 0.85  # Lowe's ratio; looser than usual, the fit stands wrong matches
+_SIDE = (512, 1024)  # pixels that SIFT looks at along the longer side; smaller pictures are enlarged
+_CONTRAST = 0.01  # SIFT's; below OpenCV's 0.04, because machined surfaces are plain
+_FEATURES = 4000  # per picture, the strongest
+_SAME_PLACE = 3  # matches of one place at both ends that are kept
+_PLACE = 2.0  # pixels of a 256-pixel picture that make a place
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Matches between views a and b in pixels of the stored images.
+
+    Attributes:
+      points_a, points_b: (x, y), an image spans [0, W] x [0, H].
+      sample: which sample each comes from.
+      static: how many were left out because they stand at the same place in many samples.
+    """
+
+    points_a: Float[np.ndarray, "n 2"]
+    points_b: Float[np.ndarray, "n 2"]
+    sample: Int[np.ndarray, " n"]
+    static: int = 0
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def at(self, where: np.ndarray) -> Matches:
+        """Some of them: indices or a mask."""
+        return Matches(self.points_a[where], self.points_b[where], self.sample[where], self.static)
+
+
+@dataclass(frozen=True)
+class CategoryMatches:
+    """Matches of every pair of views of a category.
+
+    Attributes:
+      views: names, in order. sizes: (W, H) of each view's pictures.
+      pairs: (a, b, flipped) with a < b -> matches of a with b as stored, or with b flipped left-right first
+        (the points are those of the stored picture in both cases).
+      samples: how many samples were looked at.
+    """
+
+    views: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    pairs: dict[tuple[int, int, bool], Matches]
+    samples: int
+
+
+def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatches:
+    """Matches pooled over up to `most_samples` samples of one category, spread evenly over the index.
+
+    Memory holds the matches and the pictures of a few samples at a time.
+
+    Raises:
+      UserError: no sample, an unreadable picture, or pictures of one view in different sizes.
+    """
+    if not len(index):
+        raise UserError(f"{index.root}: no samples to estimate the geometry from")
+    chosen = np.unique(np.linspace(0, len(index) - 1, min(most_samples, len(index))).round().astype(int))
+    samples = [index.samples[i] for i in chosen]
+    sizes: dict[str, tuple[int, int]] = {}
+    found: dict[tuple[int, int, bool], list[Matches]] = {}
+
+    def look(position: int) -> tuple[dict[str, tuple[int, int]], dict[tuple[int, int, bool], Matches]]:
+        images = {view.name: open_image(index.root / view.image) for view in samples[position].views}
+        described = [_describe(np.asarray(images[v])) if v in images else None for v in index.views]
+        return {name: image.size for name, image in images.items()}, _match_sample(described, position)
+
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,
+        progress(f"matches {samples[0].category}", len(samples), "samples") as bar,
+    ):
+        for position, (seen, matches) in enumerate(pool.map(look, range(len(samples)))):
+            for name, size in seen.items():
+                if sizes.setdefault(name, size) != size:
+                    raise UserError(
+                        f"{samples[position].id}: picture of {name} is {size[0]} x {size[1]}, others are "
+                        f"{sizes[name][0]} x {sizes[name][1]}; one geometry needs one size for each view"
+                    )
+            for key, value in matches.items():
+                found.setdefault(key, []).append(value)
+            bar.advance()
+    pairs = {
+        key: _without_static(_pooled(parts), max(sizes[index.views[key[0]]])) for key, parts in found.items()
+    }
+    return CategoryMatches(index.views, tuple(sizes[view] for view in index.views), pairs, len(samples))
+
+
+def _describe(image: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """SIFT points (pixels, our convention) and descriptors of a picture as it is, and of its mirror image."""
+    gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    side = max(gray.shape)
+    scale = float(np.clip(side, *_SIDE)) / side
+    if scale != 1.0:
+        kind = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
+        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=kind)
+    scales = np.array([image.shape[1] / gray.shape[1], image.shape[0] / gray.shape[0]])
+    sift = cv2.SIFT_create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)
+    out = []
+    for flipped in (False, True):
+        points, descriptors = sift.detectAndCompute(
+            np.ascontiguousarray(gray[:, ::-1]) if flipped else gray, None
+        )
+        # OpenCV counts pixel centres as integers (decision D1).
+        place = (np.array([point.pt for point in points]).reshape(-1, 2) + 0.5) * scales
+        if flipped:
+            place[:, 0] = image.shape[1] - place[:, 0]
+        out.append((place, descriptors if descriptors is not None else np.zeros((0, 128), np.float32)))
+    return out[0], out[1]
+
+
+def _match_sample(described: Sequence, position: int) -> dict[tuple[int, int, bool], Matches]:
+    """Mutual nearest descriptors that pass Lowe's ratio, for every pair of views, as stored and flipped."""
+    out = {}
+    for a, b in combinations(range(len(described)), 2):
+        for flipped in (False, True):
+            out[a, b, flipped] = Matches(np.zeros((0, 2)), np.zeros((0, 2)), np.zeros(0, int))
+            if described[a] is None or described[b] is None:
+                continue
+            (points_a, words_a), (points_b, words_b) = described[a][0], described[b][int(flipped)]
+            if len(words_a) < 2 or len(words_b) < 2:
+                continue
+            i, j = _mutual(words_a, words_b)
+            out[a, b, flipped] = Matches(points_a[i], points_b[j], np.full(len(i), position))
+    return out
+
+
+def _mutual(words_a: np.ndarray, words_b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of descriptors that are each other's nearest and pass Lowe's ratio from a to b.
+
+    One matrix product serves both directions; SIFT's descriptors are small integers, exact in float32.
+    """
+    squared = (words_a**2).sum(1)[:, None] + (words_b**2).sum(1)[None] - 2.0 * (words_a @ words_b.T)
+    back = squared.argmin(0)
+    rows = np.arange(len(words_a))
+    nearest = squared.argmin(1)
+    first = squared[rows, nearest]
+    squared[rows, nearest] = np.inf
+    good = (first < _RATIO**2 * squared.min(1)) & (back[nearest] == rows)
+    return rows[good], nearest[good]
+
+
+def _pooled(parts: Sequence[Matches]) -> Matches:
+    return Matches(
+        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("points_a", "points_b", "sample"))
+    )
+
+
+def _without_static(matches: Matches, side: int) -> Matches:
+    """At most _SAME_PLACE matches that join the same two places."""
+    cells = np.round(np.concatenate([matches.points_a, matches.points_b], axis=1) / (_PLACE * side / 256))
+    _, place = np.unique(cells, axis=0, return_inverse=True)
+    place = place.ravel()
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+    rank = np.empty(len(place), int)
+    rank[order] = np.arange(len(place)) - np.repeat(starts, np.diff([*starts, len(place)]))
+    keep = rank < _SAME_PLACE
+    kept = matches.at(keep)
+    return Matches(kept.points_a, kept.points_b, kept.sample, int((~keep).sum()))
+
+
+def picture_sizes(index: DatasetIndex) -> tuple[tuple[int, int], ...]:
+    """(W, H) of each view's pictures, by the first sample that has the view."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for sample in index.samples:
+        for view in sample.views:
+            if view.name not in sizes:
+                sizes[view.name] = open_image(Path(index.root) / view.image).size
+        if len(sizes) == len(index.views):
+            break
+    return tuple(sizes[view] for view in index.views)

@@ -1,0 +1,211 @@
+"""From pictures to the geometry of a category, on a rendered rig whose cameras nobody tells."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_realiad import write_realiad
+from PIL import Image
+
+from mvead_jax.calibrate import calibrate, parse_nominal
+from mvead_jax.config import Config, DataConfig, GeometryConfig
+from mvead_jax.data.realiad import load_index
+from mvead_jax.errors import UserError
+from mvead_jax.geometry.category import CategoryGeometry, PairGeometry, read_geometry
+from mvead_jax.geometry.epipolar import epipolar_mask
+from mvead_jax.geometry.estimate import estimate_category
+from mvead_jax.geometry.estimation import line_errors
+from mvead_jax.geometry.given import read_cameras
+from mvead_jax.geometry.matching import match_category
+from mvead_jax.rig.cameras import five_cameras, mirror, project
+from mvead_jax.rig.dataset import render_rig
+
+ROOT = Path(__file__).parents[2]
+VIEWS = ("C1", "C2", "C3", "C4", "C5")
+SIZES = ((256, 256),) * 5
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory):
+    """Nine normal samples of the family whose second view is stored mirrored."""
+    root = tmp_path_factory.mktemp("rig")
+    render_rig(root, families=["cogwheel"], train=9, test_normal=0, test_defective=0)
+    return root
+
+
+@pytest.fixture(scope="module")
+def points():
+    """Points of the part in the stored pictures [V,n,2]."""
+    cameras = five_cameras(256)
+    world = np.random.default_rng(0).uniform([-20, -20, 0], [20, 20, 18], (500, 3))
+    x = np.stack([project(world, cameras.K[v], cameras.R[v], cameras.t[v]) for v in range(5)])
+    x[1] = mirror(x[1], 256)
+    return x
+
+
+def training(root, category):
+    return load_index(root, [category]).select(category=category, split="train")
+
+
+def test_pictures_alone_give_every_pair_and_the_mirrored_view(rig, points):
+    found = estimate_category(training(rig, "cogwheel"))
+    geometry = found.geometry
+    assert geometry.mirrored == (False, True, False, False, False)
+    assert geometry.valid().sum() >= 16
+    mask = np.asarray(epipolar_mask(geometry.fundamental(256), (16, 16), 16.0))
+    patch = (points[:, :, 1] // 16 * 16 + points[:, :, 0] // 16).astype(int)
+    for (a, b), pair in geometry.pairs.items():
+        assert pair.source == "rig_fit"
+        assert np.median(line_errors(pair.F, points[a], points[b])) < 3
+        assert mask[a, b, patch[a], patch[b]].mean() > 0.95
+        assert set(pair.quality) >= {"matches", "inliers", "sampson_median_px", "spread", "planar", "reason"}
+    assert set(found.pairwise) == set(geometry.pairs)
+
+
+def test_pictures_without_structure_are_flagged_not_failed(tmp_path):
+    root = write_realiad(tmp_path, categories=("cap",), train=4)
+    index = training(root, "cap")
+    geometry = estimate_category(index).geometry
+    assert not geometry.valid().any()
+    assert all(pair.quality["reason"] for pair in geometry.pairs.values())
+    for sample in index.samples:
+        for view in sample.views:
+            Image.new("RGB", (64, 64), (90, 90, 90)).save(root / view.image)
+    assert not estimate_category(index).geometry.valid().any()
+
+
+def test_other_numbers_of_views_are_judged_pair_by_pair(tmp_path):
+    root = write_realiad(tmp_path, categories=("cap",), views=3, train=3)
+    geometry = estimate_category(training(root, "cap")).geometry
+    assert len(geometry.pairs) == 3
+    assert geometry.mirrored is None
+
+
+def test_pictures_of_two_sizes_in_one_view_are_named(tmp_path):
+    root = write_realiad(tmp_path, categories=("cap",), train=3)
+    index = training(root, "cap")
+    odd = root / index.samples[1].views[2].image
+    with Image.open(odd) as image:
+        smaller = image.resize((32, 32))
+    smaller.save(odd)
+    with pytest.raises(UserError, match="picture of C3 is 32 x 32, others are 64 x 64"):
+        match_category(index)
+    with pytest.raises(UserError, match="no samples"):
+        match_category(index.select(category="none"))
+
+
+def test_what_stands_still_is_capped(rig):
+    """The same sample nine times over: every match is at the same place in each."""
+    index = training(rig, "cogwheel")
+    once = match_category(index, 1)
+    capped = match_category(type(index)(index.root, index.samples[:1] * 9, index.views), 9)
+    for key, own in capped.pairs.items():
+        assert 0 < len(own) <= 3 * len(once.pairs[key])
+        assert own.static == 9 * len(once.pairs[key]) - len(own)
+
+
+def test_given_cameras_are_exact_in_both_forms_and_conventions(rig, points, tmp_path):
+    content = json.loads((rig / "cameras.json").read_text())["categories"]["cogwheel"]
+    half = np.array([[1.0, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    opencv = [
+        {"a": pair["a"], "b": pair["b"], "F": (half.T @ np.array(pair["F"]) @ half).T.tolist()}
+        for pair in content["pairs"]
+    ]
+    forms = {
+        "cameras": content,
+        "ours": {"convention": "ours", "pairs": content["pairs"]},
+        "opencv": {"convention": "opencv", "pairs": opencv},
+        "resized": content,
+    }
+    for name, form in forms.items():
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps(form))
+        scale = 2 if name == "resized" else 1
+        geometry = read_cameras(path, "cogwheel", VIEWS, tuple((scale * w, scale * h) for w, h in SIZES))
+        assert geometry.valid().sum() == 20
+        for (a, b), pair in geometry.pairs.items():
+            assert line_errors(pair.F, scale * points[a], scale * points[b]).max() < 0.01, name
+
+
+def without_cameras(content, F):
+    content.pop("views")
+    content["convention"] = "ours"
+    content["pairs"][0]["F"] = F
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda c: c["views"].pop("C4"), "no view 'C4'; it has C1, C2, C3, C5"),
+        (lambda c: c["views"]["C1"].update(R=[[1, 0, 0], [0, 1, 0], [0, 0, 2]]), "C1: R is no rotation"),
+        (lambda c: c["views"]["C1"].update(K=[[0, 0, 0]] * 3), "C1: K cannot be inverted"),
+        (lambda c: c["views"]["C1"].pop("t"), "not as expected .KeyError.'t'"),
+        (lambda c: c["views"]["C1"].update(t=[1, 2]), "not as expected"),
+        (lambda c: c["views"]["C1"].update(t=[float("nan")] * 3), "not finite"),
+        (lambda c: c.pop("views"), 'say "ours" or "opencv"'),
+        (lambda c: without_cameras(c, np.eye(3).tolist()), "rank 2"),
+        (lambda c: without_cameras(c, [[float("nan")] * 3] * 3), "not finite"),
+    ],
+)
+def test_bad_cameras_are_named(rig, tmp_path, change, match):
+    content = json.loads((rig / "cameras.json").read_text())
+    change(content["categories"]["cogwheel"])
+    path = tmp_path / "cameras.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=match):
+        read_cameras(path, "cogwheel", VIEWS, SIZES)
+    with pytest.raises(UserError, match="no category 'usb'; it has cogwheel"):
+        read_cameras(path, "usb", VIEWS, SIZES)
+
+
+def test_geometry_survives_its_file_and_a_resize(tmp_path):
+    F = np.random.default_rng(0).normal(size=(3, 3))
+    pairs = {
+        (0, 1): PairGeometry(F, True, "given", {"reason": ""}),
+        (0, 2): PairGeometry(np.zeros((3, 3)), False, "pairwise", {"sampson_median_px": np.inf}),
+        (1, 2): PairGeometry(2 * F, False, "rig_fit"),
+    }
+    sizes = ((640, 480), (640, 480), (320, 240))
+    geometry = CategoryGeometry(("C1", "C2", "C9"), sizes, pairs, (False, True, False))
+    path = tmp_path / "x.json"
+    geometry.write(path)
+    again = read_geometry(path)
+    np.testing.assert_array_equal(again.fundamental(), geometry.fundamental())
+    np.testing.assert_array_equal(again.valid(), [[0, 1, 0], [1, 0, 0], [0, 0, 0]])
+    assert (again.views, again.sizes, again.mirrored) == (geometry.views, sizes, geometry.mirrored)
+    scale = np.array([224 / 640, 224 / 480, 1])
+    expected = F / np.outer(scale, scale)
+    np.testing.assert_allclose(geometry.fundamental(224)[0, 1], expected / np.linalg.norm(expected))
+    for text in ("{}", "[]", '{"views": ["a", "b"], "image_size": {"a": [1, 1], "b": [1, 1]}, "pairs": []}'):
+        path.write_text(text)
+        with pytest.raises(UserError, match="not the geometry of a category"):
+            read_geometry(path)
+
+
+def test_the_script_writes_files_and_pictures_and_keeps_what_is_there(rig, tmp_path):
+    command = [sys.executable, "scripts/estimate_geometry.py", "--config", "configs/patchcore.py"]
+    command += ["--workdir", tmp_path, f"--config.data.root={rig}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "stored mirrored: C2" in done.stdout
+    assert done.stdout.count("rig_fit") == 10
+    with Image.open(tmp_path / "geometry/pictures/cogwheel.png") as sheet:
+        assert min(sheet.size) > 500
+    before = (tmp_path / "geometry/cogwheel.json").read_bytes()
+    config = Config(
+        data=DataConfig(root=str(rig)), geometry=GeometryConfig(cameras=str(rig / "cameras.json"))
+    )
+    calibrate(config, load_index(rig), tmp_path)
+    assert (tmp_path / "geometry/cogwheel.json").read_bytes() == before
+    given = calibrate(config, load_index(rig), tmp_path / "other")["cogwheel"]
+    assert {pair.source for pair in given.pairs.values()} == {"given"}
+
+
+def test_a_nominal_rig_is_elevation_and_azimuth():
+    assert parse_nominal(("90:0", "40:-15.5")).azimuth == (0.0, -15.5)
+    for bad in (("90",), ("a:b",), ("1:2:3",)):
+        with pytest.raises(UserError, match="elevation:azimuth"):
+            parse_nominal(bad)
