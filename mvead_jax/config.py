@@ -147,7 +147,12 @@ def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config
     if not Path(path).is_file():
         known = sorted(str(p) for p in Path("configs").glob("*.py"))
         raise UserError(f"--config {path}: no such file{_nearest(path, known)}")
-    make = runpy.run_path(path).get("get_config")
+    try:
+        make = runpy.run_path(path).get("get_config")
+    except Exception as error:  # whatever the file does
+        raise UserError(
+            f"--config {path}: {type(error).__name__}: {error}; a config is Python that defines get_config()"
+        ) from error
     if make is None:
         raise UserError(f"--config {path}: the file defines no get_config()")
     arguments = [argument] if argument else []
@@ -233,6 +238,10 @@ def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
     if name not in hints:
         prefix = key[: len(key) - len(".".join(path))]
         known = [prefix + other for other in hints]
+        sections = [section for section, kind in hints.items() if dataclasses.is_dataclass(kind)]
+        inside = [f"{one}.{name}" for one in sections if name in typing.get_type_hints(hints[one])]
+        if inside:
+            raise UserError(f"unknown config key {key!r}; did you mean {' or '.join(inside)}?")
         raise UserError(
             f"unknown config key {key!r}{_nearest(prefix + name, known)}; known: {', '.join(known)}"
         )

@@ -33,7 +33,7 @@ from mvead_jax.evaluation.tables import metrics_of
 from mvead_jax.files import read_json, whole, write_json, write_text
 from mvead_jax.methods.patchcore import PatchCore
 from mvead_jax.progress import progress
-from mvead_jax.report.pictures import draw_category
+from mvead_jax.report.pictures import draw_category, heat_scale
 from mvead_jax.train import models, open_index, split_features
 
 log = logging.getLogger(__name__)
@@ -67,10 +67,12 @@ def score(
     Raises:
       UserError: anything wrong with the workdir, the data or the weights.
     """
-    config = override(
-        from_dict(read_json(workdir / "config.json", "a workdir of train.py"), str(workdir / "config.json")),
-        overrides or {},
+    trained = from_dict(
+        read_json(workdir / "config.json", "a workdir of train.py"), str(workdir / "config.json")
     )
+    config = override(trained, overrides or {})
+    if config.features.dtype != trained.features.dtype:
+        raise UserError(f"features.dtype={config.features.dtype}: trained with {trained.features.dtype}")
     if pictures is None:
         index = open_index(config).select(split="test")
         if not len(index):
@@ -78,8 +80,8 @@ def score(
     else:
         index = load_pictures(pictures)
     output = output or default_output(workdir, pictures)
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file; name a folder")
+    scored = "test split" if pictures is None else str(pictures.resolve())
+    _check_output(output, scored)
     Manifest(workdir).verify(workdir / "config.json")
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
     check_files(index)
@@ -87,7 +89,26 @@ def score(
     for name, part in models(config, index):
         found += _score_model(config, workdir, name, part, backbone)
     training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
-    return _write(index, found, protocol(config, backbone, training), output)
+    usual = workdir / "scores" / "maps" if pictures is not None else None
+    return _write(index, found, protocol(config, backbone, training, scored), output, usual)
+
+
+def _check_output(output: Path, scored: str) -> None:
+    """Raises UserError unless `output` is new, empty, or holds scores of the same pictures."""
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; name a folder")
+    if not output.exists() or not any(output.iterdir()):
+        return
+    if not (output / "samples.csv").exists():
+        raise UserError(f"--output {output}: holds other files; name a new folder")
+    if (output / "metrics.json").exists():
+        before = (
+            read_json(output / "metrics.json", "metrics of score.py")
+            .get("protocol", {})
+            .get("scored", scored)
+        )
+        if before != scored:
+            raise UserError(f"--output {output}: holds the scores of {before}; name another folder")
 
 
 def _score_model(
@@ -99,6 +120,8 @@ def _score_model(
         raise UserError(f"{name}: not trained; {folder.parent} holds {trained}")
     Manifest(workdir).verify(folder)
     facts = read_facts(folder)
+    if new := sorted(set(index.categories) - set(facts["categories"])):
+        raise UserError(f"{', '.join(new)}: not trained; {folder} learned {', '.join(facts['categories'])}")
     if facts["per_view"] != config.bank.per_view:
         raise UserError(f"{folder}: trained with bank.per_view={str(facts['per_view']).lower()}; train again")
     if facts["backbone"] != backbone.digest:
@@ -135,8 +158,16 @@ def _score_model(
 
 
 def _write(
-    index: DatasetIndex, found: list[ScoredSample], protocol: dict[str, Any], output: Path
+    index: DatasetIndex,
+    found: list[ScoredSample],
+    protocol: dict[str, Any],
+    output: Path,
+    usual: Path | None,
 ) -> dict[str, Any]:
+    """Writes all result files; `usual`: maps of the test split, by whose scale new pictures are drawn."""
+    for old in [*output.glob("maps/*.npz"), *output.glob("report/*.png")]:
+        if old.stem not in index.categories:
+            old.unlink()  # of a run with more categories
     sample_lines = [
         [one.sample.category, one.sample.id, _label(one.sample.label), _number(one.score), one.worst_view]
         for one in found
@@ -161,34 +192,48 @@ def _write(
     with progress("pictures", len(index.categories), "categories") as bar:
         for category in index.categories:
             own = [one for one in found if one.sample.category == category]
+            maps, source = np.concatenate([one.maps.ravel() for one in own]), "these samples"
+            if usual is not None and (usual / f"{category}.npz").exists():
+                with np.load(usual / f"{category}.npz") as file:
+                    maps, source = file["maps"].astype(np.float32), "the test split"
             with whole(output / "report" / f"{category}.png") as temporary:
-                draw_category(index.root, own, temporary)
+                draw_category(index.root, own, temporary, heat_scale(maps), source)
             bar.advance()
     return metrics
 
 
-def protocol(config: Config, backbone: Backbone, training: Sequence[Mapping[str, int]]) -> dict[str, Any]:
-    """How the metrics came about, in full. training: the counts that train.py left with the banks."""
+def protocol(
+    config: Config, backbone: Backbone, training: Sequence[Mapping[str, int]], scored: str
+) -> dict[str, Any]:
+    """How the metrics came about, in full.
+
+    Args:
+      training: the counts that train.py left with the banks.
+      scored: "test split", or the folder of new pictures.
+    """
     counts = {key: sum(own[key] for own in training) for key in training[0]}
     trained = "" if backbone.trained else " UNTRAINED: random weights"
+    labelled = scored == "test split"
     return {
         "method": config.method,
         "setting": "one model for each category" if config.setting == "single" else "one model for all",
+        "scored": scored,
         "lists": config.data.lists,
         "training": f"{counts['samples']} samples, {counts['views']} pictures, "
         f"{counts['views_labelled_defective']} of them labelled defective",
-        "incomplete_samples": config.data.incomplete,
+        "incomplete_samples": config.data.incomplete if labelled else "scored by the views they have",
         "backbone": f"{backbone.name}{trained}",
         "weights": backbone.weights,
         "backbone_trained": backbone.trained,
+        "backbone_digest": backbone.digest,
         "block": None if backbone.name == "efficientnet-lite0" else config.backbone.block,
         "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
         "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
         "bank": f"full, {'one for each view' if config.bank.per_view else 'one for all views'}",
         "image_score": "largest patch distance, no smoothing",
         "sample_score": "largest image score over its views",
-        "image_label": "the list's anomaly_class of that view",
-        "sample_label": "defective if any of its views is",
+        "image_label": "the list's anomaly_class of that view" if labelled else "unknown",
+        "sample_label": "defective if any of its views is" if labelled else "unknown",
         "pixel_metrics": "none, so no evaluation size, smoothing or mask threshold",
         "epoch": "last; PatchCore trains none",
         "mean": "plain mean over categories",

@@ -58,6 +58,7 @@ def train(config: Config, workdir: Path) -> None:
         folder, training = workdir / "banks" / name, part.select(split="train")
         facts = {
             "views": list(part.views),
+            "categories": list(part.categories),
             "backbone": backbone.digest,
             "per_view": config.bank.per_view,
             "training": _training_summary(training),
@@ -76,6 +77,7 @@ def train(config: Config, workdir: Path) -> None:
         log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
         _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": time.monotonic() - begin})
     manifest.record(workdir / "config.json")
+    log.info("trained; now scripts/score.py --workdir %s", workdir)
 
 
 def open_index(config: Config) -> DatasetIndex:

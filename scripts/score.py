@@ -18,7 +18,11 @@ def main() -> None:
     )
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished scripts/train.py")
     parser.add_argument("--input", type=Path, help="folder of new pictures named as in Real-IAD")
-    parser.add_argument("--output", type=Path, help="folder of the results; default <workdir>/scores")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        help="folder of the results; default <workdir>/scores, with --input <workdir>/scores_<its name>",
+    )
     arguments, rest = parser.parse_known_args()
     output = arguments.output or default_output(arguments.workdir, arguments.input)
     metrics = score(arguments.workdir, output, pictures=arguments.input, overrides=split_overrides(rest))

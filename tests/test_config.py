@@ -97,3 +97,11 @@ def test_an_argument_that_a_config_file_does_not_take_is_refused():
 def test_a_missing_config_file_names_the_nearest():
     with pytest.raises(UserError, match=r"no such file; did you mean 'configs/realiad.py'"):
         load_config("configs/realiat.py")
+
+
+def test_a_config_that_is_no_config_and_a_key_without_its_section_are_named(tmp_path):
+    (tmp_path / "notes.md").write_text("# Notes\n\nthese are notes")
+    with pytest.raises(UserError, match="notes.md: SyntaxError.*a config is Python"):
+        load_config(str(tmp_path / "notes.md"))
+    with pytest.raises(UserError, match="unknown config key 'categories'; did you mean data.categories"):
+        override(Config(), {"categories": "usb"})

@@ -320,6 +320,39 @@ def test_pictures_of_an_unknown_category_or_view_are_refused(run, tmp_path):
         score(run, pictures=tmp_path / "six/realiad_64/cap/OK")
 
 
+def test_results_of_other_pictures_and_foreign_files_are_not_overwritten(run, root, tmp_path):
+    for name in ("a/day", "b/day"):
+        shutil.copytree(root / "realiad_64/bolt/OK", tmp_path / name)
+    output = score(run, pictures=tmp_path / "a/day") and run / "scores_day"
+    before = (output / "samples.csv").read_bytes()
+    with pytest.raises(UserError, match=r"scores_day: holds the scores of .*a.day; name another folder"):
+        score(run, pictures=tmp_path / "b/day")
+    with pytest.raises(UserError, match="scores: holds the scores of test split"):
+        score(run, run / "scores", pictures=tmp_path / "b/day")
+    for folder in (run, run / "banks", root / "realiad_64/bolt/OK"):
+        with pytest.raises(UserError, match="holds other files; name a new folder"):
+            score(run, folder)
+    score(run, pictures=tmp_path / "a/day")
+    assert (output / "samples.csv").read_bytes() == before
+    shutil.rmtree(output)
+
+
+def test_fewer_categories_leave_no_maps_of_the_others(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    score(tmp_path / "run", overrides={"data.categories": "cap"})
+    assert [path.name for path in (tmp_path / "run/scores/maps").iterdir()] == ["cap.npz"]
+    assert [path.name for path in (tmp_path / "run/scores/report").iterdir()] == ["cap.png"]
+
+
+def test_one_model_for_all_refuses_a_category_it_never_saw(root, tmp_path):
+    train(config_for(root, setting="multi"), tmp_path / "run")
+    write_realiad(tmp_path / "other", categories=("nut",), size=32)
+    with pytest.raises(UserError, match=r"nut: not trained; .*all learned bolt, cap"):
+        score(tmp_path / "run", pictures=tmp_path / "other/realiad_64")
+    with pytest.raises(UserError, match="features.dtype=bfloat16: trained with float32"):
+        score(tmp_path / "run", overrides={"features.dtype": "bfloat16"})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -97,8 +97,8 @@ def load_index(
 def load_pictures(folder: Path) -> DatasetIndex:
     """The index of new pictures without labels: all files below `folder` that are named as in Real-IAD.
 
-    The category, the sample and the view come from the name. Where a .png lies beside another picture of the
-    same view, it is taken for a mask, as in Real-IAD's own folders. Samples may lack views.
+    The category, the sample and the view come from the name. A sample that has a picture in another format
+    has masks in its .png files, as in Real-IAD's own folders. Samples may lack views.
 
     Raises:
       UserError: no such folder, or no picture in it.
@@ -118,8 +118,11 @@ def load_pictures(folder: Path) -> DatasetIndex:
         else:
             by_name[parsed].append(name)
     listed = []
+    with_masks = {
+        key for (key, _), names in by_name.items() if not all(name.lower().endswith(".png") for name in names)
+    }
     for (key, view), names in by_name.items():
-        pictures = [name for name in names if not name.lower().endswith(".png")] or names
+        pictures = [name for name in names if key not in with_masks or not name.lower().endswith(".png")]
         listed += [_Listed(key, "test", View(view, name)) for name in pictures]
     grouped, doubled = _group(listed)
     problems += doubled

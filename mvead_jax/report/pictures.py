@@ -19,18 +19,28 @@ _CELL_INCHES, _DPI = 2.0, 110
 _SIDE = 220  # pixels that a picture is drawn with
 
 
-def draw_category(root: Path, found: Sequence[ScoredSample], path: Path) -> None:
+def heat_scale(maps: Float32[np.ndarray, ...]) -> tuple[float, float]:
+    """Patch distances where heat begins and where it is full: 90 % and 99.9 % of these patches lie below."""
+    low, high = np.nanquantile(maps, [0.9, 0.999])
+    return float(low), float(high)
+
+
+def draw_category(
+    root: Path, found: Sequence[ScoredSample], path: Path, scale: tuple[float, float], source: str
+) -> None:
     """A PNG of a few telling samples of one category, a row each, a column for each view.
 
-    The heat's scale is the same in the whole sheet: it starts at the patch that 90 % lie below and is full at
-    99.9 %. A white line is the outline of the true defect, where the data set has one.
+    A white line is the outline of the true defect, where the data set has one.
+
+    Args:
+      scale: of `heat_scale`, the same in the whole sheet.
+      source: whose patches it was taken from, for the note below; normal parts glow on a scale of their own.
     """
     chosen = _telling(found)
     views = found[0].views
-    values = np.concatenate([one.maps.ravel() for one in found])
-    low, high = np.nanquantile(values, [0.9, 0.999])
+    low, high = scale
     figure = Figure(
-        figsize=(_CELL_INCHES * len(views) + 0.7, (_CELL_INCHES + 0.1) * len(chosen) + 0.4), dpi=_DPI
+        figsize=(_CELL_INCHES * len(views) + 0.7, (_CELL_INCHES + 0.1) * len(chosen) + 0.6), dpi=_DPI
     )
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(chosen), len(views), squeeze=False)
@@ -48,7 +58,11 @@ def draw_category(root: Path, found: Sequence[ScoredSample], path: Path) -> None
             _draw_view(axis, root, view, one.maps[column], low, high)
             axis.set_xlabel(f"{one.image_score(name):.3g}", fontsize=7, labelpad=2)
         axes[row, 0].set_ylabel(f"{one.sample.id}\n{why}\nscore {one.score:.3g}", fontsize=7)
-    figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.2)
+    note = (
+        f"patch distance: no heat below {low:.3g}, full from {high:.3g} (90 and 99.9 % quantile of {source})"
+    )
+    figure.text(0.01, 0.004, note, fontsize=7)
+    figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.2, rect=(0, 0.2 / figure.get_figheight(), 1, 1))
     figure.savefig(path, format="png", metadata={"Software": None})
 
 
@@ -82,6 +96,9 @@ def _draw_view(
     axis.imshow(np.asarray(image.resize(size, Image.Resampling.BICUBIC)))
     axis.imshow(strength, cmap="inferno", vmin=0, vmax=1, alpha=0.75 * strength)
     if view.mask is not None:
-        mask = np.asarray(open_image(root / view.mask).convert("L").resize(size, Image.Resampling.BILINEAR))
+        marked = np.asarray(open_image(root / view.mask).convert("L")) > 0
+        mask = np.asarray(
+            Image.fromarray(marked.astype(np.uint8) * 255).resize(size, Image.Resampling.BILINEAR)
+        )
         if mask.max() > 127 > mask.min():
             axis.contour(mask, levels=[127], colors="white", linewidths=0.8)

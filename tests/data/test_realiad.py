@@ -290,6 +290,14 @@ def test_new_pictures_are_grouped_by_name_and_masks_left_out(root):
     assert all(view.image.endswith(".jpg") for sample in index.samples for view in sample.views)
 
 
+def test_a_mask_without_its_picture_is_no_picture(root, tmp_path):
+    folder = tmp_path / "new"
+    shutil.copytree(root / "realiad_64/bolt/NG/HS/S0008", folder)
+    next(folder.glob("*_C1_*.jpg")).unlink()
+    (sample,) = load_pictures(folder).samples
+    assert [view.name for view in sample.views] == ["C2", "C3", "C4", "C5"]
+
+
 def test_new_pictures_of_one_sample_belong_together_in_spite_of_a_doubled_underscore(root, tmp_path):
     folder = tmp_path / "new"
     shutil.copytree(root / "realiad_64/bolt/OK/S0001", folder)

@@ -5,7 +5,7 @@ from PIL import Image
 
 from mvead_jax.data.realiad import load_index
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.report.pictures import _telling, draw_category
+from mvead_jax.report.pictures import _telling, draw_category, heat_scale
 
 
 @pytest.fixture
@@ -18,8 +18,9 @@ def found(tmp_path):
     ]
 
 
-def drawn(root, found, path):
-    draw_category(root, found, path)
+def drawn(root, found, path, scale=None):
+    scale = scale or heat_scale(np.concatenate([one.maps.ravel() for one in found]))
+    draw_category(root, found, path, scale, "these samples")
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB")).astype(int)
 
@@ -45,6 +46,26 @@ def test_the_outline_of_the_defect_is_drawn(found, tmp_path):
             if view.mask:
                 Image.new("L", (40, 40)).save(root / view.mask)
     assert (with_outline != drawn(root, flat, tmp_path / "b.png")).any()
+
+
+def test_a_mask_of_zeros_and_ones_has_an_outline_too(found, tmp_path):
+    root, samples = found
+    first = drawn(root, samples, tmp_path / "a.png")
+    for one in samples:
+        for view in one.sample.views:
+            if view.mask:
+                with Image.open(root / view.mask) as mask:
+                    ones = (np.asarray(mask) > 0).astype(np.uint8)
+                Image.fromarray(ones).save(root / view.mask)
+    assert (drawn(root, samples, tmp_path / "b.png") == first).all()
+
+
+def test_calm_samples_stay_calm_on_the_scale_of_others(found, tmp_path):
+    root, samples = found
+    normal = [one for one in samples if not one.sample.label]
+    bare = drawn(root, normal, tmp_path / "a.png", (9.0, 10.0))
+    assert np.ptp(bare, axis=2).max() < 20  # no heat
+    assert np.ptp(drawn(root, normal, tmp_path / "b.png"), axis=2).max() > 60
 
 
 def test_a_missing_view_leaves_its_place_empty(found, tmp_path):
