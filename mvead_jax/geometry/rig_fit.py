@@ -2,15 +2,15 @@
 
 Ten fundamental matrices of five views have 70 degrees of freedom, five cameras around a part have about 25,
 and pairs with good matches hold up pairs without. The fit starts from a nominal rig (a view from above, the
-others around at an elevation), tries which views are stored mirrored and how the top view is turned, and is
-robust: of the pooled matches nine in ten are wrong.
+others around at an elevation), tries the order of the side views, which views are stored mirrored and how the
+top view is turned, and is robust: of the pooled matches nine in ten are wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations, product
+from dataclasses import dataclass, replace
+from itertools import combinations, permutations, product
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -49,7 +49,7 @@ class RigFit:
       F: [V,V,3,3] between the stored images in their pixels.
       mirrored: which views are stored flipped left-right. All flipped and none flipped are the same rig seen
         in a mirror; the sense of the nominal azimuths decides.
-      margin: score of this choice of mirrored views and roll over the best other one, at the coarse scale.
+      margin: score of this choice of order, mirrored views and roll over the best other, at the coarse scale.
     """
 
     F: Float[np.ndarray, "V V 3 3"]
@@ -129,24 +129,43 @@ def fit_rig(matches: CategoryMatches, nominal: Nominal | None = None, seed: int 
     begin = np.zeros(1 + 6 * views)
     turns = [(0.0, 90.0, 180.0, 270.0) if e > _OVERHEAD else (0.0,) for e in nominal.elevation]
     guesses = [
-        (coarse.score(begin, roll, mirrored, _FIRST_SCALE / 256), roll, mirrored)
+        (replace(coarse, nominal=order), roll, mirrored)
+        for order in _orders(nominal)
         for roll in product(*turns)
         for mirrored in product((False, True), repeat=views)
     ]
-    guesses.sort(key=lambda guess: -guess[0])
+    guesses.sort(key=lambda guess: -guess[0].score(begin, *guess[1:], _FIRST_SCALE / 256))
     fitted = []
-    for _, roll, mirrored in guesses[:_HYPOTHESES]:
-        p = coarse.fit(begin, roll, mirrored, [s / 256 for s in _SCALES["coarse"]], 8)
-        fitted.append((coarse.score(p, roll, mirrored, 2.0 / 256), roll, mirrored, p))
+    for problem, roll, mirrored in guesses[:_HYPOTHESES]:
+        p = problem.fit(begin, roll, mirrored, [s / 256 for s in _SCALES["coarse"]], 8)
+        fitted.append((problem.score(p, roll, mirrored, 2.0 / 256), problem, roll, mirrored, p))
     fitted.sort(key=lambda fit: -fit[0])
-    best, roll, mirrored, p = fitted[0]
-    p = _problem(matches, nominal, _FINE, seed).fit(p, roll, mirrored, [s / 256 for s in _SCALES["fine"]], 10)
+    best, problem, roll, mirrored, p = fitted[0]
+    fine = replace(_problem(matches, nominal, _FINE, seed), nominal=problem.nominal)
+    p = fine.fit(p, roll, mirrored, [s / 256 for s in _SCALES["fine"]], 10)
     # From image sides around the centre to pixels.
     to_pixels = np.stack(
         [np.array([[max(w, h), 0, w / 2], [0, max(w, h), h / 2], [0, 0, 1.0]]) for w, h in matches.sizes]
     )
-    F = between_new_images(coarse.fundamental(p, roll, mirrored), to_pixels)
+    F = between_new_images(fine.fundamental(p, roll, mirrored), to_pixels)
     return RigFit(F, np.array(mirrored), best / fitted[1][0])
+
+
+def _orders(nominal: Nominal) -> list[Nominal]:
+    """The nominal rig with its side views in every order around the part.
+
+    The first of them keeps its place (a turn of the whole rig changes nothing), and of an order and its
+    reverse only one is tried: they are the same rig seen in a mirror.
+    """
+    sides = [view for view, elevation in enumerate(nominal.elevation) if elevation <= _OVERHEAD]
+    out = []
+    for places in permutations(sides[1:]):
+        if places[:1] <= places[-1:]:
+            azimuth = list(nominal.azimuth)
+            for view, place in zip(sides[1:], places, strict=True):
+                azimuth[view] = nominal.azimuth[place]
+            out.append(replace(nominal, azimuth=tuple(azimuth)))
+    return out
 
 
 def _cameras(p: np.ndarray, roll: Sequence[float], nominal: Nominal) -> tuple[np.ndarray, ...]:

@@ -73,6 +73,17 @@ def test_views_may_have_different_sizes():
         assert np.median(line_errors(found.F[a, b], x[a], x[b])) < 1.5 * max(sizes[a], sizes[b]) / 256
 
 
+@pytest.mark.parametrize(
+    "azimuth",
+    [(0.0, 0.0, 90.0, 270.0, 180.0), (0.0, 20.0, 110.0, 200.0, 290.0), (0.0, 0.0, 180.0, 90.0, 270.0)],
+)
+def test_the_order_of_the_side_views_need_not_be_known(azimuth):
+    matches, x = simulated((False, True, False, False, False))
+    found = fit_rig(matches, Nominal(azimuth=azimuth))
+    for a, b in combinations(range(5), 2):
+        assert np.median(line_errors(found.F[a, b], x[a], x[b])) < 1.5
+
+
 def test_without_enough_matches_or_with_other_views_there_is_no_rig():
     matches, _ = simulated((False,) * 5)
     assert fit_rig(matches, Nominal((90.0, 45.0), (0.0, 0.0))) is None
