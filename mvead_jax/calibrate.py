@@ -33,6 +33,8 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
     Raises:
       UserError: bad cameras, or pictures that cannot be read.
     """
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir {workdir}: is a file; name a folder")
     found = {}
     for category in index.categories:
         path = geometry_path(workdir, category)

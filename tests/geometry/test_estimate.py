@@ -202,6 +202,8 @@ def test_the_script_writes_files_and_pictures_and_keeps_what_is_there(rig, tmp_p
     assert (tmp_path / "geometry/cogwheel.json").read_bytes() == before
     given = calibrate(config, load_index(rig), tmp_path / "other")["cogwheel"]
     assert {pair.source for pair in given.pairs.values()} == {"given"}
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        calibrate(config, load_index(rig), rig / "cameras.json")
 
 
 def test_a_nominal_rig_is_elevation_and_azimuth():
