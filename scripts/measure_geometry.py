@@ -20,7 +20,7 @@ from mvead_jax.errors import UserError, run
 from mvead_jax.files import read_json, write_text
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import estimate_category
-from mvead_jax.geometry.estimation import line_errors
+from mvead_jax.geometry.fundamental import line_errors
 from mvead_jax.rig import cameras, sample
 from mvead_jax.rig.layout import MIRRORED, SampleName
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry
-from mvead_jax.geometry.estimation import (
+from mvead_jax.geometry.fundamental import (
     FundamentalEstimate,
     estimate_fundamental,
     line_errors,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from mvead_jax.geometry.fundamental import AnyArray, of_both_orders, product, transposed
+from mvead_jax.geometry.cameras import AnyArray, of_both_orders, product, transposed
 
 
 def resizing(old: tuple[float, float], new: tuple[float, float]) -> Float[np.ndarray, "3 3"]:

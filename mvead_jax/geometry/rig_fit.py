@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import least_squares
 
-from mvead_jax.geometry.fundamental import fundamental_from_cameras
+from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.images import between_new_images
 from mvead_jax.geometry.matching import CategoryMatches, Matches
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mvead_jax.geometry.fundamental import fundamental_from_cameras
+from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.images import between_new_images, mirroring
 from mvead_jax.rig.cameras import VIEWS, five_cameras
 from mvead_jax.rig.layout import MIRRORED

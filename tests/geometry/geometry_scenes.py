@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvead_jax.geometry.fundamental import fundamental_from_cameras
+from mvead_jax.geometry.cameras import fundamental_from_cameras
 
 
 def match_scene(seed, noise, outliers, right=150):

@@ -17,7 +17,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry, read_geometry
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import estimate_category
-from mvead_jax.geometry.estimation import line_errors
+from mvead_jax.geometry.fundamental import line_errors
 from mvead_jax.geometry.given import read_cameras
 from mvead_jax.geometry.matching import match_category
 from mvead_jax.rig.cameras import five_cameras, mirror, project

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mvead_jax.geometry.estimate import judged
-from mvead_jax.geometry.estimation import line_errors
+from mvead_jax.geometry.fundamental import line_errors
 from mvead_jax.geometry.images import between_new_images, mirroring
 from mvead_jax.geometry.matching import CategoryMatches, Matches
 from mvead_jax.geometry.rig_fit import Nominal, _sampson, _sampson_slopes, fit_rig, split_by_sample
