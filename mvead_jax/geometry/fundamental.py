@@ -2,8 +2,8 @@
 
 From matches: eight points, a robust choice, and whether one can trust it. A wrong F explains a handful of
 matches as well as a right one does: seven fit exactly, and a search over thousands of candidates finds a few
-more by chance. So an estimate is `ok` only if it explains more matches than chance does (an a-contrario test),
-and matches that it was not made from as well.
+more by chance. So an estimate is `ok` only if it explains more matches than chance does (an a-contrario
+test), and matches that it was not made from as well.
 """
 
 from __future__ import annotations
