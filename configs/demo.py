@@ -1,7 +1,7 @@
 """The rendered inspection rig, PatchCore on the embedded EfficientNet-Lite0: what `make demo` runs.
 
-Two categories of 80 samples: about two minutes with the rendering and 0.5 GB on two cores, a sample AUROC of
-80 to 97 per category. The features lie in runs/demo, so that deleting it leaves nothing behind.
+Two categories of 80 samples: about two minutes with the rendering on two cores, a sample AUROC of 80 to 97
+per category. The features lie in runs/demo, so that deleting it leaves nothing behind.
 
 python scripts/render_rig.py --output data/rig
 python scripts/train.py --config configs/demo.py --workdir runs/demo

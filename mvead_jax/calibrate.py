@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 
 from mvead_jax.config import Config
@@ -25,29 +26,35 @@ def geometry_path(workdir: Path, category: str) -> Path:
 
 
 def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
-    """Geometry of every category of the index, read from the workdir where it is, else made and written.
+    """Geometry of every category of the index, into the workdir.
 
-    Given cameras (geometry.cameras) win over estimation. Beside the file lies pictures/<category>.png:
-    epipolar lines on one sample.
+    Given cameras (geometry.cameras) win; else an estimate that is there is kept, else one is made. Beside the
+    file lies pictures/<category>.png: epipolar lines on one sample.
 
     Raises:
-      UserError: bad cameras, or pictures that cannot be read.
+      UserError: bad cameras, an estimate of other views, or pictures that cannot be read.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
     found = {}
     for category in index.categories:
         path = geometry_path(workdir, category)
-        if path.exists():
-            found[category] = read_geometry(path)
+        part = index.select(category=category, split="train")
+        if path.exists() and not config.geometry.cameras:
+            found[category] = _kept(path, part.views)
             log.info("geometry %s: from %s", category, path)
             continue
-        part = index.select(category=category, split="train")
         if config.geometry.cameras:
             cameras = Path(config.data.root) / config.geometry.cameras
             geometry = read_cameras(cameras, category, part.views, picture_sizes(part))
         else:
             nominal = parse_nominal(config.geometry.nominal)
+            if len(nominal.elevation) != len(part.views):
+                log.warning(
+                    "geometry %s: geometry.nominal names %d views, the data has %d: no rig is fitted, "
+                    "each pair stands for itself",
+                    *(category, len(nominal.elevation), len(part.views)),
+                )
             geometry = estimate_category(part, nominal, config.geometry.samples, config.seed).geometry
         geometry.write(path)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
@@ -58,19 +65,32 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
     return found
 
 
+def _kept(path: Path, views: tuple[str, ...]) -> CategoryGeometry:
+    geometry = read_geometry(path)
+    if geometry.views != views:
+        raise UserError(
+            f"{path}: of views {', '.join(geometry.views)}, the data has {', '.join(views)}; delete it"
+        )
+    return geometry
+
+
 def parse_nominal(views: tuple[str, ...]) -> Nominal:
     """The nominal rig of geometry.nominal.
 
     Raises:
-      UserError: an entry is not elevation:azimuth.
+      UserError: an entry is not elevation:azimuth, or two views stand in one place.
     """
     try:
         pairs = [tuple(float(number) for number in view.split(":")) for view in views]
+        if not all(math.isfinite(number) for pair in pairs for number in pair):
+            raise ValueError("not finite")
+        if len({pair for pair in pairs if pair[0] < 90}) + any(pair[0] >= 90 for pair in pairs) < len(pairs):
+            raise ValueError("two views in one place")
         return Nominal(tuple(elevation for elevation, _ in pairs), tuple(azimuth for _, azimuth in pairs))
     except ValueError:
         raise UserError(
             f"geometry.nominal {','.join(views)}: give elevation:azimuth in degrees for each view, "
-            "as 90:0,45:0,45:90,45:180,45:270"
+            "each in its own place, as 90:0,45:0,45:90,45:180,45:270"
         ) from None
 
 

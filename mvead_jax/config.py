@@ -6,6 +6,7 @@ the figure to expect. `configs/x.py:argument` calls `get_config("argument")`.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
 import inspect
@@ -135,6 +136,21 @@ class Config:
         for name in ("seed", "train.epochs"):
             if _get(self, name) < 0:
                 raise UserError(f"config {name}={_get(self, name)}: must not be negative")
+
+
+def from_command_line(description: str) -> tuple[Config, Path]:
+    """Config and workdir of a job: --config FILE --workdir DIR --config.<section>.<field>=<value> ...
+
+    Args:
+      description: of the job, for --help.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--config", required=True, help="a config file, configs/<name>.py")
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again to resume")
+    arguments, rest = parser.parse_known_args()
+    return load_config(arguments.config, split_overrides(rest)), arguments.workdir
 
 
 def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config:

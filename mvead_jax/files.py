@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import logging
 import math
 import os
 import socket
@@ -19,6 +20,9 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None
+
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -48,12 +52,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of `folder` while the block runs; where the system has no such lock, nothing.
+    """Keeps other processes out of `folder` while the block runs; where there is no such lock it says so.
 
     Raises:
       UserError: another process has it.
     """
     if fcntl is None:
+        log.warning("%s: this system has no locks; do not run two at once here", folder)
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -64,8 +69,8 @@ def locked(folder: Path) -> Iterator[None]:
         raise UserError(
             f"{folder}: another process is writing here; wait for it or choose another folder"
         ) from None
-    except OSError:
-        pass  # a network file system without locks
+    except OSError as error:  # a network file system without locks
+        log.warning("%s: can't be locked (%s); do not run two at once here", folder, error.strerror)
     try:
         yield
     finally:

@@ -81,7 +81,7 @@ def score(
         index = load_pictures(pictures)
     output = output or default_output(workdir, pictures)
     scored = "test split" if pictures is None else str(pictures.resolve())
-    _check_output(output, scored)
+    earlier = _check_output(output, scored)
     Manifest(workdir).verify(workdir / "config.json")
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
     check_files(index)
@@ -90,25 +90,34 @@ def score(
         found += _score_model(config, workdir, name, part, backbone)
     training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
     usual = workdir / "scores" / "maps" if pictures is not None else None
+    for name in set(earlier) - set(index.categories):  # of a run with more categories
+        (output / "maps" / f"{name}.npz").unlink(missing_ok=True)
+        (output / "report" / f"{name}.png").unlink(missing_ok=True)
     return _write(index, found, protocol(config, backbone, training, scored), output, usual)
 
 
-def _check_output(output: Path, scored: str) -> None:
-    """Raises UserError unless `output` is new, empty, or holds scores of the same pictures."""
+def _check_output(output: Path, scored: str) -> list[str]:
+    """The categories whose scores `output` holds.
+
+    Raises:
+      UserError: `output` is neither new nor empty, and holds something else than scores of the same pictures.
+    """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
     if not output.exists() or not any(output.iterdir()):
-        return
+        return []
     if not (output / "samples.csv").exists():
         raise UserError(f"--output {output}: holds other files; name a new folder")
-    if (output / "metrics.json").exists():
-        before = (
-            read_json(output / "metrics.json", "metrics of score.py")
-            .get("protocol", {})
-            .get("scored", scored)
-        )
-        if before != scored:
-            raise UserError(f"--output {output}: holds the scores of {before}; name another folder")
+    if not (output / "metrics.json").exists():
+        return []  # killed before the end
+    before = read_json(output / "metrics.json", "metrics of score.py")
+    try:
+        source, categories = before["protocol"].get("scored", scored), list(before["categories"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{output / 'metrics.json'}: not written by score.py; name a new folder") from error
+    if source != scored:
+        raise UserError(f"--output {output}: holds the scores of {source}; name another folder")
+    return [name for name in categories if Path(name).name == name]
 
 
 def _score_model(
@@ -165,9 +174,6 @@ def _write(
     usual: Path | None,
 ) -> dict[str, Any]:
     """Writes all result files; `usual`: maps of the test split, by whose scale new pictures are drawn."""
-    for old in [*output.glob("maps/*.npz"), *output.glob("report/*.png")]:
-        if old.stem not in index.categories:
-            old.unlink()  # of a run with more categories
     sample_lines = [
         [one.sample.category, one.sample.id, _label(one.sample.label), _number(one.score), one.worst_view]
         for one in found

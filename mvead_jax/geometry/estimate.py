@@ -110,7 +110,14 @@ def estimate_category(
         one = pairwise[a, b][0]
         reason = seen.reason or (one.reason if source == "pairwise" else "")
         F = one.F if source == "pairwise" else rig.F[a, b]
-        quality = seen.as_json() | {"planar": one.planar, "contrast": None, "reason": reason}
+        quality = seen.as_json() | {
+            "samples": matches.samples,
+            "static_matches": max(matches.pairs[a, b, flipped].static for flipped in (False, True)),
+            "planar": one.planar,
+            "reason": reason,
+        }
+        if source == "rig_fit":
+            quality["margin"] = rig.margin
         made[a, b] = PairGeometry(F, not reason, source, quality)
     mirrored = tuple(bool(flag) for flag in rig.mirrored) if source == "rig_fit" else None
     return Found(CategoryGeometry(matches.views, matches.sizes, made, mirrored), matches, rig, pairwise)

@@ -26,6 +26,7 @@ __all__ = [
     "fundamental_from_cameras",
     "line_errors",
     "sampson_distances",
+    "signed_sampson",
 ]
 
 THRESHOLD = 1.5  # pixels between an inlier and its epipolar line
@@ -88,10 +89,16 @@ def sampson_distances(
     F: Float[np.ndarray, "3 3"], points_a: Float[np.ndarray, "n 2"], points_b: Float[np.ndarray, "n 2"]
 ) -> Float[np.ndarray, " n"]:
     """First-order distance in pixels of matches from the nearest exact ones (Sampson)."""
-    a, b = _homogeneous(points_a), _homogeneous(points_b)
-    line_a, line_b = b @ F.T, a @ F
-    slope = (line_a[:, :2] ** 2).sum(1) + (line_b[:, :2] ** 2).sum(1)
-    value = np.abs((a * line_a).sum(1))
+    return np.abs(signed_sampson(F, _homogeneous(points_a), _homogeneous(points_b)))
+
+
+def signed_sampson(
+    F: Float[np.ndarray, "3 3"], x: Float[np.ndarray, "n 3"], y: Float[np.ndarray, "n 3"]
+) -> Float[np.ndarray, " n"]:
+    """Sampson error with its sign of homogeneous points x of a, y of b; infinite where F gives no line."""
+    line_x, line_y = y @ F.T, x @ F
+    slope = (line_x[:, :2] ** 2).sum(1) + (line_y[:, :2] ** 2).sum(1)
+    value = (x * line_x).sum(1)
     return np.where(slope > 0, value / np.sqrt(np.where(slope > 0, slope, 1.0)), np.inf)
 
 

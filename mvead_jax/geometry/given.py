@@ -49,7 +49,7 @@ def read_cameras(
             if "views" in entry
             else _from_pairs(path, entry, views, sizes)
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(
             f"{path}: {category}: not as expected ({error!r}); see mvead_jax/geometry/given.py"
         ) from error

@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
-from mvead_jax.data.loading import open_image
+from mvead_jax.data.loading import image_size, open_image
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
 from mvead_jax.progress import progress
@@ -79,11 +78,9 @@ def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatch
     Raises:
       UserError: no sample, an unreadable picture, or pictures of one view in different sizes.
     """
-    if not len(index):
-        raise UserError(f"{index.root}: no samples to estimate the geometry from")
+    sizes = dict(zip(index.views, picture_sizes(index), strict=True))
     chosen = np.unique(np.linspace(0, len(index) - 1, min(most_samples, len(index))).round().astype(int))
     samples = [index.samples[i] for i in chosen]
-    sizes: dict[str, tuple[int, int]] = {}
     found: dict[tuple[int, int, bool], list[Matches]] = {}
 
     def look(position: int) -> tuple[dict[str, tuple[int, int]], dict[tuple[int, int, bool], Matches]]:
@@ -97,7 +94,7 @@ def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatch
     ):
         for position, (seen, matches) in enumerate(pool.map(look, range(len(samples)))):
             for name, size in seen.items():
-                if sizes.setdefault(name, size) != size:
+                if sizes[name] != size:
                     raise UserError(
                         f"{samples[position].id}: picture of {name} is {size[0]} x {size[1]}, others are "
                         f"{sizes[name][0]} x {sizes[name][1]}; one geometry needs one size for each view"
@@ -109,6 +106,20 @@ def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatch
         key: _without_static(_pooled(parts), max(sizes[index.views[key[0]]])) for key, parts in found.items()
     }
     return CategoryMatches(index.views, tuple(sizes[view] for view in index.views), pairs, len(samples))
+
+
+def picture_sizes(index: DatasetIndex) -> tuple[tuple[int, int], ...]:
+    """(W, H) of each view's pictures, by the first sample that has the view.
+
+    Raises:
+      UserError: no samples, or an unreadable picture.
+    """
+    if not len(index):
+        raise UserError(f"{index.root}: no normal samples to tell the geometry from")
+    first = {view.name: view.image for sample in reversed(index.samples) for view in sample.views}
+    if lacking := [view for view in index.views if view not in first]:
+        raise UserError(f"{index.root}: no training sample has view {', '.join(lacking)}")
+    return tuple(image_size(index.root / first[view]) for view in index.views)
 
 
 def _describe(image: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
@@ -183,15 +194,3 @@ def _without_static(matches: Matches, side: int) -> Matches:
     keep = rank < _SAME_PLACE
     kept = matches.at(keep)
     return Matches(kept.points_a, kept.points_b, kept.sample, int((~keep).sum()))
-
-
-def picture_sizes(index: DatasetIndex) -> tuple[tuple[int, int], ...]:
-    """(W, H) of each view's pictures, by the first sample that has the view."""
-    sizes: dict[str, tuple[int, int]] = {}
-    for sample in index.samples:
-        for view in sample.views:
-            if view.name not in sizes:
-                sizes[view.name] = open_image(Path(index.root) / view.image).size
-        if len(sizes) == len(index.views):
-            break
-    return tuple(sizes[view] for view in index.views)

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import least_squares
 
 from mvead_jax.geometry.cameras import fundamental_from_cameras
+from mvead_jax.geometry.fundamental import signed_sampson
 from mvead_jax.geometry.images import between_new_images
 from mvead_jax.geometry.matching import CategoryMatches, Matches
 
@@ -29,7 +30,7 @@ _FOCAL = 4.0  # nominal focal length in image sides: a view of 14 degrees
 _SCALES = {"coarse": (8.0, 4.0), "fine": (4.0, 2.0, 1.0)}  # pixels of a 256-pixel image
 _COARSE, _FINE = 300, 1500  # matches of a pair that take part
 _FIRST_SCALE = 6.0
-_HYPOTHESES = 8  # of the mirrored views and the roll, those that are fitted
+_HYPOTHESES = 8  # of order, mirrored views and roll: those that are fitted
 _OVERHEAD = 80.0  # degrees of elevation from which the roll is unknown
 
 
@@ -80,7 +81,7 @@ class _Problem:
     def errors(self, p: np.ndarray, roll: Sequence[float], mirrored: Sequence[bool]) -> list[np.ndarray]:
         """Signed Sampson error of every match, pair by pair, in image sides."""
         F = self.fundamental(p, roll, mirrored)
-        return [_sampson(F[a, b], x, y) for a, b, x, y in self.pick(mirrored)]
+        return [signed_sampson(F[a, b], x, y) for a, b, x, y in self.pick(mirrored)]
 
     def score(self, p: np.ndarray, roll: Sequence[float], mirrored: Sequence[bool], scale: float) -> float:
         """Mean over pairs of the share of matches that fit, soft at `scale`."""
@@ -188,12 +189,6 @@ def _cameras(p: np.ndarray, roll: Sequence[float], nominal: Nominal) -> tuple[np
     K = np.tile(np.diag([focal, focal, 1.0]), (len(q), 1, 1))
     K[:, :2, 2] = q[:, 4:]
     return K, R, t
-
-
-def _sampson(F: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    line_x, line_y = y @ F.T, x @ F
-    slope = (line_x[:, :2] ** 2).sum(1) + (line_y[:, :2] ** 2).sum(1)
-    return (x * line_x).sum(1) / np.sqrt(slope + 1e-30)
 
 
 def _sampson_slopes(F: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -93,7 +93,7 @@ def test_pictures_of_two_sizes_in_one_view_are_named(tmp_path):
     smaller.save(odd)
     with pytest.raises(UserError, match="picture of C3 is 32 x 32, others are 64 x 64"):
         match_category(index)
-    with pytest.raises(UserError, match="no samples"):
+    with pytest.raises(UserError, match="no normal samples"):
         match_category(index.select(category="none"))
 
 
@@ -145,6 +145,7 @@ def without_cameras(content, F):
         (lambda c: c["views"]["C1"].pop("t"), "not as expected .KeyError.'t'"),
         (lambda c: c["views"]["C1"].update(t=[1, 2]), "not as expected"),
         (lambda c: c["views"]["C1"].update(t=[float("nan")] * 3), "not finite"),
+        (lambda c: c["views"]["C1"].update(image_size=[0, 0]), "not as expected .ZeroDivisionError"),
         (lambda c: c.pop("views"), 'say "ours" or "opencv"'),
         (lambda c: without_cameras(c, np.eye(3).tolist()), "rank 2"),
         (lambda c: without_cameras(c, [[float("nan")] * 3] * 3), "not finite"),
@@ -198,8 +199,18 @@ def test_the_script_writes_files_and_pictures_and_keeps_what_is_there(rig, tmp_p
     config = Config(
         data=DataConfig(root=str(rig)), geometry=GeometryConfig(cameras=str(rig / "cameras.json"))
     )
-    calibrate(config, load_index(rig), tmp_path)
-    assert (tmp_path / "geometry/cogwheel.json").read_bytes() == before
+    calibrate(Config(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
+    path = tmp_path / "geometry/cogwheel.json"
+    assert path.read_bytes() == before
+    won = calibrate(config, load_index(rig), tmp_path)["cogwheel"]  # given cameras win over an old estimate
+    assert {pair.source for pair in won.pairs.values()} == {"given"}
+    assert path.read_bytes() != before
+    four = json.loads(before)
+    four["views"][4] = "C6"
+    path.write_text(json.dumps(four).replace('"C5"', '"C6"'))
+    with pytest.raises(UserError, match=r"cogwheel.json: of views C1.*C6, the data has C1.*C5; delete it"):
+        calibrate(Config(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
+    path.write_bytes(before)
     given = calibrate(config, load_index(rig), tmp_path / "other")["cogwheel"]
     assert {pair.source for pair in given.pairs.values()} == {"given"}
     with pytest.raises(UserError, match="is a file; name a folder"):
@@ -208,6 +219,6 @@ def test_the_script_writes_files_and_pictures_and_keeps_what_is_there(rig, tmp_p
 
 def test_a_nominal_rig_is_elevation_and_azimuth():
     assert parse_nominal(("90:0", "40:-15.5")).azimuth == (0.0, -15.5)
-    for bad in (("90",), ("a:b",), ("1:2:3",)):
+    for bad in (("90",), ("a:b",), ("1:2:3",), ("90:nan",), ("45:0", "45:0")):
         with pytest.raises(UserError, match="elevation:azimuth"):
             parse_nominal(bad)

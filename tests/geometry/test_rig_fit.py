@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from mvead_jax.geometry.estimate import judged
-from mvead_jax.geometry.fundamental import line_errors
+from mvead_jax.geometry.fundamental import line_errors, signed_sampson
 from mvead_jax.geometry.images import between_new_images, mirroring
 from mvead_jax.geometry.matching import CategoryMatches, Matches
-from mvead_jax.geometry.rig_fit import Nominal, _sampson, _sampson_slopes, fit_rig, split_by_sample
+from mvead_jax.geometry.rig_fit import Nominal, _sampson_slopes, fit_rig, split_by_sample
 from mvead_jax.rig.calibration import cameras_json
 from mvead_jax.rig.cameras import five_cameras, project
 
@@ -96,11 +96,11 @@ def test_slopes_are_differences():
     F = rng.normal(size=(3, 3))
     x, y = (np.column_stack([rng.normal(size=(6, 2)), np.ones(6)]) for _ in range(2))
     e, slopes = _sampson_slopes(F, x, y)
-    np.testing.assert_allclose(e, _sampson(F, x, y))
+    np.testing.assert_allclose(e, signed_sampson(F, x, y))
     for k in range(9):
         step = 1e-6 * np.eye(9)[k].reshape(3, 3)
         np.testing.assert_allclose(
-            slopes[:, k], (_sampson(F + step, x, y) - _sampson(F - step, x, y)) / 2e-6, atol=1e-7
+            slopes[:, k], (signed_sampson(F + step, x, y) - signed_sampson(F - step, x, y)) / 2e-6, atol=1e-7
         )
 
 
