@@ -11,6 +11,7 @@ from mvead_jax.config import BackboneConfig, Config, DataConfig
 
 def get_config() -> Config:
     return Config(
+        method="patchcore",
         data=DataConfig(image_size=256),
         backbone=BackboneConfig(name="efficientnet-lite0"),
     )

@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import math
 import runpy
 import typing
 from collections.abc import Mapping, Sequence
@@ -87,11 +88,43 @@ class GeometryConfig:
       samples: training samples that an estimate looks at.
       nominal: where the cameras roughly stand, elevation:azimuth in degrees for each view in the order of
         their names, azimuths counter-clockwise seen from above.
+      threshold: δ, how many patches from its epipolar line a patch may lie to be attended to.
+      on_failure: a pair of views without trusted geometry is left out of attention (`exclude`), attends to
+        all patches (`unconstrained`), or stops the run (`error`). Decision D2.
     """
 
     cameras: str = ""
     samples: int = 32
     nominal: tuple[str, ...] = ("90:0", "45:0", "45:90", "45:180", "45:270")
+    threshold: float = 1.0
+    on_failure: Literal["exclude", "unconstrained", "error"] = "exclude"
+
+
+@dataclass(frozen=True)
+class FusionConfig:
+    """How MVEAD lets a patch see the other views.
+
+    Attributes:
+      kind: `eam`, attention along epipolar lines; `mvas`, attention to the most similar windows of the other
+        views, whatever the geometry; `none`, no fusion.
+      init: `copy` starts as the backbone's next attention block, or as `similarity` where it has none;
+        `similarity` attends by likeness; `random`. Decision D5.
+      heads: of the attention; 0 = the backbone's number, 1 where it has none. Decision D4.
+      combine: one softmax over the patches of all other views (`joint`), or the `mean` of one for each view.
+        Decision D3.
+      residual: add the patch's own feature to what it attends to.
+      gate: `patch` multiplies what a patch attends to by a learned number between 0 and 1; ours.
+      windows: MVAS: windows along a side of a view. top_windows: MVAS: how many of them a window sees.
+    """
+
+    kind: Literal["eam", "mvas", "none"] = "eam"
+    init: Literal["copy", "similarity", "random"] = "copy"
+    heads: int = 0
+    combine: Literal["joint", "mean"] = "joint"
+    residual: bool = True
+    gate: Literal["none", "patch"] = "none"
+    windows: int = 6
+    top_windows: int = 4
 
 
 @dataclass(frozen=True)
@@ -103,9 +136,51 @@ class BankConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Pre-training of a method's own parameters. PatchCore has none and trains zero epochs."""
+    """Pre-training of the fusion's projections. PatchCore has none and trains zero epochs.
 
+    Attributes:
+      objective: `mcp+reg`, several centres a view and negatives; `mcp`, the same without negatives;
+        `deepsvdd`, one centre and no negatives; `none`, the fusion stays as it starts.
+      epochs: passes over the normal training samples.
+      batch_size: samples (with all their views) in a step.
+      learning_rate, weight_decay: of AdamW.
+      centers: K, for each view, by k-means.
+      center_update: centres stay (`none`), or k-means is run again before each epoch (`epoch`). Decision D7.
+      center_patches: the most patches of a view that k-means looks at.
+      negative_weight: λ.
+      negatives: N_k, the most changed patches of the reference view that are taken for each masked one.
+      mask_ratio: share of the support view's patches that are masked, at least one. Decision D8.
+      mask_fill: what stands in a masked patch: `zero`, or the `mean` feature of its view.
+    """
+
+    objective: Literal["mcp+reg", "mcp", "deepsvdd", "none"] = "mcp+reg"
     epochs: int = 50
+    batch_size: int = 8
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    centers: int = 20
+    center_update: Literal["none", "epoch"] = "none"
+    center_patches: int = 200_000
+    negative_weight: float = 0.1
+    negatives: int = 1
+    mask_ratio: float = 0.1
+    mask_fill: Literal["zero", "mean"] = "zero"
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """What is done with patch distances before they are scores.
+
+    Attributes:
+      evidence: `none`: they are the scores (eq. 1, 11). `epipolar`: standardised by view, and to each patch
+        the highest on its epipolar line in the other views is added; `all`: the highest anywhere in them.
+      weight: of what the other views add.
+      pooling: over the other views: their `mean`, or the `max`.
+    """
+
+    evidence: Literal["none", "epipolar", "all"] = "none"
+    weight: float = 1.0
+    pooling: Literal["mean", "max"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -113,29 +188,49 @@ class Config:
     """One experiment.
 
     Attributes:
-      method: how features become anomaly maps.
+      method: `patchcore`: distances of patch features; `mvead`: of features fused across views.
       setting: `single`: a model and banks for each category; `multi`: one model and one set of banks.
       seed: everything random follows from it.
     """
 
-    method: Literal["patchcore"] = "patchcore"
+    method: Literal["patchcore", "mvead"] = "mvead"
     setting: Literal["single", "multi"] = "single"
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
+    fusion: FusionConfig = field(default_factory=FusionConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
 
     def __post_init__(self):
-        for name in ("data.image_size", "backbone.block", "backbone.batch_size", "geometry.samples"):
-            value = _get(self, name)
-            if value < 1:
-                raise UserError(f"config {name}={value}: must be at least 1")
-        for name in ("seed", "train.epochs"):
-            if _get(self, name) < 0:
-                raise UserError(f"config {name}={_get(self, name)}: must not be negative")
+        for name in _AT_LEAST_ONE:
+            if _get(self, name) < 1:
+                raise UserError(f"config {name}={_get(self, name)}: must be at least 1")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= _get(self, name) < math.inf:  # NaN neither
+                raise UserError(f"config {name}={_get(self, name)}: must not be negative, and finite")
+        if self.train.mask_ratio > 1:
+            raise UserError(f"config train.mask_ratio={self.train.mask_ratio}: must be at most 1")
+
+
+_AT_LEAST_ONE = (
+    *("data.image_size", "backbone.block", "backbone.batch_size", "geometry.samples"),
+    *("fusion.windows", "fusion.top_windows"),
+    *("train.batch_size", "train.centers", "train.center_patches", "train.negatives"),
+)
+_NOT_NEGATIVE = (
+    *("seed", "geometry.threshold", "fusion.heads", "score.weight"),
+    *(
+        "train.epochs",
+        "train.learning_rate",
+        "train.weight_decay",
+        "train.negative_weight",
+        "train.mask_ratio",
+    ),
+)
 
 
 def from_command_line(description: str) -> tuple[Config, Path]:

@@ -15,15 +15,18 @@ import csv
 import io
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.bank.store import Manifest, read_banks, read_facts
-from mvead_jax.config import Config, from_dict, override
+from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.calibrate import geometry_path, mask_digests, masks_of, uses_geometry
+from mvead_jax.config import Config, ScoreConfig, from_dict, override
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_pictures
 from mvead_jax.data.records import DatasetIndex
@@ -31,7 +34,9 @@ from mvead_jax.errors import UserError
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.tables import metrics_of
 from mvead_jax.files import read_json, whole, write_json, write_text
-from mvead_jax.methods.patchcore import PatchCore
+from mvead_jax.geometry.category import CategoryGeometry, read_geometry
+from mvead_jax.methods.mvead.evidence import Calibration, fuse_evidence, standardise
+from mvead_jax.model import build_method, fuses, read_model
 from mvead_jax.progress import progress
 from mvead_jax.report.pictures import draw_category, heat_scale
 from mvead_jax.train import models, open_index, split_features
@@ -127,7 +132,8 @@ def _score_model(
     if not folder.is_dir():
         trained = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "nothing"
         raise UserError(f"{name}: not trained; {folder.parent} holds {trained}")
-    Manifest(workdir).verify(folder)
+    for place in (folder, workdir / "models" / name):
+        Manifest(workdir).verify(place)
     facts = read_facts(folder)
     if new := sorted(set(index.categories) - set(facts["categories"])):
         raise UserError(f"{', '.join(new)}: not trained; {folder} learned {', '.join(facts['categories'])}")
@@ -148,21 +154,62 @@ def _score_model(
         log.warning(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
         )
+    geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
+    masks = masks_of(config, geometries, index, backbone)
+    if facts["geometry"] != (now := mask_digests(masks)) and fuses(config):
+        changed = ", ".join(category for category in now if facts["geometry"].get(category) != now[category])
+        if changed:
+            raise UserError(f"{folder}: trained with another geometry of {changed}; train again")
     features = split_features(config, index, backbone, workdir)
-    method = PatchCore(views, backbone.grid, config.bank.per_view)
-    banks = read_banks(folder)
-    state = {bank: jax.device_put(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
+    method = build_method(config, views, backbone, name=name)
+    state, calibration = read_model(workdir, name, method)
 
     found = []
     with progress(f"scores {name}", len(index), "samples") as bar:
-        for start in range(0, len(index), _BATCH_SAMPLES):
-            samples = index.samples[start : start + _BATCH_SAMPLES]
-            batch = np.zeros((_BATCH_SAMPLES, *features.shape[1:]), np.float32)
-            batch[: len(samples)] = features[start : start + len(samples)]
-            maps = np.array(method.anomaly_maps(state, batch, None))[: len(samples)]
-            maps[~DatasetIndex(index.root, samples, views).present()] = np.nan
-            found += [ScoredSample(sample, views, own) for sample, own in zip(samples, maps, strict=True)]
-            bar.advance(len(samples))
+        for category in index.categories:
+            mask = jax.device_put(masks[category])
+            chosen = [at for at, sample in enumerate(index.samples) if sample.category == category]
+            for start in range(0, len(chosen), _BATCH_SAMPLES):
+                rows = chosen[start : start + _BATCH_SAMPLES]
+                samples = tuple(index.samples[row] for row in rows)
+                present = DatasetIndex(index.root, samples, views).present()
+                batch = np.zeros((_BATCH_SAMPLES, *features.shape[1:]), np.float32)
+                batch[: len(rows)] = features[np.array(rows)]
+                maps = np.array(method.anomaly_maps(state, batch, mask))[: len(rows)]
+                if config.score.evidence != "none":
+                    maps = _with_evidence(maps, calibration, mask, present, config.score)
+                maps[~present] = np.nan
+                found += [ScoredSample(sample, views, own) for sample, own in zip(samples, maps, strict=True)]
+                bar.advance(len(rows))
+    return found
+
+
+def _with_evidence(
+    maps: np.ndarray, calibration: Calibration, mask: jax.Array, present: np.ndarray, config: ScoreConfig
+) -> np.ndarray:
+    """Standardised maps [n,V,h,w] with what the other views add, as score.evidence says."""
+    if config.evidence == "all":
+        mask = jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
+    standard = standardise(jnp.asarray(maps), calibration)
+    fuse = partial(fuse_evidence, weight=config.weight, pooling=config.pooling)
+    return np.array(jax.vmap(fuse, (0, None, 0))(standard, mask, jnp.asarray(present)))
+
+
+def _geometries(config: Config, workdir: Path, index: DatasetIndex) -> dict[str, CategoryGeometry]:
+    """The geometry of each category that train.py left.
+
+    Raises:
+      UserError: one that is missing or has changed.
+    """
+    found = {}
+    for category in index.categories:
+        path = geometry_path(workdir, category)
+        if not path.exists():
+            raise UserError(
+                f"{path}: no such file, and score.evidence={config.score.evidence} needs it; train with it"
+            )
+        Manifest(workdir).verify(path)
+        found[category] = read_geometry(path)
     return found
 
 

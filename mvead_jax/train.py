@@ -1,37 +1,49 @@
-"""The job that learns what good looks like: index -> features -> banks, into a workdir for scoring.
+"""The job that learns what good looks like: index -> features -> geometry -> fusion -> banks, into a workdir.
 
     config.json environment.json metrics.jsonl manifest.json
-    banks/<category or all>/C<v>.safetensors
+    geometry/<category>.json            only for a method that uses it
+    checkpoints/<category or all>/      states of the pre-training
+    models/<category or all>/ banks/<category or all>/C<v>.safetensors
 
-Run again with the same workdir, it resumes: what the manifest vouches for is not made again.
+Run again with the same workdir, it resumes: what the manifest vouches for is not made again, and a
+pre-training goes on from its last state.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
 import time
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.backbone.features import FeatureStore, extract, fingerprint
-from mvead_jax.bank.store import Manifest, read_facts, write_banks
+from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.calibrate import calibrate, geometry_path, mask_digests, masks_of, uses_geometry
+from mvead_jax.checkpoint import Checkpoints
 from mvead_jax.config import Config, differences, from_dict, to_dict
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, write_json
-from mvead_jax.methods.patchcore import PatchCore
+from mvead_jax.files import locked, read_json, write_json
+from mvead_jax.geometry.category import CategoryGeometry
+from mvead_jax.methods.mvead.evidence import calibrate_scores
+from mvead_jax.model import build_method, fuses, write_model
 
 log = logging.getLogger(__name__)
 
 ALL = "all"  # the folder of banks in the multi-class setting
+_CALIBRATED = 64  # training samples whose leave-one-out scores tell what is normal
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -39,6 +51,7 @@ def train(config: Config, workdir: Path) -> None:
 
     Raises:
       UserError: anything wrong with the config, the data, the weights or the workdir.
+      Stopped: SIGTERM came during a pre-training, whose state is saved.
     """
     _check_workdir(config, workdir)
     index = open_index(config)
@@ -48,36 +61,65 @@ def train(config: Config, workdir: Path) -> None:
         "%s, %s weights: %d x %d patches of %d pixels, %d wide",
         *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
     )
-    if config.geometry.cameras:
-        log.info("geometry.cameras is not used: %s looks at each view alone", config.method)
-    write_json(workdir / "config.json", to_dict(config))
-    write_json(workdir / "environment.json", environment())
-    _record(workdir, {"stage": "start", "environment": environment()})
-    manifest = Manifest(workdir)
-    for name, part in models(config, index):
-        folder, training = workdir / "banks" / name, part.select(split="train")
-        facts = {
-            "views": list(part.views),
-            "categories": list(part.categories),
-            "backbone": backbone.digest,
-            "per_view": config.bank.per_view,
-            "training": _training_summary(training),
-            "features": _fingerprint(config, training, backbone),
-        }
-        if manifest.covers(folder) and read_facts(folder) == facts:
-            log.info("banks %s: already trained", name)
-            continue
-        begin = time.monotonic()
-        features = split_features(config, training, backbone, workdir)
-        method = PatchCore(part.views, backbone.grid, config.bank.per_view)
-        banks = method.fit(training, features, None, jax.random.key(config.seed))
-        write_banks(folder, banks, facts)
-        manifest.record(folder)
-        rows = {bank: len(own) for bank, own in banks.items()}
-        log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
-        _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": time.monotonic() - begin})
-    manifest.record(workdir / "config.json")
+    build_method(config, index.views, backbone)  # so that what does not fit is said at once
+    workdir.mkdir(parents=True, exist_ok=True)
+    with locked(workdir):
+        write_json(workdir / "config.json", to_dict(config))
+        write_json(workdir / "environment.json", environment())
+        _record(workdir, {"stage": "start", "environment": environment()})
+        manifest = Manifest(workdir)
+        geometries = {}
+        if uses_geometry(config):
+            geometries = calibrate(config, index, workdir)
+            for category in geometries:
+                manifest.record(geometry_path(workdir, category))
+        for name, part in models(config, index):
+            _train_model(config, workdir, name, part, backbone, geometries, manifest)
+        manifest.record(workdir / "config.json")
     log.info("trained; now scripts/score.py --workdir %s", workdir)
+
+
+def _train_model(
+    config: Config,
+    workdir: Path,
+    name: str,
+    index: DatasetIndex,
+    backbone: Backbone,
+    geometries: Mapping[str, CategoryGeometry],
+    manifest: Manifest,
+) -> None:
+    """Trains one model, or finds that it is there."""
+    training = index.select(split="train")
+    masks = masks_of(config, geometries, index, backbone)
+    facts = {
+        "views": list(index.views),
+        "categories": list(index.categories),
+        "backbone": backbone.digest,
+        "per_view": config.bank.per_view,
+        "training": _training_summary(training),
+        "features": _fingerprint(config, training, backbone),
+        "geometry": mask_digests(masks),
+    }
+    folder = workdir / "banks" / name
+    places = (folder, workdir / "models" / name)
+    if all(manifest.covers(place) for place in places) and read_facts(folder) == facts:
+        log.info("model %s: already trained", name)
+        return
+    begin = time.monotonic()
+    features = split_features(config, training, backbone, workdir)
+    keeper = None
+    if fuses(config):
+        sections = {"fusion": dataclasses.asdict(config.fusion), "train": dataclasses.asdict(config.train)}
+        decides = facts | sections | {"seed": config.seed}
+        keeper = Checkpoints(workdir / "checkpoints" / name, workdir / "metrics.jsonl", name, decides)
+    method = build_method(config, index.views, backbone, keeper=keeper, name=name)
+    with keeper.heeding_sigterm() if keeper else nullcontext():
+        state = method.fit(training, features, masks, jax.random.key(config.seed))
+    chosen = np.unique(np.linspace(0, len(training) - 1, min(_CALIBRATED, len(training))).round().astype(int))
+    calibration = calibrate_scores(method.leave_one_out(state, training, features, masks, chosen))
+    rows = write_model(workdir, name, method, state, calibration, facts, manifest)
+    log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
+    _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": time.monotonic() - begin})
 
 
 def open_index(config: Config) -> DatasetIndex:

@@ -21,6 +21,8 @@ ROOMS = (
         "evaluation",
         "report",
         "calibrate",
+        "model",
+        "checkpoint",
         "train",
         "score",
     ),

@@ -16,7 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float32
 
 from mvead_jax.backbone import efficientnet
-from mvead_jax.backbone.dinov2 import DINOV2_SIZES, random_dinov2
+from mvead_jax.backbone.dinov2 import DINOV2_SIZES, Block, random_dinov2
 from mvead_jax.backbone.weights import load_dinov2, locate_weights, read_config
 from mvead_jax.config import BackboneConfig
 from mvead_jax.errors import UserError
@@ -106,6 +106,24 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
         width=shape[-1],
         apply=lambda images: apply(state, images),
     )
+
+
+def next_block(config: BackboneConfig, seed: int = 0) -> Block | None:
+    """The transformer block after the one whose output is the feature, or None if the backbone has none.
+
+    Raises as `load_backbone`.
+    """
+    if config.name == EFFICIENTNET:
+        return None
+    number = config.block + 1
+    if config.weights == "random":
+        if number > DINOV2_SIZES[config.name].num_hidden_layers:
+            return None
+        return random_dinov2(DINOV2_SIZES[config.name], seed, number).blocks[-1]
+    directory = locate_weights(config.name, config.weights, Path(config.directory))
+    if number > read_config(directory).num_hidden_layers:
+        return None
+    return load_dinov2(directory, number).blocks[-1]
 
 
 def weights_digest(state: nnx.State) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Int
 
 from mvead_jax.bank.nearest import nearest
 from mvead_jax.data.records import DatasetIndex
@@ -72,6 +72,46 @@ class PatchCore:
             rows[filled : filled + own.sum()] = np.asarray(features[:, at], np.float32)[own]
             filled += own.sum()
         return {SHARED: rows.reshape(-1, width)}
+
+    def leave_one_out(
+        self,
+        state: Banks,
+        index: DatasetIndex,
+        features: Float32[np.ndarray, "S V N D"],
+        geometry: Any,
+        chosen: Int[np.ndarray, " n"],
+    ) -> Float32[np.ndarray, "n V h w"]:
+        """Patch distances of some training samples, each to the rows of the other samples only.
+
+        How far normal parts are from each other: to a bank that has its own rows a sample's distance is 0.
+        NaN where a view is missing, or where no other sample has rows.
+
+        Args:
+          state, index, features: what `fit` made, and what it was made from. geometry: not used.
+          chosen: positions of samples in the index.
+        """
+        return self.left_out(state, index, features[chosen], chosen)
+
+    def left_out(
+        self,
+        state: Banks,
+        index: DatasetIndex,
+        own: Float32[np.ndarray, "n V N D"],
+        chosen: Int[np.ndarray, " n"],
+    ) -> Float32[np.ndarray, "n V h w"]:
+        """`leave_one_out` for samples whose features `own` are at hand."""
+        present = index.present()
+        patches = self.grid[0] * self.grid[1]
+        owners = [np.repeat(np.flatnonzero(has), patches) for has in present.T]  # of the rows of each view
+        maps = np.full((len(chosen), len(self.views), patches), np.nan, np.float32)
+        for at, view in enumerate(self.views):
+            owner = owners[at] if self.per_view else np.concatenate(owners)
+            bank = jax.device_put(state[view if self.per_view else SHARED])
+            for number, sample in enumerate(chosen):
+                others = owner != sample
+                if present[sample, at] and others.any():
+                    maps[number, at] = nearest(own[number, at], bank, where=others)[0]
+        return maps.reshape(*maps.shape[:2], *self.grid)
 
     def anomaly_maps(
         self, state: Banks, features: Float32[Array, "B V N D"], geometry: Any

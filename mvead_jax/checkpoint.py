@@ -1,0 +1,115 @@
+"""What outlives a killed run: states of pre-training, the figures of its steps, and the wish to stop."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import shutil
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from mvead_jax.files import read_json, write_json, write_text
+
+log = logging.getLogger(__name__)
+
+_KEPT = 2  # states: the newest, and one to fall back to
+
+
+class Checkpoints:
+    """States of one model's pre-training in <folder>/<step>, by Orbax, and its lines of metrics.jsonl.
+
+    A state that cannot be read back (the disk was full, the run was killed while it wrote) is passed over for
+    the one before it.
+    """
+
+    def __init__(self, folder: Path, metrics: Path, model: str, decides: Mapping[str, Any]):
+        """
+        Args:
+          folder: of the states.
+          metrics: the workdir's metrics.jsonl. model: its name in there.
+          decides: JSON of all that the states depend on; states of anything else are removed.
+        """
+        self._metrics, self._model = metrics, model
+        self._stop = False
+        origin = folder / "origin.json"
+        if folder.exists() and not (origin.exists() and read_json(origin, "of train.py") == decides):
+            shutil.rmtree(folder)
+        write_json(origin, decides)
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=_KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+
+    def restore(self, like: dict[str, Any]) -> dict[str, Any] | None:
+        """The newest state that can be read, as NumPy arrays; lines of metrics.jsonl that are later go."""
+        abstract = jax.tree.map(lambda x: np.empty_like(np.asarray(x)), like)
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            except Exception as error:  # Orbax, its drivers and the file system each have their own
+                log.warning(
+                    "%s: state %d can't be read (%s); going back to the one before it",
+                    *(self._manager.directory, step, str(error).splitlines()[0] if str(error) else error),
+                )
+                self._manager.delete(step)
+                continue
+            log.info("pre-training %s: goes on after step %d", self._model, int(state["step"]) - 1)
+            self._forget(int(state["step"]))
+            return jax.tree.map(np.asarray, state)
+        self._forget(0)
+        return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Writes a state under its step; one that is there already stays."""
+        step = int(state["step"])
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, state)))
+
+    def record(self, event: dict[str, Any]) -> None:
+        """Appends one step's figures to metrics.jsonl."""
+        with self._metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": "pre-training", "name": self._model, **event}) + "\n")
+
+    def stopping(self) -> bool:
+        return self._stop
+
+    def close(self) -> None:
+        self._manager.close()
+
+    @contextlib.contextmanager
+    def heeding_sigterm(self) -> Iterator[None]:
+        """While it lasts, SIGTERM asks the run to stop after the step it is in."""
+
+        def ask(*_):
+            self._stop = True
+
+        before = signal.signal(signal.SIGTERM, ask)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _forget(self, step: int) -> None:
+        """Takes the lines of steps from `step` on out of metrics.jsonl: they are made again."""
+        if not self._metrics.exists():
+            return
+        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if not self._is_later(line, step)]
+        if len(kept) < len(lines):
+            write_text(self._metrics, "".join(kept))
+
+    def _is_later(self, line: str, step: int) -> bool:
+        try:
+            event = json.loads(line)
+        except ValueError:  # the last line of a run that was killed
+            return True
+        if event.get("stage") != "pre-training" or event.get("name") != self._model:
+            return False
+        return event["step"] >= step

@@ -1,0 +1,205 @@
+"""Attention of a patch to what the other cameras see: along epipolar lines (EAM), or by similarity (MVAS).
+
+For one sample; a batch is `jax.vmap` of it. Pre-norm, multi-head, one softmax, residual (MVEAD eq. 5-6):
+
+    out_j = z_j + W_O sum_k softmax_k(q_j . k_k / sqrt(d)) v_k,     k over the patches that j may attend to
+
+Letters: V views, N patches of a view, D feature width, H heads, d = D / H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from mvead_jax.backbone.dinov2 import Block, Linear
+from mvead_jax.methods.mvead.dense import masked_attention
+
+Init = Literal["similarity", "random"]
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The shape and the start of an attention over views.
+
+    Attributes:
+      width: D.
+      heads: H; divides the width.
+      init: `similarity`: query and key projections are the identity, so that attention goes by likeness of
+        normalised features, and value and output pass them on; `random`: small random projections. For the
+        copy of a backbone's block see `copy_block`. Decision D5.
+      combine: `joint`: one softmax over all keys; `mean`: one for each other view, then their mean. D3.
+      residual: add the patch's own feature.
+      gate: `patch`: a learned number in (0, 1) for each patch multiplies what it attends to.
+      epsilon: of the layer norm.
+    """
+
+    width: int = 768
+    heads: int = 12
+    init: Init = "similarity"
+    combine: Literal["joint", "mean"] = "joint"
+    residual: bool = True
+    gate: Literal["none", "patch"] = "none"
+    epsilon: float = 1e-6
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide width={self.width}")
+
+
+class EpipolarAttention(nnx.Module):
+    """z [V,N,D] -> [V,N,D]: each patch fused with the patches that the mask lets it attend to.
+
+    A patch without any key passes unchanged (decision D6).
+    """
+
+    def __init__(self, cfg: AttentionConfig, rngs: nnx.Rngs):
+        width = cfg.width
+        self.cfg = cfg
+        self.norm = nnx.LayerNorm(width, epsilon=cfg.epsilon, use_fast_variance=False, rngs=rngs)
+        options = {"stddev": 0.02, "dtype": jnp.dtype(jnp.float32), "rngs": rngs}
+        self.query = Linear(width, width, **options)
+        self.key = Linear(width, width, **options)
+        self.value = Linear(width, width, **options)
+        self.output = Linear(width, width, **options)
+        if cfg.init == "similarity":
+            for linear in (self.query, self.key, self.value, self.output):
+                linear.kernel[...] = jnp.eye(width, dtype=jnp.float32)
+        self.gate = Linear(2 * width, 1, **options) if cfg.gate == "patch" else None
+        if self.gate is not None:
+            self.gate.kernel[...] = jnp.zeros((2 * width, 1), jnp.float32)  # every gate starts half open
+
+    def __call__(
+        self,
+        z: Float[Array, "V N D"],
+        mask: Bool[Array, "V V N N"],
+        present: Bool[Array, " V"] | None = None,
+    ) -> Float[Array, "V N D"]:
+        """The fused features of one sample.
+
+        Args:
+          z: patch features.
+          mask: mask[a, b, j, k]: patch j of view a may attend to patch k of view b.
+          present: views that the sample has; the patches of the others are never keys. None: all.
+        """
+        views, patches, width = z.shape
+        heads = self.cfg.heads
+        normed = self.norm(z)
+        query, key, value = (
+            linear(normed).reshape(views, patches, heads, width // heads)
+            for linear in (self.query, self.key, self.value)
+        )
+        if present is not None:
+            mask = mask & jnp.asarray(present)[None, :, None, None]
+        if self.cfg.combine == "joint":
+            mixed = masked_attention(query, key, value, mask)
+        else:
+            mixed = _mean_over_views(query, key, value, mask)
+        attended = self.output(mixed.reshape(views, patches, width))
+        if self.gate is not None:
+            attended *= nnx.sigmoid(self.gate(jnp.concatenate([normed, attended], axis=-1)))
+        attended = jnp.where(mask.any((1, 3))[..., None], attended, 0)  # Decision D6
+        return z + attended if self.cfg.residual else attended
+
+
+class MVASAttention(EpipolarAttention):
+    """The same attention over those windows of the other views that look most alike (seed 003).
+
+    It has no use for geometry: of its `mask` it looks at nothing.
+    """
+
+    def __init__(
+        self,
+        cfg: AttentionConfig,
+        rngs: nnx.Rngs,
+        *,
+        grid: tuple[int, int],
+        windows: int = 6,
+        top_windows: int = 4,
+    ):
+        super().__init__(cfg, rngs)
+        self.grid, self.windows, self.top_windows = grid, windows, top_windows
+
+    def __call__(self, z, mask, present=None):
+        pairs = ~jnp.eye(z.shape[0], dtype=bool)
+        if present is not None:
+            pairs = pairs & jnp.asarray(present)[None, :]
+        return super().__call__(z, similar_windows(z, pairs, self.grid, self.windows, self.top_windows))
+
+
+def similar_windows(
+    z: Float[Array, "V N D"],
+    pairs: Bool[Array, "V V"],
+    grid: tuple[int, int],
+    windows: int,
+    top_windows: int,
+) -> Bool[Array, "V V N N"]:
+    """mask[a, b, j, k]: is the window of patch k of b among the most similar ones to the window of j of a?
+
+    Each view is cut into windows x windows pieces (the last ones smaller where that does not divide the
+    grid); a window sees the `top_windows` windows, of all other views together, whose mean feature has the
+    largest product with its own. No gradient flows through the choice.
+
+    Args:
+      z: features.
+      pairs: pairs[a, b]: may a look at b?
+      grid: (h, w), N = h w.
+    """
+    views, patches, _ = z.shape
+    rows, columns = (-(-side // -(-side // windows)) for side in grid)  # windows that hold any patch
+    height, width = (-(-side // windows) for side in grid)
+    place = (jnp.arange(grid[0]) // height)[:, None] * columns + (jnp.arange(grid[1]) // width)[None]
+    member = jax.nn.one_hot(place.reshape(patches), rows * columns, dtype=z.dtype)  # [N,n]
+    z = jax.lax.stop_gradient(z)
+    means = jnp.einsum("nm,vnd->vmd", member / member.sum(0, keepdims=True), z, precision="highest")
+    likeness = jnp.einsum("amd,bnd->ambn", means, means, precision="highest")
+    allowed = jnp.broadcast_to(pairs[:, None, :, None], likeness.shape)
+    likeness = jnp.where(allowed, likeness, -jnp.inf).reshape(views, rows * columns, -1)
+    count = min(top_windows, likeness.shape[-1])
+    chosen = jax.lax.top_k(likeness, count)[1]  # [V,n,top]
+    seen = jax.nn.one_hot(chosen, likeness.shape[-1], dtype=z.dtype).sum(2) > 0
+    seen = seen.reshape(allowed.shape) & allowed  # [V,n,V,n]
+    place = place.reshape(patches)
+    return seen[:, place][:, :, :, place].transpose(0, 2, 1, 3)
+
+
+def copy_block(attention: EpipolarAttention, block: Block) -> None:
+    """Makes the attention that of a transformer block: its norm, projections, and layer scale (decision D4).
+
+    Raises:
+      ValueError: another width or number of heads.
+    """
+    source = block.attention
+    if source.num_heads != attention.cfg.heads or block.norm1.scale.shape != (attention.cfg.width,):
+        raise ValueError(
+            f"a block of {source.num_heads} heads and width {block.norm1.scale.shape[0]} does not fit "
+            f"{attention.cfg}"
+        )
+    attention.norm.scale[...] = block.norm1.scale[...]
+    attention.norm.bias[...] = block.norm1.bias[...]
+    for to, origin in (
+        (attention.query, source.query),
+        (attention.key, source.key),
+        (attention.value, source.value),
+    ):
+        to.kernel[...] = origin.kernel[...]
+        if origin.bias is not None:
+            to.bias[...] = origin.bias[...]
+    scale = block.layer_scale1[...]
+    attention.output.kernel[...] = source.projection.kernel[...] * scale[None, :]
+    attention.output.bias[...] = source.projection.bias[...] * scale
+
+
+def _mean_over_views(query, key, value, mask):
+    """Attention to each view by itself, averaged over the views in which a patch has a key."""
+    own = jax.vmap(
+        lambda key, value, mask: masked_attention(query, key[None], value[None], mask[:, None]),
+        in_axes=(0, 0, 1),
+    )(key, value, mask)  # [V of keys, V, N, H, d]
+    seen = mask.any(3).transpose(1, 0, 2).astype(own.dtype)  # [V of keys, V, N]
+    return own.sum(0) / jnp.maximum(seen.sum(0), 1)[..., None, None]

@@ -1,0 +1,203 @@
+"""MVEAD: patches fused across views by pre-trained epipolar attention, then a memory bank for each view.
+
+Seed 001. What this differs in from the paper, and where the paper is silent, is in the README's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float32, Int
+
+from mvead_jax.backbone.dinov2 import Block
+from mvead_jax.config import FusionConfig, TrainConfig
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.errors import UserError
+from mvead_jax.methods.mvead.attention import (
+    AttentionConfig,
+    EpipolarAttention,
+    MVASAttention,
+    copy_block,
+)
+from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
+from mvead_jax.methods.patchcore import Banks, PatchCore
+
+Masks = Mapping[str, Bool[np.ndarray, "V V N N"]]
+Parameters = Mapping[str, Any]  # of the attention, nested by module
+
+
+@dataclass(frozen=True)
+class MveadState:
+    """What was learned: the attention's parameters, and the banks of attended features."""
+
+    fusion: Parameters
+    banks: Banks
+
+
+@dataclass(frozen=True)
+class Mvead:
+    """The method and its settings.
+
+    Attributes:
+      views: names of the cameras, in the order of axis V. grid: (h,w), patches of a view.
+      width: D of the features.
+      fusion, train: sections of the config; fusion.kind is not `none` (that is PatchCore).
+      per_view: a bank for each view, or one for all.
+      block: the backbone's next transformer block, for fusion.init=copy; None where it has none.
+      keeper: keeps states of the pre-training; None: a run that is killed starts over.
+      name: of the model, for messages.
+    """
+
+    views: tuple[str, ...]
+    grid: tuple[int, int]
+    width: int
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    per_view: bool = True
+    block: Block | None = None
+    keeper: Keeper | None = None
+    name: str = ""
+
+    def start(self, seed: int) -> EpipolarAttention:
+        """The attention before any training (decision D5).
+
+        Raises:
+          UserError: a number of heads that does not divide the width, or that the copied block does not have.
+        """
+        copied = self.block if self.fusion.init == "copy" else None
+        own_heads = self.block.attention.num_heads if self.block is not None else 1
+        heads = self.fusion.heads or own_heads
+        if self.width % heads:
+            raise UserError(f"config fusion.heads={heads}: must divide the features' width {self.width}")
+        if copied is not None and heads != own_heads:
+            raise UserError(
+                f"config fusion.heads={heads}: the block to copy has {own_heads}; take 0, or init=similarity"
+            )
+        config = AttentionConfig(
+            width=self.width,
+            heads=heads,
+            init="random" if self.fusion.init == "random" else "similarity",
+            combine=self.fusion.combine,
+            residual=self.fusion.residual,
+            gate=self.fusion.gate,
+        )
+        if self.fusion.kind == "mvas":
+            attention = MVASAttention(
+                config,
+                nnx.Rngs(seed),
+                grid=self.grid,
+                windows=self.fusion.windows,
+                top_windows=self.fusion.top_windows,
+            )
+        else:
+            attention = EpipolarAttention(config, nnx.Rngs(seed))
+        if copied is not None:
+            copy_block(attention, copied)
+        return attention
+
+    def fit(
+        self,
+        index: DatasetIndex,
+        features: Float32[np.ndarray, "S V N D"],
+        geometry: Masks,
+        key: jax.Array,
+    ) -> MveadState:
+        """Pre-trains the attention on the training samples and fills the banks with what it makes of them.
+
+        Args:
+          index: the training samples, which should be normal.
+          features: their patch features, a NumPy array or a FeatureStore.
+          geometry: the epipolar mask of each category.
+          key: what everything random follows from.
+
+        Raises:
+          UserError: a view without any training picture, or a loss that is no number.
+          Stopped: the keeper was asked to stop.
+        """
+        seed = _seed(key)
+        samples = _samples(index, features, geometry)
+        attention = self.start(seed)
+        if self.train.objective != "none" and self.train.epochs:
+            pretrain(attention, samples, self.train, seed, self.keeper or _Nobody(), self.name)
+        fused = attend_all(attention, samples)(np.arange(len(samples)))
+        banks = self._memory.fit(index, fused, None, None)
+        return MveadState(nnx.to_pure_dict(nnx.state(attention)), banks)
+
+    def fuse(
+        self, state: MveadState, features: Float32[Array, "B V N D"], mask: Bool[Array, "V V N N"]
+    ) -> Float32[Array, "B V N D"]:
+        """Attended features of some samples of one category; jit-able.
+
+        A view whose features are all zero is one that the sample does not have.
+        """
+        graph, _ = nnx.split(self.start(0))
+        features = jnp.asarray(features)
+        attention = nnx.merge(graph, state.fusion)
+        present = (features != 0).any((2, 3))
+        return jax.vmap(lambda z, p: attention(z, mask, p))(features, present)
+
+    def leave_one_out(
+        self,
+        state: MveadState,
+        index: DatasetIndex,
+        features: Float32[np.ndarray, "S V N D"],
+        geometry: Masks,
+        chosen: Int[np.ndarray, " n"],
+    ) -> Float32[np.ndarray, "n V h w"]:
+        """As of `PatchCore.leave_one_out`; the samples that the banks leave out were seen in training."""
+        attention = self.start(0)
+        nnx.update(attention, state.fusion)
+        fused = attend_all(attention, _samples(index, features, geometry))(chosen)
+        return self._memory.left_out(state.banks, index, fused, chosen)
+
+    def anomaly_maps(
+        self, state: MveadState, features: Float32[Array, "B V N D"], geometry: Bool[Array, "V V N N"]
+    ) -> Float32[Array, "B V h w"]:
+        """Distance of every attended patch to the nearest row of its bank (eq. 11).
+
+        Args:
+          geometry: the mask of the samples' category.
+        """
+        return self._memory.anomaly_maps(state.banks, self.fuse(state, features, geometry), None)
+
+    @property
+    def _memory(self) -> PatchCore:
+        return PatchCore(self.views, self.grid, self.per_view)
+
+
+class _Nobody:
+    """A keeper that keeps nothing."""
+
+    def restore(self, like):
+        return None
+
+    def save(self, state):
+        pass
+
+    def record(self, event):
+        pass
+
+    def stopping(self):
+        return False
+
+
+def _seed(key: jax.Array) -> int:
+    """A whole number for the libraries that want one."""
+    return int(np.asarray(jax.random.key_data(key)).ravel()[-1]) & 0x7FFFFFFF
+
+
+def _samples(index: DatasetIndex, features, masks: Masks) -> NormalSamples:
+    categories = index.categories
+    return NormalSamples(
+        features,
+        index.present(),
+        np.stack([masks[category] for category in categories]),
+        np.array([categories.index(sample.category) for sample in index.samples], np.int32),
+        tuple(sample.id for sample in index.samples),
+    )

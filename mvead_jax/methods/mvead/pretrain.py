@@ -1,0 +1,309 @@
+"""Multi-centre pre-training of the attention's projections on normal samples (MVEAD section 3.3).
+
+A run is a function of (config, seed, features): the order of samples follows from (seed, epoch), what is
+masked from (seed, step). So a run that goes on from any step ends in the same bytes.
+
+Letters: B samples in a step, V views, N patches of a view, K centres, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+from sklearn.cluster import MiniBatchKMeans
+
+from mvead_jax.config import TrainConfig
+from mvead_jax.errors import UserError
+from mvead_jax.methods.mvead.attention import EpipolarAttention
+from mvead_jax.methods.mvead.objective import (
+    multi_center_loss,
+    nearest_centers,
+    negative_loss,
+    select_negatives,
+)
+from mvead_jax.progress import progress
+
+State = dict[str, Any]  # "parameters", "optimizer", "centers" [V,K,D], "step"
+
+
+@dataclass(frozen=True)
+class NormalSamples:
+    """What pre-training looks at.
+
+    Attributes:
+      features: [S,V,N,D], a NumPy array or a FeatureStore; rows are read as they are needed.
+      present: [S,V], which views each sample has.
+      masks: [C,V,V,N,N], the mask of each category. category: [S], the mask of each sample.
+      names: of the samples, for messages.
+    """
+
+    features: Any
+    present: Bool[np.ndarray, "S V"]
+    masks: Bool[np.ndarray, "C V V N N"]
+    category: Int[np.ndarray, " S"]
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.present)
+
+
+class Keeper(Protocol):
+    """What outlives a killed run."""
+
+    def restore(self, like: State) -> State | None:
+        """The newest state that was saved, in the shapes of `like`; None if there is none."""
+
+    def save(self, state: State) -> None:
+        """Keeps a state."""
+
+    def record(self, event: dict[str, Any]) -> None:
+        """Notes the figures of one step."""
+
+    def stopping(self) -> bool:
+        """Whether someone asked the run to stop."""
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and its state is saved."""
+
+
+class NotFinite(UserError):
+    """A loss that is no number."""
+
+
+def attend_all(
+    attention: EpipolarAttention, samples: NormalSamples, batch_size: int = 8
+) -> Callable[[np.ndarray], Float[np.ndarray, "n V N D"]]:
+    """A function from positions of samples to their attended features, compiled once for batches."""
+    graph, state = nnx.split(attention)
+    masks = jnp.asarray(samples.masks)
+
+    @jax.jit
+    def attend(state, z, present, category):
+        model = nnx.merge(graph, state)
+        return jax.vmap(lambda z, p, c: model(z, masks[c], p))(z, present, category)
+
+    def run(positions: np.ndarray) -> np.ndarray:
+        out = []
+        for start in range(0, len(positions), batch_size):
+            own = np.resize(positions[start : start + batch_size], batch_size)  # repeats some to fill
+            fused = attend(state, samples.features[own], samples.present[own], samples.category[own])
+            out.append(np.asarray(fused)[: len(positions) - start])
+        return np.concatenate(out)
+
+    return run
+
+
+def k_means_centers(
+    attention: EpipolarAttention, samples: NormalSamples, count: int, most_patches: int, seed: int
+) -> Float[np.ndarray, "V K D"]:
+    """K centres for each view, by k-means over attended patches of the view (decision D7).
+
+    At most `most_patches` patches of a view are looked at, of samples spread evenly over the set. A view with
+    fewer different patches than K repeats centres.
+    """
+    views, patches = samples.features.shape[1:3]
+    wanted = min(len(samples), max(1, -(-most_patches // patches)))
+    chosen = np.unique(np.linspace(0, len(samples) - 1, wanted).round().astype(int))
+    outputs = attend_all(attention, samples)(chosen)
+    centers = []
+    for view in range(views):
+        rows = outputs[samples.present[chosen, view], view].reshape(-1, outputs.shape[-1])[:most_patches]
+        if count == 1:
+            centers.append(rows.mean(0, keepdims=True, dtype=np.float64))
+            continue
+        k_means = MiniBatchKMeans(min(count, len(rows)), random_state=seed + view, n_init=3, batch_size=4096)
+        centers.append(np.resize(k_means.fit(rows).cluster_centers_, (count, rows.shape[1])))
+    return np.stack(centers).astype(np.float32)
+
+
+def pretrain(
+    attention: EpipolarAttention,
+    samples: NormalSamples,
+    config: TrainConfig,
+    seed: int,
+    keeper: Keeper,
+    name: str,
+) -> Float[np.ndarray, "V K D"]:
+    """Trains the attention in place; only its projections and norm have parameters.
+
+    Args:
+      attention: as it starts (decision D5).
+      samples: normal ones.
+      config: with an objective other than `none`.
+      seed: of the order of samples, the masked patches and k-means.
+      keeper: where states go after every epoch, and come from when a run goes on.
+      name: for the progress line.
+
+    Returns:
+      The centres.
+
+    Raises:
+      Stopped: the keeper said so; the state is saved.
+      NotFinite: the loss is no number; the message names the step and its samples.
+    """
+    graph, parameters = nnx.split(attention)
+    parameters = nnx.to_pure_dict(parameters)
+    optimizer = optax.adamw(config.learning_rate, weight_decay=config.weight_decay)
+    count = 1 if config.objective == "deepsvdd" else config.centers
+    views, width = samples.features.shape[1], samples.features.shape[3]
+    like = {
+        "parameters": parameters,
+        "optimizer": optimizer.init(parameters),
+        "centers": np.zeros((views, count, width), np.float32),
+        "step": np.int32(0),
+    }
+    state = keeper.restore(like)
+    if state is None:
+        centers = k_means_centers(attention, samples, count, config.center_patches, seed)
+        state = like | {"centers": centers}
+        keeper.save(state)
+    first = int(state["step"])
+    step = _make_step(graph, optimizer, jnp.asarray(samples.masks), config, jax.random.key(seed))
+    state = jax.device_put(state)
+    steps = -(-len(samples) // config.batch_size)
+    with progress(f"pre-training {name}", steps * config.epochs, "steps", done=first) as bar:
+        for number in range(first, steps * config.epochs):
+            epoch, position = divmod(number, steps)
+            if position == 0 and epoch and config.center_update == "epoch":
+                nnx.update(attention, state["parameters"])
+                own = k_means_centers(attention, samples, count, config.center_patches, seed)
+                state |= {"centers": jnp.asarray(own)}
+            chosen = _order(len(samples), seed, epoch)[position * config.batch_size :][: config.batch_size]
+            state, figures = step(state, _batch(samples, chosen, config.batch_size))
+            figures = {key: float(value) for key, value in figures.items()}
+            if not np.isfinite(figures["loss"]) or not np.isfinite(figures["gradient_norm"]):
+                names = ", ".join(samples.names[i] for i in chosen)
+                raise NotFinite(
+                    f"pre-training {name}: step {number} has loss {figures['loss']}, on {names}; the last "
+                    "good state is kept: take a lower train.learning_rate or look at these samples"
+                )
+            keeper.record({"step": number, "epoch": epoch, **figures})
+            bar.advance(note=f"loss {figures['loss']:.4f}")
+            ended = position == steps - 1
+            stopping = keeper.stopping()
+            if ended or stopping:
+                keeper.save(jax.device_get(state))
+            if stopping and number + 1 < steps * config.epochs:
+                raise Stopped(f"pre-training {name}: stopped after step {number}")
+    nnx.update(attention, state["parameters"])
+    return np.asarray(state["centers"])
+
+
+def _order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of samples in an epoch."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def _batch(samples: NormalSamples, chosen: np.ndarray, size: int) -> dict[str, np.ndarray]:
+    """The chosen samples, filled up to `size` by repeats that weigh nothing."""
+    filled = np.resize(chosen, size)
+    return {
+        "z": samples.features[filled],
+        "present": samples.present[filled],
+        "category": samples.category[filled],
+        "weight": (np.arange(size) < len(chosen)).astype(np.float32),
+    }
+
+
+def _make_step(graph, optimizer, masks: Array, config: TrainConfig, key: Array):
+    """(state, batch) -> (state, figures), compiled; the state's buffers are reused."""
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state: State, batch: dict[str, Array]) -> tuple[State, dict[str, Array]]:
+        keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["weight"]))
+
+        def loss(parameters):
+            attention = nnx.merge(graph, parameters)
+
+            def of_sample(z, present, category, key):
+                return _sample_loss(attention, z, masks[category], present, state["centers"], config, key)
+
+            own = jax.vmap(of_sample)(batch["z"], batch["present"], batch["category"], keys)
+            figures = {
+                name: jnp.sum(value * batch["weight"]) / batch["weight"].sum() for name, value in own.items()
+            }
+            return figures["loss"], figures
+
+        gradient, figures = jax.grad(loss, has_aux=True)(state["parameters"])
+        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
+        figures["gradient_norm"] = optax.global_norm(gradient)
+        return {
+            "parameters": optax.apply_updates(state["parameters"], updates),
+            "optimizer": optimizer_state,
+            "centers": state["centers"],
+            "step": state["step"] + 1,
+        }, figures
+
+    return step
+
+
+def _sample_loss(
+    attention: EpipolarAttention,
+    z: Float[Array, "V N D"],
+    mask: Bool[Array, "V V N N"],
+    present: Bool[Array, " V"],
+    centers: Float[Array, "V K D"],
+    config: TrainConfig,
+    key: Array,
+) -> dict[str, Array]:
+    """Eq. 10 of one sample, its two terms, and what tells a collapse."""
+    out = attention(z, mask, present)
+    positive = multi_center_loss(out, centers, present)
+    figures = {
+        "loss": positive,
+        "positive": positive,
+        "spread": _spread(out, present) / jnp.maximum(_spread(z, present), 1e-12),
+        "centers_used": _centers_used(out, centers, present),
+    }
+    if config.objective == "mcp+reg":
+        negative = _negatives(attention, z, out, mask, present, centers, config, key)
+        figures |= {"negative": negative, "loss": positive + config.negative_weight * negative}
+    return figures
+
+
+def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, key) -> Float[Array, ""]:
+    """L_neg of one sample (eq. 8, 9): masked patches of a support view, and what they change in another."""
+    views, patches, _ = z.shape
+    draw_support, draw_reference, draw_patches = jax.random.split(key, 3)
+    chance = present / jnp.maximum(present.sum(), 1).astype(z.dtype)
+    support = jax.random.choice(draw_support, views, p=chance)
+    others = present & (jnp.arange(views) != support)
+    chance = others / jnp.maximum(others.sum(), 1).astype(z.dtype)
+    reference = jax.random.choice(draw_reference, views, p=chance)
+
+    count = max(1, round(config.mask_ratio * patches))
+    hidden = jax.random.permutation(draw_patches, patches)[:count]
+    fill = z[support].mean(0) if config.mask_fill == "mean" else jnp.zeros(z.shape[-1], z.dtype)
+    out_masked = attention(z.at[support, hidden].set(fill[None]), mask, present)  # Decision D8
+
+    linked = mask[reference, support][:, hidden].T & others.any()  # [count,N]: of the reference view
+    most = min(config.negatives, patches)
+    changed = jax.vmap(lambda own: select_negatives(out[reference], out_masked[reference], own, most))(linked)
+    counts = jnp.take_along_axis(linked, changed, axis=1).reshape(-1)
+    z_neg = jnp.concatenate([out_masked[reference][changed.reshape(-1)], out_masked[support][hidden]])
+    view = jnp.concatenate([jnp.full(counts.shape, reference), jnp.full(count, support)])
+    where = jnp.concatenate([counts, jnp.ones(count, bool)])
+    return negative_loss(z_neg, view, centers, where)
+
+
+def _spread(z: Float[Array, "V N D"], present: Bool[Array, " V"]) -> Float[Array, ""]:
+    """Root mean square distance of a view's patches from their mean."""
+    squared = jnp.sum(jnp.square(z - z.mean(1, keepdims=True)), axis=-1).mean(1)
+    return jnp.sqrt(jnp.sum(squared * present) / jnp.maximum(present.sum(), 1).astype(z.dtype))
+
+
+def _centers_used(out, centers, present) -> Float[Array, ""]:
+    """Share of the centres that are nearest to some patch of the sample."""
+    assigned = jax.vmap(nearest_centers)(out, centers)  # [V,N]
+    used = jax.nn.one_hot(assigned, centers.shape[1], dtype=bool).any(1).mean(1)  # [V]
+    return jnp.sum(used * present) / jnp.maximum(present.sum(), 1).astype(out.dtype)

@@ -1,0 +1,142 @@
+"""A model as the jobs hold it: the method that a config names, and what it learned, in a workdir.
+
+banks/<model>/C<v>.safetensors      features of normal patches
+models/<model>/fusion.safetensors   MVEAD's projections
+models/<model>/calibration.json     mean and deviation of normal patch scores in each view
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from mvead_jax.backbone.extractor import Backbone, next_block
+from mvead_jax.bank.store import Manifest, read_banks, write_banks
+from mvead_jax.config import Config
+from mvead_jax.errors import UserError
+from mvead_jax.files import read_json, whole, write_json
+from mvead_jax.methods.mvead.evidence import Calibration
+from mvead_jax.methods.mvead.method import Mvead, MveadState
+from mvead_jax.methods.mvead.pretrain import Keeper
+from mvead_jax.methods.patchcore import PatchCore
+
+
+def build_method(
+    config: Config,
+    views: tuple[str, ...],
+    backbone: Backbone,
+    *,
+    keeper: Keeper | None = None,
+    name: str = "",
+) -> PatchCore | Mvead:
+    """The method that `config` names.
+
+    Args:
+      views: names of the cameras, in the order of axis V.
+      keeper: of its states while it trains. name: of the model, for messages.
+
+    Raises:
+      UserError: settings that do not fit the backbone.
+    """
+    if not fuses(config):
+        return PatchCore(views, backbone.grid, config.bank.per_view)
+    method = Mvead(
+        views,
+        backbone.grid,
+        backbone.width,
+        config.fusion,
+        config.train,
+        config.bank.per_view,
+        next_block(config.backbone, config.seed) if config.fusion.init == "copy" else None,
+        keeper,
+        name,
+    )
+    method.start(0)
+    return method
+
+
+def fuses(config: Config) -> bool:
+    """Whether the method joins views before its banks."""
+    return config.method == "mvead" and config.fusion.kind != "none"
+
+
+def write_model(
+    workdir: Path,
+    name: str,
+    method: PatchCore | Mvead,
+    state: Any,
+    calibration: Calibration,
+    facts: dict[str, Any],
+    manifest: Manifest,
+) -> dict[str, int]:
+    """Writes all that scoring needs of one model; returns the rows of each bank."""
+    banks = state.banks if isinstance(state, MveadState) else state
+    folder = workdir / "models" / name
+    if isinstance(state, MveadState):
+        with whole(folder / "fusion.safetensors") as temporary:
+            save_file({name: np.asarray(leaf) for name, leaf in _named(state.fusion)}, temporary)
+    write_json(
+        folder / "calibration.json",
+        {
+            "views": list(method.views),
+            "mean": calibration.mean.tolist(),
+            "deviation": calibration.deviation.tolist(),
+        },
+    )
+    write_banks(workdir / "banks" / name, banks, facts)
+    manifest.record(folder)
+    manifest.record(workdir / "banks" / name)
+    return {bank: len(rows) for bank, rows in banks.items()}
+
+
+def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any, Calibration]:
+    """The state and the calibration that `write_model` wrote; the banks are on the device.
+
+    Raises:
+      UserError: a file that is missing or not what it should be.
+    """
+    folder = workdir / "models" / name
+    banks = read_banks(workdir / "banks" / name)
+    state: Any = {bank: jax.device_put(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
+    if isinstance(method, Mvead):
+        state = MveadState(_read_fusion(folder / "fusion.safetensors", method), state)
+    values = read_json(folder / "calibration.json", "the calibration of a trained model")
+    try:
+        calibration = Calibration(
+            np.array(values["mean"], np.float64), np.array(values["deviation"], np.float64)
+        )
+        if not calibration.mean.shape == calibration.deviation.shape == (len(method.views),):
+            raise ValueError("another number of views")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder / 'calibration.json'}: not a calibration ({error!r}); train again"
+        ) from error
+    return state, calibration
+
+
+def _read_fusion(path: Path, method: Mvead) -> dict[str, Any]:
+    expected = nnx.to_pure_dict(nnx.state(method.start(0)))
+    wanted = {place: leaf.shape for place, leaf in _named(expected)}
+    try:
+        flat = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not readable ({error}); train again") from error
+    found = {name: value.shape for name, value in flat.items()}
+    if found != wanted:
+        raise UserError(f"{path}: holds other projections than this config's fusion has; train again")
+    leaves = [jax.device_put(flat[place]) for place, _ in _named(expected)]
+    return jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+
+def _named(tree: Any) -> list[tuple[str, Any]]:
+    """Leaves of nested dicts as ("query.kernel", array)."""
+    return [
+        (".".join(key.key for key in place), leaf)
+        for place, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
