@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.methods.mvead.evidence import Calibration, fuse_evidence, standardise
 from mvead_jax.model import build_method, fuses, read_model
 from mvead_jax.progress import progress
+from mvead_jax.protocol import protocol
 from mvead_jax.report.pictures import draw_category, heat_scale
 from mvead_jax.train import models, open_index, split_features
 
@@ -253,45 +254,6 @@ def _write(
                 draw_category(index.root, own, temporary, heat_scale(maps), source)
             bar.advance()
     return metrics
-
-
-def protocol(
-    config: Config, backbone: Backbone, training: Sequence[Mapping[str, int]], scored: str
-) -> dict[str, Any]:
-    """How the metrics came about, in full.
-
-    Args:
-      training: the counts that train.py left with the banks.
-      scored: "test split", or the folder of new pictures.
-    """
-    counts = {key: sum(own[key] for own in training) for key in training[0]}
-    trained = "" if backbone.trained else " UNTRAINED: random weights"
-    labelled = scored == "test split"
-    return {
-        "method": config.method,
-        "setting": "one model for each category" if config.setting == "single" else "one model for all",
-        "scored": scored,
-        "lists": config.data.lists,
-        "training": f"{counts['samples']} samples, {counts['views']} pictures, "
-        f"{counts['views_labelled_defective']} of them labelled defective",
-        "incomplete_samples": config.data.incomplete if labelled else "scored by the views they have",
-        "backbone": f"{backbone.name}{trained}",
-        "weights": backbone.weights,
-        "backbone_trained": backbone.trained,
-        "backbone_digest": backbone.digest,
-        "block": None if backbone.name == "efficientnet-lite0" else config.backbone.block,
-        "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
-        "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
-        "bank": f"full, {'one for each view' if config.bank.per_view else 'one for all views'}",
-        "image_score": "largest patch distance, no smoothing",
-        "sample_score": "largest image score over its views",
-        "image_label": "the list's anomaly_class of that view" if labelled else "unknown",
-        "sample_label": "defective if any of its views is" if labelled else "unknown",
-        "pixel_metrics": "none, so no evaluation size, smoothing or mask threshold",
-        "epoch": "last; PatchCore trains none",
-        "mean": "plain mean over categories",
-        "seed": config.seed,
-    }
 
 
 def _write_csv(path: Path, header: str, lines: list[list[str]]) -> None:

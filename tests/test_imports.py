@@ -22,6 +22,7 @@ ROOMS = (
         "report",
         "calibrate",
         "model",
+        "protocol",
         "checkpoint",
         "train",
         "score",

@@ -15,7 +15,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mvead_jax.backbone.dinov2 import Block, Linear
 from mvead_jax.methods.mvead.dense import masked_attention
@@ -79,32 +79,33 @@ class EpipolarAttention(nnx.Module):
         z: Float[Array, "V N D"],
         mask: Bool[Array, "V V N N"],
         present: Bool[Array, " V"] | None = None,
-    ) -> Float[Array, "V N D"]:
+        wanted: Int[Array, " n"] | None = None,
+    ) -> Float[Array, "n N D"]:
         """The fused features of one sample.
 
         Args:
           z: patch features.
           mask: mask[a, b, j, k]: patch j of view a may attend to patch k of view b.
           present: views that the sample has; the patches of the others are never keys. None: all.
+          wanted: views whose output is wanted. None: all, n = V.
         """
         views, patches, width = z.shape
         heads = self.cfg.heads
-        normed = self.norm(z)
-        query, key, value = (
-            linear(normed).reshape(views, patches, heads, width // heads)
-            for linear in (self.query, self.key, self.value)
-        )
         if present is not None:
             mask = mask & jnp.asarray(present)[None, :, None, None]
-        if self.cfg.combine == "joint":
-            mixed = masked_attention(query, key, value, mask)
-        else:
-            mixed = _mean_over_views(query, key, value, mask)
-        attended = self.output(mixed.reshape(views, patches, width))
+        normed = self.norm(z)
+        own, own_normed = (z, normed) if wanted is None else (z[wanted], normed[wanted])
+        mask = mask if wanted is None else mask[wanted]
+        query = self.query(own_normed).reshape(-1, patches, heads, width // heads)
+        key, value = (
+            linear(normed).reshape(views, patches, heads, width // heads) for linear in (self.key, self.value)
+        )
+        attend = masked_attention if self.cfg.combine == "joint" else _mean_over_views
+        attended = self.output(attend(query, key, value, mask).reshape(own.shape))
         if self.gate is not None:
-            attended *= nnx.sigmoid(self.gate(jnp.concatenate([normed, attended], axis=-1)))
+            attended *= nnx.sigmoid(self.gate(jnp.concatenate([own_normed, attended], axis=-1)))
         attended = jnp.where(mask.any((1, 3))[..., None], attended, 0)  # Decision D6
-        return z + attended if self.cfg.residual else attended
+        return own + attended if self.cfg.residual else attended
 
 
 class MVASAttention(EpipolarAttention):
@@ -125,11 +126,12 @@ class MVASAttention(EpipolarAttention):
         super().__init__(cfg, rngs)
         self.grid, self.windows, self.top_windows = grid, windows, top_windows
 
-    def __call__(self, z, mask, present=None):
+    def __call__(self, z, mask, present=None, wanted=None):
         pairs = ~jnp.eye(z.shape[0], dtype=bool)
         if present is not None:
             pairs = pairs & jnp.asarray(present)[None, :]
-        return super().__call__(z, similar_windows(z, pairs, self.grid, self.windows, self.top_windows))
+        similar = similar_windows(z, pairs, self.grid, self.windows, self.top_windows)
+        return super().__call__(z, similar, wanted=wanted)
 
 
 def similar_windows(

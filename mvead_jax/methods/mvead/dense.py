@@ -6,10 +6,10 @@ import jax.numpy as jnp
 
 
 def masked_attention(query, key, value, mask, present=None):
-    views, patches, heads, width = query.shape
+    views, patches, heads, width = key.shape
     if present is not None:
         mask = mask & jnp.asarray(present)[None, :, None, None]
-    allowed = mask.transpose(0, 2, 1, 3).reshape(views, patches, views * patches)
+    allowed = mask.transpose(0, 2, 1, 3).reshape(*query.shape[:2], views * patches)
     keys = key.reshape(views * patches, heads, width)
     values = value.reshape(views * patches, heads, width)
     logits = jnp.einsum("vqhd,khd->vhqk", query * width**-0.5, keys, precision="highest")

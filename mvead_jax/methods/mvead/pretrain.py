@@ -284,13 +284,15 @@ def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, k
     count = max(1, round(config.mask_ratio * patches))
     hidden = jax.random.permutation(draw_patches, patches)[:count]
     fill = z[support].mean(0) if config.mask_fill == "mean" else jnp.zeros(z.shape[-1], z.dtype)
-    out_masked = attention(z.at[support, hidden].set(fill[None]), mask, present)  # Decision D8
+    masked = z.at[support, hidden].set(fill[None])  # Decision D8
+    both = jnp.stack([reference, support])
+    in_reference, in_support = attention(masked, mask, present, both)
 
     linked = mask[reference, support][:, hidden].T & others.any()  # [count,N]: of the reference view
     most = min(config.negatives, patches)
-    changed = jax.vmap(lambda own: select_negatives(out[reference], out_masked[reference], own, most))(linked)
+    changed = jax.vmap(lambda own: select_negatives(out[reference], in_reference, own, most))(linked)
     counts = jnp.take_along_axis(linked, changed, axis=1).reshape(-1)
-    z_neg = jnp.concatenate([out_masked[reference][changed.reshape(-1)], out_masked[support][hidden]])
+    z_neg = jnp.concatenate([in_reference[changed.reshape(-1)], in_support[hidden]])
     view = jnp.concatenate([jnp.full(counts.shape, reference), jnp.full(count, support)])
     where = jnp.concatenate([counts, jnp.ones(count, bool)])
     return negative_loss(z_neg, view, centers, where)
