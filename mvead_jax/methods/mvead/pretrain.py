@@ -235,8 +235,9 @@ def _make_step(graph, optimizer, masks: Array, config: TrainConfig, key: Array):
             return figures["loss"], figures
 
         gradient, figures = jax.grad(loss, has_aux=True)(state["parameters"])
-        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
-        figures["gradient_norm"] = optax.global_norm(gradient)
+        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic relies on it
+            updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
+        figures["gradient_norm"] = optax.tree.norm(gradient)
         return {
             "parameters": optax.apply_updates(state["parameters"], updates),
             "optimizer": optimizer_state,
@@ -275,10 +276,10 @@ def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, k
     """L_neg of one sample (eq. 8, 9): masked patches of a support view, and what they change in another."""
     views, patches, _ = z.shape
     draw_support, draw_reference, draw_patches = jax.random.split(key, 3)
-    chance = present / jnp.maximum(present.sum(), 1).astype(z.dtype)
+    chance = present.astype(z.dtype) / jnp.maximum(present.sum(), 1).astype(z.dtype)
     support = jax.random.choice(draw_support, views, p=chance)
     others = present & (jnp.arange(views) != support)
-    chance = others / jnp.maximum(others.sum(), 1).astype(z.dtype)
+    chance = others.astype(z.dtype) / jnp.maximum(others.sum(), 1).astype(z.dtype)
     reference = jax.random.choice(draw_reference, views, p=chance)
 
     count = max(1, round(config.mask_ratio * patches))
@@ -301,11 +302,13 @@ def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, k
 def _spread(z: Float[Array, "V N D"], present: Bool[Array, " V"]) -> Float[Array, ""]:
     """Root mean square distance of a view's patches from their mean."""
     squared = jnp.sum(jnp.square(z - z.mean(1, keepdims=True)), axis=-1).mean(1)
-    return jnp.sqrt(jnp.sum(squared * present) / jnp.maximum(present.sum(), 1).astype(z.dtype))
+    weight = jnp.asarray(present).astype(z.dtype)
+    return jnp.sqrt(jnp.sum(squared * weight) / jnp.maximum(weight.sum(), 1))
 
 
 def _centers_used(out, centers, present) -> Float[Array, ""]:
     """Share of the centres that are nearest to some patch of the sample."""
     assigned = jax.vmap(nearest_centers)(out, centers)  # [V,N]
     used = jax.nn.one_hot(assigned, centers.shape[1], dtype=bool).any(1).mean(1)  # [V]
-    return jnp.sum(used * present) / jnp.maximum(present.sum(), 1).astype(out.dtype)
+    weight = jnp.asarray(present).astype(used.dtype)
+    return jnp.sum(used * weight) / jnp.maximum(weight.sum(), 1)
