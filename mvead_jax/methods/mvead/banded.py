@@ -111,9 +111,7 @@ def banded_attention(
       present: views of this sample that exist; nobody attends to the others. None: all.
     """
     views, patches, heads, width = query.shape
-    mask = plan.mask
-    if present is not None:
-        mask = mask & jnp.asarray(present)[plan.keys[..., 0] // patches][..., None, None]
+    mask = _seen(plan, present)
 
     # One head after the other keeps the blocks in the processor's cache.
     q, k, v = (
@@ -121,6 +119,20 @@ def banded_attention(
     )
     mixed = jax.lax.map(lambda qkv: _one_head(*qkv, mask, plan), (q, k, v))  # [H,VN,d]
     return mixed.transpose(1, 0, 2).reshape(views, patches, heads, width)
+
+
+def has_keys(plan: BandPlan, present: Bool[Array, " V"] | None = None) -> Bool[Array, "V N"]:
+    """Which patches may attend to anything."""
+    any_key = jnp.stack(_back(_seen(plan, present).any(axis=-1), plan)).any(axis=0)
+    return any_key.reshape(plan.places.shape[1:])
+
+
+def _seen(plan: BandPlan, present: Bool[Array, " V"] | None) -> Bool[Array, "S V G B U"]:
+    """The plan's mask without the keys of absent views."""
+    if present is None:
+        return plan.mask
+    patches = plan.places.shape[-1]
+    return plan.mask & jnp.asarray(present)[plan.keys[..., 0] // patches][..., None, None]
 
 
 def _rows(x: Float[Array, "VN ..."], index: Array) -> Array:
