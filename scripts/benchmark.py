@@ -11,8 +11,8 @@ off after the same block. Needs the extra `bench` (torch); about two minutes on 
 extra `bench` (faiss-cpu); under a minute on two cores.
 
 `attention`: samples per second of the banded epipolar attention, beside the dense one with a mask, forward
-and gradient, on the lines of the demo rig's five cameras; and the memory that XLA sets aside for each. Needs no
-extra; about ten minutes on two cores, most of them the dense one's at 37 x 37 patches.
+and gradient, on the lines of the demo rig's five cameras; and the memory that XLA sets aside for each. Needs
+no extra; about ten minutes on two cores, most of them the dense one's at 37 x 37 patches.
 
 Contestants take turns round by round and medians are compared, because one machine's rounds differ by more
 than contestants do. A contest checks first that both give the same numbers. `ratio` is ours divided by the

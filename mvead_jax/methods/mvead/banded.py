@@ -104,7 +104,8 @@ def banded_attention(
 ) -> Float[Array, "V N H d"]:
     """`dense.masked_attention` of the mask that was planned: eq. 5-6, one softmax over all supporting views.
 
-    Float32, for one sample; vmap over samples (not over plans). Reverse-mode derivatives only.
+    Float32, for one sample; vmap over samples with one plan (on a CPU `jax.lax.map` over them is 1.4 times
+    faster). Reverse-mode derivatives only.
 
     Args:
       query, key, value: of H heads, not yet scaled; finite, also in absent views.
