@@ -284,8 +284,7 @@ def _attention_at(side: int, args: argparse.Namespace, kind: str) -> dict:
         "precision": "float32",
         "device": jax.devices()[0].platform,
         "threads": args.threads,
-        "MB of memory banded": round(memory[0] / 1e6),
-        "dense": round(memory[1] / 1e6),
+        "memory": f"banded {memory[0] / 1e6:.0f} MB and dense {memory[1] / 1e6:.0f} MB",
         "largest difference": f"{difference:.1e} of the largest value",
     }
     return report(f"attention {side} x {side} {kind}", "samples", 1, seconds, facts)

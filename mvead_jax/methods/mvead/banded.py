@@ -64,7 +64,7 @@ def plan_bands(
 
     Args:
       mask, F, grid, patch_size: the result and the arguments of `geometry.epipolar.epipolar_mask`.
-      block: queries a block. 32 to 128 are equally fast at 16 x 16 and more patches on a CPU.
+      block: queries a block. 32 and 64 are equally fast on a CPU, at 16 x 16 patches and at 37 x 37.
     """
     mask, F = np.asarray(mask), np.asarray(F)
     views, patches = len(mask), mask.shape[2]
@@ -104,7 +104,8 @@ def banded_attention(
 ) -> Float[Array, "V N H d"]:
     """`dense.masked_attention` of the mask that was planned: eq. 5-6, one softmax over all supporting views.
 
-    Float32, for one sample; vmap over samples (not over plans). Reverse-mode derivatives only.
+    Float32, for one sample; vmap over samples with one plan (on a CPU `jax.lax.map` over them is 1.4 times
+    faster). Reverse-mode derivatives only.
 
     Args:
       query, key, value: of H heads, not yet scaled; finite, also in absent views.
