@@ -9,6 +9,7 @@ Letters: V views, N patches of a view, D feature width, H heads, d = D / H.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -212,7 +213,14 @@ def attend_batch(
 ) -> Float[Array, "B V N D"]:
     """Fused features of samples of one category, by the attention of a graph and its parameters."""
     attention = nnx.merge(graph, parameters)
-    return jax.vmap(lambda z, present: attention(z, mask, present))(z, present)
+    return over_samples(lambda z, present: attention(z, mask, present), z, present)
+
+
+def over_samples(function: Callable, *batches: Any) -> Any:
+    """`jax.vmap`; on a CPU one sample after the other, which is 1.4 times faster and takes less memory."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda batch: function(*batch), batches)
+    return jax.vmap(function)(*batches)
 
 
 def _mean_over_views(query, key, value, mask):

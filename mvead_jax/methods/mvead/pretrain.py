@@ -22,7 +22,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.config import TrainConfig
 from mvead_jax.errors import UserError
-from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch
+from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch, over_samples
 from mvead_jax.methods.mvead.objective import (
     multi_center_loss,
     nearest_centers,
@@ -227,7 +227,7 @@ def _make_step(graph, optimizer, samples: NormalSamples, config: TrainConfig, ke
                 keys = mask if shared is None else shared
                 return _sample_loss(attention, z, keys, mask, present, state["centers"], config, key)
 
-            own = jax.vmap(of_sample)(batch["z"], batch["present"], batch["category"], keys)
+            own = over_samples(of_sample, batch["z"], batch["present"], batch["category"], keys)
             figures = {
                 name: jnp.sum(value * batch["weight"]) / batch["weight"].sum() for name, value in own.items()
             }
