@@ -16,6 +16,7 @@ from mvead_jax.geometry.estimate import estimate_from_matches
 from mvead_jax.geometry.feature_matching import match_features
 from mvead_jax.geometry.given import read_cameras
 from mvead_jax.geometry.matching import CategoryMatches, joined, match_category, picture_sizes
+from mvead_jax.geometry.outlines import category_outlines
 from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.report.lines import draw_lines
 
@@ -60,7 +61,9 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
                 )
             if config.geometry.matches != "sift" and backbone is None:
                 backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
-            geometry = estimate_from_matches(_matches(config, part, backbone), nominal, config.seed).geometry
+            matches = _matches(config, part, backbone)
+            outlines = category_outlines(part)
+            geometry = estimate_from_matches(matches, outlines, nominal, config.seed).geometry
         geometry.write(path)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:

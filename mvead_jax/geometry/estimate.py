@@ -8,6 +8,7 @@ cameras that must fit all pairs at once. Otherwise each pair stands for itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -23,6 +24,7 @@ from mvead_jax.geometry.fundamental import (
     sampson_distances,
 )
 from mvead_jax.geometry.matching import CategoryMatches, Matches, match_category, with_mirror_images
+from mvead_jax.geometry.outlines import Outline, category_mismatch, category_outlines
 from mvead_jax.geometry.rig_fit import Nominal, RigFit, fit_rig, split_by_sample
 
 _NEAR = 1.5  # pixels of a 256-pixel image: a match that agrees
@@ -92,11 +94,20 @@ def estimate_category(
     Raises:
       UserError: no samples, unreadable pictures, or pictures of one view in different sizes.
     """
-    return estimate_from_matches(match_category(index, most_samples), nominal, seed)
+    return estimate_from_matches(match_category(index, most_samples), category_outlines(index), nominal, seed)
 
 
-def estimate_from_matches(matches: CategoryMatches, nominal: Nominal | None = None, seed: int = 0) -> Found:
-    """F of every pair of views from matches of any kind."""
+def estimate_from_matches(
+    matches: CategoryMatches,
+    outlines: Sequence[dict[str, Outline]],
+    nominal: Nominal | None = None,
+    seed: int = 0,
+) -> Found:
+    """F of every pair of views from matches of any kind.
+
+    Args:
+      outlines: of a few samples, by view. They decide nothing: the quality record tells how far they agree.
+    """
     fit, judge = split_by_sample(matches)
     judge_rig = with_mirror_images(judge)
     pairs = list(combinations(range(len(matches.views)), 2))
@@ -124,6 +135,7 @@ def estimate_from_matches(matches: CategoryMatches, nominal: Nominal | None = No
             "samples": matches.samples,
             "static_matches": max(matches.pairs[a, b, flipped].static for flipped in (False, True)),
             "planar": one.planar,
+            "outline_px": category_mismatch(F, outlines, matches.views[a], matches.views[b]),
             "reason": reason,
         }
         if source == "rig_fit":
