@@ -169,7 +169,7 @@ def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
 
 
 def test_matches_of_mirror_images_lie_on_the_true_lines():
-    """A part symmetric about the plane halfway between two cameras; a point is matched with its mirror image."""
+    """A part symmetric about the plane halfway between two cameras; matches of points with mirror images."""
     station = five_cameras(256)
     F = fundamental_from_cameras(station.K, station.R, station.t)[1, 3]
     normal = station.centers[3] - station.centers[1]
