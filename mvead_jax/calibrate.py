@@ -7,16 +7,18 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from mvead_jax.backbone.extractor import Backbone
+from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.config import Config
 from mvead_jax.data.loading import open_image
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
-from mvead_jax.geometry.estimate import estimate_category
+from mvead_jax.geometry.estimate import estimate_from_matches
+from mvead_jax.geometry.feature_matching import match_features
 from mvead_jax.geometry.given import read_cameras
 from mvead_jax.geometry.masks import EpipolarKeys, all_keys, category_keys
-from mvead_jax.geometry.matching import picture_sizes
+from mvead_jax.geometry.matching import CategoryMatches, joined, match_category, picture_sizes
+from mvead_jax.geometry.outlines import category_outlines
 from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.report.lines import draw_lines
 
@@ -35,11 +37,12 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
     file lies pictures/<category>.png: epipolar lines on one sample.
 
     Raises:
-      UserError: bad cameras, an estimate of other views, or pictures that cannot be read.
+      UserError: bad cameras, an estimate of other views, pictures that cannot be read, or (geometry.matches
+        is not sift) a backbone that cannot be loaded.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
-    found = {}
+    found, backbone = {}, None
     for category in index.categories:
         path = geometry_path(workdir, category)
         part = index.select(category=category, split="train")
@@ -58,7 +61,11 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
                     "each pair stands for itself",
                     *(category, len(nominal.elevation), len(part.views)),
                 )
-            geometry = estimate_category(part, nominal, config.geometry.samples, config.seed).geometry
+            if config.geometry.matches != "sift" and backbone is None:
+                backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+            matches = _matches(config, part, backbone)
+            outlines = category_outlines(part)
+            geometry = estimate_from_matches(matches, outlines, nominal, config.seed).geometry
         geometry.write(path)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:
@@ -66,6 +73,17 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
             draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
         found[category] = geometry
     return found
+
+
+def _matches(config: Config, index: DatasetIndex, backbone: Backbone | None) -> CategoryMatches:
+    """What geometry.matches asks for; the backbone is needed unless that is sift."""
+    most = config.geometry.samples
+    if config.geometry.matches == "sift":
+        return match_category(index, most)
+    features = match_features(index, backbone, most, config.backbone.batch_size)
+    if config.geometry.matches == "features":
+        return features
+    return joined(match_category(index, most), features)
 
 
 def _kept(path: Path, views: tuple[str, ...]) -> CategoryGeometry:

@@ -85,6 +85,7 @@ class GeometryConfig:
     Attributes:
       cameras: a cameras.json (mvead_jax/geometry/given.py), relative to data.root unless absolute; empty =
         estimate the geometry from the pictures.
+      matches: what is matched between views: `sift` points, patch `features` of the backbone, or `both`.
       samples: training samples that an estimate looks at.
       nominal: where the cameras roughly stand, elevation:azimuth in degrees for each view in the order of
         their names, azimuths counter-clockwise seen from above.
@@ -94,6 +95,7 @@ class GeometryConfig:
     """
 
     cameras: str = ""
+    matches: Literal["sift", "features", "both"] = "sift"
     samples: int = 32
     nominal: tuple[str, ...] = ("90:0", "45:0", "45:90", "45:180", "45:270")
     threshold: float = 1.0

@@ -8,6 +8,7 @@ cameras that must fit all pairs at once. Otherwise each pair stands for itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -22,13 +23,16 @@ from mvead_jax.geometry.fundamental import (
     line_errors,
     sampson_distances,
 )
-from mvead_jax.geometry.matching import CategoryMatches, Matches, match_category
+from mvead_jax.geometry.matching import CategoryMatches, Matches, match_category, with_mirror_images
+from mvead_jax.geometry.outlines import Outline, category_mismatch, category_outlines
 from mvead_jax.geometry.rig_fit import Nominal, RigFit, fit_rig, split_by_sample
 
 _NEAR = 1.5  # pixels of a 256-pixel image: a match that agrees
 _AROUND = (4.0, 12.0)  # pixels likewise: matches there are wrong, and as dense as wrong ones on the line
 _PEAK = 1.7  # how much denser matches must lie on the lines than around them
 _SIGMAS = 3.5  # by how many standard deviations of the wrong ones' count
+# Measured (docs/geometry.md): features of parts that look alike from several sides fool single pairs.
+_FOOLED = "patch features are trusted only where one rig explains all pairs"
 
 
 @dataclass(frozen=True)
@@ -85,13 +89,27 @@ class Found:
 def estimate_category(
     index: DatasetIndex, nominal: Nominal | None = None, most_samples: int = 32, seed: int = 0
 ) -> Found:
-    """F of every pair of views of one category, from its (normal) samples alone.
+    """F of every pair of views of one category, from the SIFT matches of its (normal) samples alone.
 
     Raises:
       UserError: no samples, unreadable pictures, or pictures of one view in different sizes.
     """
-    matches = match_category(index, most_samples)
+    return estimate_from_matches(match_category(index, most_samples), category_outlines(index), nominal, seed)
+
+
+def estimate_from_matches(
+    matches: CategoryMatches,
+    outlines: Sequence[dict[str, Outline]],
+    nominal: Nominal | None = None,
+    seed: int = 0,
+) -> Found:
+    """F of every pair of views from matches of any kind.
+
+    Args:
+      outlines: of a few samples, by view. They decide nothing: the quality record tells how far they agree.
+    """
     fit, judge = split_by_sample(matches)
+    judge_rig = with_mirror_images(judge)
     pairs = list(combinations(range(len(matches.views)), 2))
     pairwise = {pair: _pairwise(fit, pair, seed) for pair in pairs}
     rig = fit_rig(fit, nominal, seed)
@@ -100,20 +118,24 @@ def estimate_category(
         one, flipped = pairwise[a, b]
         evidence["pairwise", a, b] = judged(one.F, judge.pairs[a, b, flipped], matches.sizes, (a, b))
         if rig is not None:
-            flipped = bool(rig.mirrored[a] != rig.mirrored[b])
-            evidence["rig_fit", a, b] = judged(rig.F[a, b], judge.pairs[a, b, flipped], matches.sizes, (a, b))
+            both = judge_rig.pairs[a, b, False]
+            evidence["rig_fit", a, b] = judged(rig.F[a, b], both, matches.sizes, (a, b))
     borne_out = [pair for pair in pairs if rig is not None and not evidence["rig_fit", *pair].reason]
     source = "rig_fit" if len(borne_out) > len(pairs) / 2 else "pairwise"
     made = {}
     for a, b in pairs:
         seen = evidence[source, a, b]
         one = pairwise[a, b][0]
-        reason = seen.reason or (one.reason if source == "pairwise" else "")
+        reason = seen.reason
+        if source == "pairwise":
+            reason = reason or one.reason or ("" if matches.evidence == "sift" else _FOOLED)
         F = one.F if source == "pairwise" else rig.F[a, b]
         quality = seen.as_json() | {
+            "evidence": matches.evidence,
             "samples": matches.samples,
             "static_matches": max(matches.pairs[a, b, flipped].static for flipped in (False, True)),
             "planar": one.planar,
+            "outline_px": category_mismatch(F, outlines, matches.views[a], matches.views[b]),
             "reason": reason,
         }
         if source == "rig_fit":

@@ -1,4 +1,4 @@
-"""Cross-view matches of one category: SIFT, pooled over many samples, each view also tried flipped.
+"""Cross-view matches of one category, pooled over many samples, each view also tried flipped; here: of SIFT.
 
 One sample gives a handful of right matches between views 45 to 90 degrees apart; all samples stand under
 the same cameras, so their matches add up. What stands at the same place in every sample (the tray, a holder)
@@ -7,9 +7,9 @@ would drown the part: only a few matches of one place are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import cv2
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mvead_jax.data.loading import image_size, open_image
-from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import UserError
 from mvead_jax.progress import progress
 
@@ -28,6 +28,8 @@ _FEATURES = 4000  # per picture, the strongest
 _SAME_PLACE = 3  # matches of one place at both ends that are kept
 _PLACE = 2.0  # pixels of a 256-pixel picture that make a place
 _THREADS = 4
+
+PairKey = tuple[int, int, bool]  # a, b, flipped: see CategoryMatches
 
 
 @dataclass(frozen=True)
@@ -62,50 +64,93 @@ class CategoryMatches:
       pairs: (a, b, flipped) with a < b -> matches of a with b as stored, or with b flipped left-right first
         (the points are those of the stored picture in both cases).
       samples: how many samples were looked at.
+      evidence: what was matched: "sift", "features" or "both".
     """
 
     views: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
-    pairs: dict[tuple[int, int, bool], Matches]
+    pairs: dict[PairKey, Matches]
     samples: int
+    evidence: str = "sift"
 
 
 def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatches:
-    """Matches pooled over up to `most_samples` samples of one category, spread evenly over the index.
-
-    Memory holds the matches and the pictures of a few samples at a time.
+    """Matches of SIFT points pooled over up to `most_samples` samples of one category.
 
     Raises:
       UserError: no sample, an unreadable picture, or pictures of one view in different sizes.
     """
-    sizes = dict(zip(index.views, picture_sizes(index), strict=True))
-    chosen = np.unique(np.linspace(0, len(index) - 1, min(most_samples, len(index))).round().astype(int))
-    samples = [index.samples[i] for i in chosen]
-    found: dict[tuple[int, int, bool], list[Matches]] = {}
 
-    def look(position: int) -> tuple[dict[str, tuple[int, int]], dict[tuple[int, int, bool], Matches]]:
-        images = {view.name: open_image(index.root / view.image) for view in samples[position].views}
+    def look(sample: Sample, position: int) -> tuple[dict[str, tuple[int, int]], dict[PairKey, Matches]]:
+        images = {view.name: open_image(index.root / view.image) for view in sample.views}
         described = [_describe(np.asarray(images[v])) if v in images else None for v in index.views]
         return {name: image.size for name, image in images.items()}, _match_sample(described, position)
 
+    return pool_matches(index, most_samples, look, "sift")
+
+
+def pool_matches(
+    index: DatasetIndex,
+    most_samples: int,
+    look: Callable[[Sample, int], tuple[dict[str, tuple[int, int]], dict[PairKey, Matches]]],
+    evidence: str,
+) -> CategoryMatches:
+    """What `look` finds in up to `most_samples` samples, spread evenly over the index.
+
+    Memory holds the matches and the pictures of a few samples at a time.
+
+    Args:
+      look: (sample, its number) -> (W, H) of its pictures by view, and its matches. Called from threads.
+      evidence: what it matches.
+
+    Raises:
+      UserError: as `look`; or no sample, or pictures of one view in different sizes.
+    """
+    sizes = dict(zip(index.views, picture_sizes(index), strict=True))
+    chosen = np.unique(np.linspace(0, len(index) - 1, min(most_samples, len(index))).round().astype(int))
+    samples = [index.samples[i] for i in chosen]
+    found: dict[PairKey, list[Matches]] = {}
     with (
         ThreadPoolExecutor(_THREADS) as pool,
-        progress(f"matches {samples[0].category}", len(samples), "samples") as bar,
+        progress(f"{evidence} matches {samples[0].category}", len(samples), "samples") as bar,
     ):
-        for position, (seen, matches) in enumerate(pool.map(look, range(len(samples)))):
+        looks = pool.map(look, samples, range(len(samples)))
+        for sample, (seen, matches) in zip(samples, looks, strict=True):
             for name, size in seen.items():
                 if sizes[name] != size:
                     raise UserError(
-                        f"{samples[position].id}: picture of {name} is {size[0]} x {size[1]}, others are "
+                        f"{sample.id}: picture of {name} is {size[0]} x {size[1]}, others are "
                         f"{sizes[name][0]} x {sizes[name][1]}; one geometry needs one size for each view"
                     )
             for key, value in matches.items():
                 found.setdefault(key, []).append(value)
             bar.advance()
     pairs = {
-        key: _without_static(_pooled(parts), max(sizes[index.views[key[0]]])) for key, parts in found.items()
+        key: _without_static(pooled(parts), max(sizes[index.views[key[0]]])) for key, parts in found.items()
     }
-    return CategoryMatches(index.views, tuple(sizes[view] for view in index.views), pairs, len(samples))
+    sizes_in_order = tuple(sizes[view] for view in index.views)
+    return CategoryMatches(index.views, sizes_in_order, pairs, len(samples), evidence)
+
+
+def joined(first: CategoryMatches, second: CategoryMatches) -> CategoryMatches:
+    """Matches of two kinds of evidence on the same samples, together."""
+    pairs = {key: pooled([own, second.pairs[key]]) for key, own in first.pairs.items()}
+    return replace(first, pairs=pairs, evidence="both")
+
+
+def with_mirror_images(matches: CategoryMatches) -> CategoryMatches:
+    """For each pair its matches as stored and flipped together, whichever of them the key asks for.
+
+    A part that looks alike on both sides of the plane halfway between two cameras gives wrong matches: of a
+    point with its mirror image. But the line through both is parallel to the baseline, so they lie in one
+    plane with the two cameras: such matches are exact for the epipolar geometry, though not for the points.
+    They appear where one of the pictures is flipped once more than the cameras say. On parts that are not
+    symmetric they are scatter that a robust fit stands.
+    """
+    pairs = {}
+    for a, b, flipped in matches.pairs:
+        pairs[a, b, flipped] = pooled([matches.pairs[a, b, False], matches.pairs[a, b, True]])
+    return replace(matches, pairs=pairs)
 
 
 def picture_sizes(index: DatasetIndex) -> tuple[tuple[int, int], ...]:
@@ -145,7 +190,7 @@ def _describe(image: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[n
     return out[0], out[1]
 
 
-def _match_sample(described: Sequence, position: int) -> dict[tuple[int, int, bool], Matches]:
+def _match_sample(described: Sequence, position: int) -> dict[PairKey, Matches]:
     """Mutual nearest descriptors that pass Lowe's ratio, for every pair of views, as stored and flipped."""
     out = {}
     for a, b in combinations(range(len(described)), 2):
@@ -176,10 +221,11 @@ def _mutual(words_a: np.ndarray, words_b: np.ndarray) -> tuple[np.ndarray, np.nd
     return rows[good], nearest[good]
 
 
-def _pooled(parts: Sequence[Matches]) -> Matches:
-    return Matches(
-        *(np.concatenate([getattr(p, name) for p in parts]) for name in ("points_a", "points_b", "sample"))
-    )
+def pooled(parts: Sequence[Matches]) -> Matches:
+    """Matches of one pair of views from several places."""
+    names = ("points_a", "points_b", "sample")
+    arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+    return Matches(*arrays, sum(part.static for part in parts))
 
 
 def _without_static(matches: Matches, side: int) -> Matches:

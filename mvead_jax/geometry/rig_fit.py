@@ -3,7 +3,8 @@
 Ten fundamental matrices of five views have 70 degrees of freedom, five cameras around a part have about 25,
 and pairs with good matches hold up pairs without. The fit starts from a nominal rig (a view from above, the
 others around at an elevation), tries the order of the side views, which views are stored mirrored and how the
-top view is turned, and is robust: of the pooled matches nine in ten are wrong.
+top view is turned, and is robust: of the pooled matches nine in ten are wrong. Once these choices are made,
+matches of mirror images (matching.py) take part too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from scipy.optimize import least_squares
 from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.fundamental import signed_sampson
 from mvead_jax.geometry.images import between_new_images
-from mvead_jax.geometry.matching import CategoryMatches, Matches
+from mvead_jax.geometry.matching import CategoryMatches, Matches, with_mirror_images
 
 # Scatter that is expected around the nominal rig: log focal length; then for each view azimuth, elevation and
 # roll in degrees, log distance, and the principal point in image sides.
@@ -142,7 +143,7 @@ def fit_rig(matches: CategoryMatches, nominal: Nominal | None = None, seed: int 
         fitted.append((problem.score(p, roll, mirrored, 2.0 / 256), problem, roll, mirrored, p))
     fitted.sort(key=lambda fit: -fit[0])
     best, problem, roll, mirrored, p = fitted[0]
-    fine = replace(_problem(matches, nominal, _FINE, seed), nominal=problem.nominal)
+    fine = replace(_problem(with_mirror_images(matches), nominal, _FINE, seed), nominal=problem.nominal)
     p = fine.fit(p, roll, mirrored, [s / 256 for s in _SCALES["fine"]], 10)
     # From image sides around the centre to pixels.
     to_pixels = np.stack(
@@ -230,5 +231,5 @@ def split_by_sample(
         pairs: dict[tuple[int, int, bool], Matches] = {
             key: own.at((own.sample % step == step - 1) == judge) for key, own in matches.pairs.items()
         }
-        parts.append(CategoryMatches(matches.views, matches.sizes, pairs, matches.samples))
+        parts.append(replace(matches, pairs=pairs))
     return parts[0], parts[1]

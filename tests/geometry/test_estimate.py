@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +13,22 @@ from fake_realiad import write_realiad
 from PIL import Image
 
 from mvead_jax.calibrate import calibrate, parse_nominal
-from mvead_jax.config import Config, DataConfig, GeometryConfig
+from mvead_jax.config import BackboneConfig, Config, DataConfig, GeometryConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.errors import UserError
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry, read_geometry
 from mvead_jax.geometry.epipolar import epipolar_mask
-from mvead_jax.geometry.estimate import estimate_category
-from mvead_jax.geometry.fundamental import line_errors
+from mvead_jax.geometry.estimate import estimate_category, estimate_from_matches
+from mvead_jax.geometry.fundamental import fundamental_from_cameras, line_errors
 from mvead_jax.geometry.given import read_cameras
-from mvead_jax.geometry.matching import match_category
+from mvead_jax.geometry.matching import (
+    CategoryMatches,
+    Matches,
+    match_category,
+    pool_matches,
+    with_mirror_images,
+)
+from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.rig.cameras import five_cameras, mirror, project
 from mvead_jax.rig.dataset import render_rig
 
@@ -50,8 +59,12 @@ def training(root, category):
     return load_index(root, [category]).select(category=category, split="train")
 
 
-def test_pictures_alone_give_every_pair_and_the_mirrored_view(rig, points):
-    found = estimate_category(training(rig, "cogwheel"))
+@pytest.fixture(scope="module")
+def found(rig):
+    return estimate_category(training(rig, "cogwheel"))
+
+
+def test_pictures_alone_give_every_pair_and_the_mirrored_view(found, points):
     geometry = found.geometry
     assert geometry.mirrored == (False, True, False, False, False)
     assert geometry.valid().sum() >= 16
@@ -62,7 +75,35 @@ def test_pictures_alone_give_every_pair_and_the_mirrored_view(rig, points):
         assert np.median(line_errors(pair.F, points[a], points[b])) < 3
         assert mask[a, b, patch[a], patch[b]].mean() > 0.95
         assert set(pair.quality) >= {"matches", "inliers", "sampson_median_px", "spread", "planar", "reason"}
+        assert pair.quality["outline_px"] < 6
     assert set(found.pairwise) == set(geometry.pairs)
+
+
+def test_patch_features_find_the_rig_too(rig, points, tmp_path):
+    config = Config(
+        data=DataConfig(root=str(rig), image_size=256),
+        backbone=BackboneConfig(name="efficientnet-lite0"),
+        geometry=GeometryConfig(matches="features"),
+    )
+    geometry = calibrate(config, load_index(rig), tmp_path)["cogwheel"]
+    assert geometry.mirrored == (False, True, False, False, False)
+    for (a, b), pair in geometry.pairs.items():
+        assert (pair.source, pair.quality["evidence"]) == ("rig_fit", "features")
+        if pair.ok:
+            assert np.median(line_errors(pair.F, points[a], points[b])) < 6
+    assert geometry.valid().sum() >= 14
+
+
+def test_a_single_pair_is_not_trusted_with_patch_features(found):
+    """They are fooled by parts that look alike from several sides, with many matches that agree."""
+    of_no_rig = Nominal((90.0, 45.0), (0.0, 0.0))
+    by_sift = estimate_from_matches(found.matches, [], of_no_rig).geometry
+    by_features = estimate_from_matches(replace(found.matches, evidence="features"), [], of_no_rig).geometry
+    assert by_sift.valid().any()
+    assert not by_features.valid().any()
+    reasons = {pair.quality["reason"] for pair in by_features.pairs.values()}
+    assert "patch features are trusted only where one rig explains all pairs" in reasons
+    assert all(np.isnan(pair.quality["outline_px"]) for pair in by_sift.pairs.values())
 
 
 def test_pictures_without_structure_are_flagged_not_failed(tmp_path):
@@ -105,6 +146,45 @@ def test_what_stands_still_is_capped(rig):
     for key, own in capped.pairs.items():
         assert 0 < len(own) <= 3 * len(once.pairs[key])
         assert own.static == 9 * len(once.pairs[key]) - len(own)
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path):
+    """Each sample needs 4 MB while it is looked at; what stays of it is a match."""
+    index = load_index(write_realiad(tmp_path, categories=("cap",), train=3), ["cap"])
+    index = type(index)(index.root, index.select(split="train").samples * 40, index.views)
+
+    def look(sample, position):
+        pictures = np.ones((4, 1 << 20), np.uint8)
+        points = np.array([[pictures[0, 0], position]], float)
+        return {}, {(0, 1, False): Matches(points, points, np.array([position]))}
+
+    peaks = []
+    for samples in (12, 120):
+        tracemalloc.start()
+        assert pool_matches(index, samples, look, "test").samples == samples
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 4 * 4 * 2**20 + 2**20
+    assert peaks[0] > 4 * 2**20
+
+
+def test_matches_of_mirror_images_lie_on_the_true_lines():
+    """A part symmetric about the plane halfway between two cameras; matches of points with mirror images."""
+    station = five_cameras(256)
+    F = fundamental_from_cameras(station.K, station.R, station.t)[1, 3]
+    normal = station.centers[3] - station.centers[1]
+    normal /= np.linalg.norm(normal)
+    middle = (station.centers[1] + station.centers[3]) / 2
+    world = np.random.default_rng(0).uniform([-20, -20, 0], [20, 20, 18], (200, 3))
+    image = world - 2 * ((world - middle) @ normal)[:, None] * normal
+    a = project(world, station.K[1], station.R[1], station.t[1])
+    b = project(image, station.K[3], station.R[3], station.t[3])
+    assert line_errors(F, a, b).max() < 1e-6
+    half = np.arange(100)
+    pairs = {(0, 1, False): Matches(a[:100], b[:100], half), (0, 1, True): Matches(a[100:], b[100:], half)}
+    matches = with_mirror_images(CategoryMatches(("C2", "C4"), SIZES[:2], pairs, 100))
+    for flipped in (False, True):
+        np.testing.assert_array_equal(matches.pairs[0, 1, flipped].points_b, b)
 
 
 def test_given_cameras_are_exact_in_both_forms_and_conventions(rig, points, tmp_path):
