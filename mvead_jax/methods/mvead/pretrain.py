@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.config import TrainConfig
-from mvead_jax.errors import UserError
+from mvead_jax.errors import Stopped, UserError
 from mvead_jax.methods.mvead.attention import EpipolarAttention
 from mvead_jax.methods.mvead.objective import (
     multi_center_loss,
@@ -72,10 +72,6 @@ class Keeper(Protocol):
         """Whether someone asked the run to stop."""
 
 
-class Stopped(Exception):
-    """Training was asked to stop, and its state is saved."""
-
-
 class NotFinite(UserError):
     """A loss that is no number."""
 
@@ -110,11 +106,19 @@ def k_means_centers(
 
     At most `most_patches` patches of a view are looked at, of samples spread evenly over the set. A view with
     fewer different patches than K repeats centres.
+
+    Raises:
+      NotFinite: an attended feature is no number; the message names the samples.
     """
     views, patches = samples.features.shape[1:3]
     wanted = min(len(samples), max(1, -(-most_patches // patches)))
     chosen = np.unique(np.linspace(0, len(samples) - 1, wanted).round().astype(int))
     outputs = attend_all(attention, samples)(chosen)
+    if bad := [
+        samples.names[i] for i, own in zip(chosen, outputs, strict=True) if not np.isfinite(own).all()
+    ]:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NotFinite(f"{', '.join(bad[:3])}{more}: attended features that are no numbers, so no centres")
     centers = []
     for view in range(views):
         rows = outputs[samples.present[chosen, view], view].reshape(-1, outputs.shape[-1])[:most_patches]
@@ -275,10 +279,10 @@ def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, k
     """L_neg of one sample (eq. 8, 9): masked patches of a support view, and what they change in another."""
     views, patches, _ = z.shape
     draw_support, draw_reference, draw_patches = jax.random.split(key, 3)
-    chance = present / jnp.maximum(present.sum(), 1).astype(z.dtype)
+    chance = present.astype(z.dtype) / jnp.maximum(present.sum(), 1).astype(z.dtype)
     support = jax.random.choice(draw_support, views, p=chance)
     others = present & (jnp.arange(views) != support)
-    chance = others / jnp.maximum(others.sum(), 1).astype(z.dtype)
+    chance = others.astype(z.dtype) / jnp.maximum(others.sum(), 1).astype(z.dtype)
     reference = jax.random.choice(draw_reference, views, p=chance)
 
     count = max(1, round(config.mask_ratio * patches))
@@ -301,11 +305,13 @@ def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, k
 def _spread(z: Float[Array, "V N D"], present: Bool[Array, " V"]) -> Float[Array, ""]:
     """Root mean square distance of a view's patches from their mean."""
     squared = jnp.sum(jnp.square(z - z.mean(1, keepdims=True)), axis=-1).mean(1)
-    return jnp.sqrt(jnp.sum(squared * present) / jnp.maximum(present.sum(), 1).astype(z.dtype))
+    weight = jnp.asarray(present).astype(z.dtype)
+    return jnp.sqrt(jnp.sum(squared * weight) / jnp.maximum(weight.sum(), 1))
 
 
 def _centers_used(out, centers, present) -> Float[Array, ""]:
     """Share of the centres that are nearest to some patch of the sample."""
     assigned = jax.vmap(nearest_centers)(out, centers)  # [V,N]
     used = jax.nn.one_hot(assigned, centers.shape[1], dtype=bool).any(1).mean(1)  # [V]
-    return jnp.sum(used * present) / jnp.maximum(present.sum(), 1).astype(out.dtype)
+    weight = jnp.asarray(present).astype(used.dtype)
+    return jnp.sum(used * weight) / jnp.maximum(weight.sum(), 1)
