@@ -31,7 +31,8 @@ class DataProblems(UserError):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, Ctrl-C 130, SIGTERM 143.
+    """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, Ctrl-C 130,
+    a run that was asked to stop 143.
 
     The program's log goes to stderr, one line a message. A terminal that lacks a letter shows its number.
     """

@@ -188,8 +188,9 @@ def pretrain(
             if not np.isfinite(figures["loss"]) or not np.isfinite(figures["gradient_norm"]):
                 names = ", ".join(samples.names[i] for i in chosen)
                 raise NotFinite(
-                    f"pre-training {name}: step {number} has loss {figures['loss']}, on {names}; the last "
-                    "good state is kept: take a lower train.learning_rate or look at these samples"
+                    f"pre-training {name}: step {number} has loss {figures['loss']} and gradient norm "
+                    f"{figures['gradient_norm']}, on {names}; the last good state is kept: take a lower "
+                    "train.learning_rate or look at these samples"
                 )
             keeper.record({"step": number, "epoch": epoch, **figures})
             bar.advance(note=f"loss {figures['loss']:.4f}")
@@ -197,7 +198,7 @@ def pretrain(
             stopping = keeper.stopping()
             if ended or stopping:
                 keeper.save(jax.device_get(state))
-            if stopping and number + 1 < steps * config.epochs:
+            if stopping:
                 raise Stopped(f"pre-training {name}: stopped after step {number}")
     nnx.update(attention, state["parameters"])
     return np.asarray(state["centers"])
@@ -239,8 +240,9 @@ def _make_step(graph, optimizer, masks: Array, config: TrainConfig, key: Array):
             return figures["loss"], figures
 
         gradient, figures = jax.grad(loss, has_aux=True)(state["parameters"])
-        updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
-        figures["gradient_norm"] = optax.global_norm(gradient)
+        with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic relies on it
+            updates, optimizer_state = optimizer.update(gradient, state["optimizer"], state["parameters"])
+        figures["gradient_norm"] = optax.tree.norm(gradient)
         return {
             "parameters": optax.apply_updates(state["parameters"], updates),
             "optimizer": optimizer_state,
