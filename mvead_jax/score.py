@@ -157,7 +157,7 @@ def _score_model(
         )
     geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
     masks = masks_of(config, geometries, index, backbone)
-    if facts["geometry"] != (now := mask_digests(masks)) and fuses(config):
+    if fuses(config) and config.fusion.kind == "eam" and facts["geometry"] != (now := mask_digests(masks)):
         changed = ", ".join(category for category in now if facts["geometry"].get(category) != now[category])
         if changed:
             raise UserError(f"{folder}: trained with another geometry of {changed}; train again")
@@ -206,9 +206,9 @@ def _geometries(config: Config, workdir: Path, index: DatasetIndex) -> dict[str,
     for category in index.categories:
         path = geometry_path(workdir, category)
         if not path.exists():
-            raise UserError(
-                f"{path}: no such file, and score.evidence={config.score.evidence} needs it; train with it"
-            )
+            eam = config.method == "mvead" and config.fusion.kind == "eam"
+            what = "fusion.kind=eam" if eam else f"score.evidence={config.score.evidence}"
+            raise UserError(f"{path}: no such file, and {what} needs it; train with it")
         Manifest(workdir).verify(path)
         found[category] = read_geometry(path)
     return found
