@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -310,3 +311,49 @@ def test_a_loss_that_is_no_number_stops_at_its_step_with_its_samples_and_keeps_t
     assert f"on {', '.join(names)};" in str(error.value)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(keeper.states[-1]))
     assert int(keeper.states[-1]["step"]) == 3
+
+
+# ---- the negatives of one sample (eq. 8, 9)
+
+
+def negatives_oracle(attend, z, mask, centers, config, support, reference, hidden):
+    masked = z.copy()
+    masked[support, hidden] = z[support].mean(0) if config.mask_fill == "mean" else 0
+    clean, changed = np.asarray(attend(z), "f8"), np.asarray(attend(masked), "f8")
+    terms = []
+
+    def add(view, patch):
+        distances = np.linalg.norm(centers[view] - changed[view, patch], axis=1)
+        terms.append(-np.log(distances.mean()))
+
+    for k in hidden:
+        add(support, k)
+        linked = np.flatnonzero(mask[reference, support][:, k])
+        change = np.linalg.norm(changed[reference, linked] - clean[reference, linked], axis=1)
+        for j in linked[np.argsort(-change)][: config.negatives]:
+            add(reference, j)
+    return np.mean(terms)
+
+
+@pytest.mark.parametrize("changes", [{}, {"negatives": 1, "mask_fill": "mean"}, {"mask_ratio": 0.0}], ids=str)
+def test_negatives_are_the_masked_patches_and_those_that_they_change_most_in_another_view(changes):
+    config = dataclasses.replace(SMALL, **changes)  # of 4 patches one is masked, whatever the ratio
+    samples = samples_of(missing=((0, 1),))  # so the two views are 0 and 2, either way round
+    z, mask, present = samples.features[0], samples.masks[0], samples.present[0]
+    centers = np.random.default_rng(5).normal(size=(V, 3, D)).astype("f4")
+    attention = start(2)
+    graph, state = nnx.split(attention)
+    attend = jax.jit(lambda z: nnx.merge(graph, state)(z, mask, present))
+    possible = [
+        negatives_oracle(attend, z, mask, centers, config, support, 2 - support, [k])
+        for support in (0, 2)
+        for k in range(N)
+    ]
+    keys = jax.random.split(jax.random.key(0), 60)
+    given = [jnp.asarray(array) for array in (z, mask, present, centers)]
+    found = jax.jit(
+        jax.vmap(lambda key: module._sample_loss(nnx.merge(graph, state), *given, config, key)["negative"])
+    )(keys)
+    distances = np.abs(np.asarray(found)[:, None] - np.array(possible)[None])
+    assert distances.min(1).max() < 1e-5
+    assert set(distances.argmin(1).tolist()) == set(range(len(possible)))  # every patch has its turn
