@@ -133,11 +133,13 @@ def test_masked_patches_of_the_mean_are_others_than_those_of_zeros(finished):
 
 def test_a_last_batch_that_is_not_full_weighs_only_its_samples():
     samples = samples_of()
-    config = dataclasses.replace(SMALL, objective="mcp", epochs=1, learning_rate=0.0, weight_decay=0.0)
+    config = dataclasses.replace(
+        SMALL, objective="mcp", epochs=1, batch_size=3, learning_rate=0.0, weight_decay=0.0
+    )
     _, centers, keeper = run(samples, config)  # parameters stay, so every step can be done again by hand
     attention = start()
-    for event, size in zip(keeper.events, (2, 2, 1), strict=True):
-        chosen = module._order(S, 0, 0)[event["step"] * 2 :][:2]
+    for event, size in zip(keeper.events, (3, 2), strict=True):
+        chosen = module._order(S, 0, 0)[event["step"] * 3 :][:3]
         assert len(chosen) == size
         own = [multi_center_loss(attention(samples.features[i], samples.masks[0]), centers) for i in chosen]
         assert event["loss"] == pytest.approx(float(np.mean(own)), rel=1e-5)
