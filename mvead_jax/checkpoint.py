@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import shutil
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mvead_jax.errors import Stopped
 from mvead_jax.files import read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -25,8 +27,8 @@ _KEPT = 2  # states: the newest, and one to fall back to
 class Checkpoints:
     """States of one model's pre-training in <folder>/<step>, by Orbax, and its lines of metrics.jsonl.
 
-    A state that cannot be read back (the disk was full, the run was killed while it wrote) is passed over for
-    the one before it.
+    A state that cannot be read back (the disk was full, the run was killed while it wrote, bits have flipped)
+    is passed over for the one before it.
     """
 
     def __init__(self, folder: Path, metrics: Path, model: str, decides: Mapping[str, Any]):
@@ -49,10 +51,13 @@ class Checkpoints:
 
     def restore(self, like: dict[str, Any]) -> dict[str, Any] | None:
         """The newest state that can be read, as NumPy arrays; lines of metrics.jsonl that are later go."""
-        abstract = jax.tree.map(lambda x: np.empty_like(np.asarray(x)), like)
+        abstract = jax.tree.map(lambda x: np.empty_like(np.asarray(x)), _sealed(like))
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                found = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                state = jax.tree.map(np.asarray, found["state"])
+                if (_sealed(state)["digest"] != found["digest"]).any():
+                    raise ValueError("its numbers are not those that were written")
             except Exception as error:  # Orbax, its drivers and the file system each have their own
                 log.warning(
                     "%s: state %d can't be read (%s); going back to the one before it",
@@ -62,7 +67,7 @@ class Checkpoints:
                 continue
             log.info("pre-training %s: goes on after step %d", self._model, int(state["step"]) - 1)
             self._forget(int(state["step"]))
-            return jax.tree.map(np.asarray, state)
+            return state
         self._forget(0)
         return None
 
@@ -70,7 +75,7 @@ class Checkpoints:
         """Writes a state under its step; one that is there already stays."""
         step = int(state["step"])
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(jax.tree.map(np.asarray, state)))
+            self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
 
     def record(self, event: dict[str, Any]) -> None:
         """Appends one step's figures to metrics.jsonl."""
@@ -85,7 +90,11 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
-        """While it lasts, SIGTERM asks the run to stop after the step it is in."""
+        """While it lasts, SIGTERM asks the run to stop after the step it is in.
+
+        Raises:
+          Stopped: at the end, if SIGTERM came after the last step: it must not be lost.
+        """
 
         def ask(*_):
             self._stop = True
@@ -95,6 +104,8 @@ class Checkpoints:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+        if self._stop:
+            raise Stopped(f"pre-training {self._model}: stopped at its end")
 
     def _forget(self, step: int) -> None:
         """Takes the lines of steps from `step` on out of metrics.jsonl: they are made again."""
@@ -113,3 +124,12 @@ class Checkpoints:
         if event.get("stage") != "pre-training" or event.get("name") != self._model:
             return False
         return event["step"] >= step
+
+
+def _sealed(state: dict[str, Any]) -> dict[str, Any]:
+    """The state as NumPy arrays with a SHA-256 of its numbers: Orbax reads flipped bits without a word."""
+    state = jax.tree.map(np.asarray, state)
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        digest.update(leaf.tobytes())
+    return {"state": state, "digest": np.frombuffer(digest.digest(), np.uint8).copy()}

@@ -11,6 +11,10 @@ class UserError(Exception):
     """A mistake outside the program: one line that names the file, the value and the fix."""
 
 
+class Stopped(Exception):
+    """A run was asked to stop, and what it needs to go on is saved."""
+
+
 class DataProblems(UserError):
     """All problems of a data set at once, one line each."""
 
@@ -27,7 +31,8 @@ class DataProblems(UserError):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, Ctrl-C 130.
+    """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, Ctrl-C 130,
+    a run that was asked to stop 143.
 
     The program's log goes to stderr, one line a message. A terminal that lacks a letter shows its number.
     """
@@ -44,6 +49,9 @@ def run(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(f"{stopped}; run the same command again to go on", file=sys.stderr)
+        sys.exit(143)  # 128 + SIGTERM
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

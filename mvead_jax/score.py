@@ -158,7 +158,7 @@ def _score_model(
     geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
     keys = keys_of(config, geometries, index, backbone)
     changed = [name for name, own in keys.items() if facts["geometry"].get(name) != own.digest]
-    if changed and fuses(config):
+    if changed and fuses(config) and config.fusion.kind == "eam":
         raise UserError(f"{folder}: trained with another geometry of {', '.join(changed)}; train again")
     features = split_features(config, index, backbone, workdir)
     method = build_method(config, views, backbone, name=name)
@@ -206,9 +206,9 @@ def _geometries(config: Config, workdir: Path, index: DatasetIndex) -> dict[str,
     for category in index.categories:
         path = geometry_path(workdir, category)
         if not path.exists():
-            raise UserError(
-                f"{path}: no such file, and score.evidence={config.score.evidence} needs it; train with it"
-            )
+            eam = config.method == "mvead" and config.fusion.kind == "eam"
+            what = "fusion.kind=eam" if eam else f"score.evidence={config.score.evidence}"
+            raise UserError(f"{path}: no such file, and {what} needs it; train with it")
         Manifest(workdir).verify(path)
         found[category] = read_geometry(path)
     return found

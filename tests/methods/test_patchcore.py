@@ -61,3 +61,51 @@ def test_a_view_without_training_pictures_is_an_error():
     index = index_of(2, missing={(0, "C3"), (1, "C3")})
     with pytest.raises(UserError, match="view C3: no training picture of cap"):
         PatchCore(VIEWS, (2, 3)).fit(index, random_features(0, 2), None, None)
+
+
+# ---- leave one out
+
+
+def left_out_oracle(train, present, chosen, per_view):
+    """Patch by patch, to the rows of the other samples."""
+    maps = np.full((len(chosen), *train.shape[1:3]), np.nan)
+    for at, s in enumerate(chosen):
+        for v, n in np.ndindex(*train.shape[1:3]):
+            rows = [
+                train[other, u]
+                for other in range(len(train))
+                for u in ([v] if per_view else range(train.shape[1]))
+                if other != s and present[other, u]
+            ]
+            if present[s, v] and rows:
+                maps[at, v, n] = np.linalg.norm(np.concatenate(rows) - train[s, v, n], axis=1).min()
+    return maps
+
+
+@pytest.mark.parametrize("per_view", [True, False])
+def test_left_out_a_sample_scores_its_distance_to_the_other_samples(per_view):
+    index, train = index_of(4, missing={(1, "C2"), (0, "C3")}), random_features(0, 4)
+    method = PatchCore(VIEWS, (2, 3), per_view)
+    state = method.fit(index, train, None, None)
+    chosen = np.array([3, 0, 1])
+    maps = method.leave_one_out(state, index, train, None, chosen)
+    assert maps.shape == (3, 3, 2, 3)
+    assert maps.dtype == np.float32
+    expected = left_out_oracle(train, index.present(), chosen, per_view)
+    np.testing.assert_allclose(maps.reshape(3, 3, 6), expected, rtol=1e-5)
+    assert np.isnan(maps[1, 2]).all()
+    assert np.isnan(maps[2, 1]).all()
+
+
+@pytest.mark.parametrize("per_view", [True, False])
+def test_left_out_a_sample_that_nobody_stands_beside_has_no_score(per_view):
+    index, train = index_of(1), random_features(0, 1)
+    method = PatchCore(VIEWS, (2, 3), per_view)
+    state = method.fit(index, train, None, None)
+    maps = method.leave_one_out(state, index, train, None, np.array([0]))
+    assert np.isnan(maps).all()
+    index = index_of(2, missing={(1, "C2")})  # C2 exists once
+    train = random_features(0, 2)
+    maps = method.leave_one_out(method.fit(index, train, None, None), index, train, None, np.array([0]))
+    assert np.isnan(maps[0, 1]).all() == per_view
+    assert np.isfinite(maps[0, 0]).all()

@@ -15,10 +15,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 def safe_norm(x: Float[Array, "*shape D"]) -> Float[Array, "*shape"]:
-    """Euclidean norm over the last axis whose gradient at 0 is 0, where the derivative does not exist."""
+    """Euclidean norm over the last axis whose gradient at 0 is 0, where the derivative does not exist.
+
+    NaN stays NaN.
+    """
     squared = jnp.sum(x * x, axis=-1)
-    positive = squared > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+    zero = squared == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, squared)))
 
 
 def nearest_centers(z: Float[Array, "N D"], centers: Float[Array, "K D"]) -> Int[Array, " N"]:

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.config import TrainConfig
-from mvead_jax.errors import UserError
+from mvead_jax.errors import Stopped, UserError
 from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch, over_samples
 from mvead_jax.methods.mvead.objective import (
     multi_center_loss,
@@ -73,10 +73,6 @@ class Keeper(Protocol):
         """Whether someone asked the run to stop."""
 
 
-class Stopped(Exception):
-    """Training was asked to stop, and its state is saved."""
-
-
 class NotFinite(UserError):
     """A loss that is no number."""
 
@@ -104,11 +100,19 @@ def k_means_centers(
 
     At most `most_patches` patches of a view are looked at, of samples spread evenly over the set. A view with
     fewer different patches than K repeats centres.
+
+    Raises:
+      NotFinite: an attended feature is no number; the message names the samples.
     """
     views, patches = samples.features.shape[1:3]
     wanted = min(len(samples), max(1, -(-most_patches // patches)))
     chosen = np.unique(np.linspace(0, len(samples) - 1, wanted).round().astype(int))
     outputs = attend_all(attention, samples, chosen)
+    if bad := [
+        samples.names[i] for i, own in zip(chosen, outputs, strict=True) if not np.isfinite(own).all()
+    ]:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise NotFinite(f"{', '.join(bad[:3])}{more}: attended features that are no numbers, so no centres")
     centers = []
     for view in range(views):
         rows = outputs[samples.present[chosen, view], view].reshape(-1, outputs.shape[-1])[:most_patches]
@@ -178,8 +182,9 @@ def pretrain(
             if not np.isfinite(figures["loss"]) or not np.isfinite(figures["gradient_norm"]):
                 names = ", ".join(samples.names[i] for i in chosen)
                 raise NotFinite(
-                    f"pre-training {name}: step {number} has loss {figures['loss']}, on {names}; the last "
-                    "good state is kept: take a lower train.learning_rate or look at these samples"
+                    f"pre-training {name}: step {number} has loss {figures['loss']} and gradient norm "
+                    f"{figures['gradient_norm']}, on {names}; the last good state is kept: take a lower "
+                    "train.learning_rate or look at these samples"
                 )
             keeper.record({"step": number, "epoch": epoch, **figures})
             bar.advance(note=f"loss {figures['loss']:.4f}")
@@ -187,7 +192,7 @@ def pretrain(
             stopping = keeper.stopping()
             if ended or stopping:
                 keeper.save(jax.device_get(state))
-            if stopping and number + 1 < steps * config.epochs:
+            if stopping:
                 raise Stopped(f"pre-training {name}: stopped after step {number}")
     nnx.update(attention, state["parameters"])
     return np.asarray(state["centers"])

@@ -1,0 +1,183 @@
+"""What outlives a killed run: which state comes back, which lines of metrics.jsonl stay, and SIGTERM."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from mvead_jax.checkpoint import Checkpoints
+from mvead_jax.errors import Stopped
+
+
+def state_of(step, seed=0):
+    rng = np.random.default_rng([seed, step])
+    parameters = {"query": {"kernel": jnp.asarray(rng.normal(size=(64, 64)), jnp.float32)}}
+    return {
+        "parameters": parameters,
+        "optimizer": optax.adamw(1e-3).init(parameters),
+        "centers": rng.normal(size=(2, 3, 4)).astype("f4"),
+        "step": np.int32(step),
+    }
+
+
+@pytest.fixture
+def open_states(tmp_path):
+    """A function that opens the states of a model as a run does when it begins."""
+    opened = []
+
+    def make(decides=None, model="cap"):
+        for earlier in opened:
+            earlier.close()
+        folder = tmp_path / "checkpoints" / model
+        opened.append(Checkpoints(folder, tmp_path / "metrics.jsonl", model, decides or {"seed": 0}))
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def assert_is(found, step):
+    expected = state_of(step)
+    assert int(found["step"]) == step
+    np.testing.assert_array_equal(
+        found["parameters"]["query"]["kernel"], expected["parameters"]["query"]["kernel"]
+    )
+    np.testing.assert_array_equal(found["centers"], expected["centers"])
+    assert type(found["optimizer"][0]) is type(expected["optimizer"][0])
+
+
+def write(states, *steps):
+    for step in steps:
+        states.save(state_of(step))
+
+
+def test_the_newest_state_comes_back_in_its_shapes(open_states):
+    assert open_states().restore(state_of(0)) is None
+    write(open_states(), 0, 3, 6)
+    assert_is(open_states().restore(state_of(0)), 6)
+
+
+def test_a_state_that_is_there_already_stays(open_states):
+    states = open_states()
+    write(states, 3)
+    states.save(state_of(3, seed=9))
+    assert_is(open_states().restore(state_of(0)), 3)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncate, flip, remove])
+def test_a_damaged_newest_state_gives_way_to_the_one_before_it_with_a_warning(
+    open_states, tmp_path, caplog, damage
+):
+    write(open_states(), 3, 6)
+    newest = tmp_path / "checkpoints/cap/6"
+    victims = [path for path in newest.rglob("*") if path.is_file() and path.stat().st_size > 4000]
+    assert victims  # the numbers themselves
+    for path in victims:
+        damage(path)
+    states = open_states()
+    assert_is(states.restore(state_of(0)), 3)
+    assert "state 6 can't be read" in caplog.text
+    assert not newest.exists()
+    write(states, 6)  # the run gets there again
+    assert_is(open_states().restore(state_of(0)), 6)
+
+
+def test_if_no_state_can_be_read_the_run_starts_over(open_states, tmp_path):
+    write(open_states(), 3, 6)
+    for step in (3, 6):
+        for path in sorted((tmp_path / f"checkpoints/cap/{step}").iterdir()):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert open_states().restore(state_of(0)) is None
+
+
+def test_a_state_in_the_middle_of_being_written_is_none(open_states, tmp_path):
+    write(open_states(), 3)
+    shutil.copytree(tmp_path / "checkpoints/cap/3", tmp_path / "checkpoints/cap/6.orbax-checkpoint-tmp-17")
+    assert_is(open_states().restore(state_of(0)), 3)
+
+
+def test_states_of_another_origin_are_removed(open_states, tmp_path):
+    write(open_states({"seed": 0, "train": {"epochs": 3}}), 3)
+    write(open_states(model="bolt"), 3)
+    assert_is(open_states({"train": {"epochs": 3}, "seed": 0}).restore(state_of(0)), 3)
+    assert open_states({"seed": 0, "train": {"epochs": 4}}).restore(state_of(0)) is None
+    assert not (tmp_path / "checkpoints/cap/3").exists()
+    assert_is(open_states(model="bolt").restore(state_of(0)), 3)
+    (tmp_path / "checkpoints/bolt/origin.json").unlink()
+    assert open_states(model="bolt").restore(state_of(0)) is None
+
+
+# ---- metrics.jsonl
+
+
+def test_lines_that_are_made_again_go_and_all_others_stay(open_states, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text('{"stage": "start"}\n')
+    states = open_states()
+    for step in range(5):
+        states.record({"step": step, "loss": 0.5})
+    write(states, 3)
+    with metrics.open("a") as file:
+        file.write('{"stage": "pre-training", "name": "bolt", "step": 9}\n')
+        file.write('{"stage": "banks", "name": "cap"}\n{"stage": "pre-tr')
+    open_states().restore(state_of(0))
+    events = [json.loads(line) for line in metrics.read_text().splitlines()]
+    assert [(event["stage"], event.get("name"), event.get("step")) for event in events] == [
+        ("start", None, None),
+        *(("pre-training", "cap", step) for step in range(3)),
+        ("pre-training", "bolt", 9),
+        ("banks", "cap", None),
+    ]
+
+
+def test_without_a_state_all_lines_of_the_model_go(open_states, tmp_path):
+    states = open_states()
+    states.record({"step": 0, "loss": 0.5})
+    states.restore(state_of(0))
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+# ---- SIGTERM
+
+
+def test_sigterm_asks_to_stop_and_the_earlier_handler_comes_back(open_states):
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("earlier"))
+    try:
+        states = open_states()
+        with states.heeding_sigterm():
+            assert not states.stopping()
+        with pytest.raises(ValueError, match="x"), states.heeding_sigterm():  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert states.stopping()
+            raise ValueError("x")
+        assert heard == []
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == ["earlier"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_after_the_last_step_is_not_forgotten(open_states):
+    with pytest.raises(Stopped, match="pre-training cap"), open_states().heeding_sigterm():
+        os.kill(os.getpid(), signal.SIGTERM)
