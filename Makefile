@@ -23,6 +23,7 @@ parity: .venv-parity/.made
 bench: .venv-bench/.made
 	.venv-bench/bin/python scripts/benchmark.py features
 	.venv-bench/bin/python scripts/benchmark.py nearest
+	.venv-bench/bin/python scripts/benchmark.py attention
 
 lint: .venv/.made
 	.venv/bin/ruff check .

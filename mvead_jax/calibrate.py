@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-
-import numpy as np
-from jaxtyping import Bool
 
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.config import Config
@@ -19,7 +15,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.estimate import estimate_category
 from mvead_jax.geometry.given import read_cameras
-from mvead_jax.geometry.masks import category_mask
+from mvead_jax.geometry.masks import EpipolarKeys, all_keys, category_keys
 from mvead_jax.geometry.matching import picture_sizes
 from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.report.lines import draw_lines
@@ -86,31 +82,22 @@ def uses_geometry(config: Config) -> bool:
     return (config.method == "mvead" and config.fusion.kind == "eam") or config.score.evidence == "epipolar"
 
 
-def masks_of(
+def keys_of(
     config: Config, geometries: Mapping[str, CategoryGeometry], index: DatasetIndex, backbone: Backbone
-) -> dict[str, Bool[np.ndarray, "V V N N"]]:
-    """The mask of each category on the index's axis of views; every patch of another view without geometry.
+) -> dict[str, EpipolarKeys]:
+    """The keys of each category on the index's axis of views; every patch of other views without geometry.
 
     Raises:
       UserError: an untrusted pair, and geometry.on_failure=error.
     """
-    masks = {}
+    keys = {}
     for category in index.categories:
         if category in geometries:
-            masks[category] = category_mask(
-                category,
-                *(geometries[category], index.views, backbone.image_size, backbone.grid, config.geometry),
-            )
+            place = (index.views, backbone.image_size, backbone.grid)
+            keys[category] = category_keys(category, geometries[category], *place, config.geometry)
         else:
-            patches = backbone.grid[0] * backbone.grid[1]
-            pairs = ~np.eye(len(index.views), dtype=bool)
-            masks[category] = np.broadcast_to(pairs[..., None, None], (*pairs.shape, patches, patches))
-    return masks
-
-
-def mask_digests(masks: Mapping[str, Bool[np.ndarray, "V V N N"]]) -> dict[str, str]:
-    """A digest of each mask, by which a change of geometry is noticed."""
-    return {name: hashlib.sha256(np.packbits(mask).tobytes()).hexdigest() for name, mask in masks.items()}
+            keys[category] = all_keys(len(index.views), backbone.grid[0] * backbone.grid[1])
+    return keys
 
 
 def parse_nominal(views: tuple[str, ...]) -> Nominal:

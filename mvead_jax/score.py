@@ -25,7 +25,7 @@ import numpy as np
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.bank.store import Manifest, read_facts
-from mvead_jax.calibrate import geometry_path, mask_digests, masks_of, uses_geometry
+from mvead_jax.calibrate import geometry_path, keys_of, uses_geometry
 from mvead_jax.config import Config, ScoreConfig, from_dict, override
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_pictures
@@ -156,11 +156,10 @@ def _score_model(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
         )
     geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
-    masks = masks_of(config, geometries, index, backbone)
-    if fuses(config) and config.fusion.kind == "eam" and facts["geometry"] != (now := mask_digests(masks)):
-        changed = ", ".join(category for category in now if facts["geometry"].get(category) != now[category])
-        if changed:
-            raise UserError(f"{folder}: trained with another geometry of {changed}; train again")
+    keys = keys_of(config, geometries, index, backbone)
+    changed = [name for name, own in keys.items() if facts["geometry"].get(name) != own.digest]
+    if changed and fuses(config) and config.fusion.kind == "eam":
+        raise UserError(f"{folder}: trained with another geometry of {', '.join(changed)}; train again")
     features = split_features(config, index, backbone, workdir)
     method = build_method(config, views, backbone, name=name)
     state, calibration = read_model(workdir, name, method)
@@ -168,7 +167,8 @@ def _score_model(
     found = []
     with progress(f"scores {name}", len(index), "samples") as bar:
         for category in index.categories:
-            mask = jax.device_put(masks[category])
+            mask = jnp.asarray(keys[category].mask)
+            planned = method.plan(keys[category])
             chosen = [at for at, sample in enumerate(index.samples) if sample.category == category]
             for start in range(0, len(chosen), _BATCH_SAMPLES):
                 rows = chosen[start : start + _BATCH_SAMPLES]
@@ -176,7 +176,7 @@ def _score_model(
                 present = DatasetIndex(index.root, samples, views).present()
                 batch = np.zeros((_BATCH_SAMPLES, *features.shape[1:]), np.float32)
                 batch[: len(rows)] = features[np.array(rows)]
-                maps = np.array(method.anomaly_maps(state, batch, mask))[: len(rows)]
+                maps = np.array(method.anomaly_maps(state, batch, planned))[: len(rows)]
                 if config.score.evidence != "none":
                     maps = _with_evidence(maps, calibration, mask, present, config.score)
                 maps[~present] = np.nan

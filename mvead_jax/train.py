@@ -27,7 +27,7 @@ import numpy as np
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.backbone.features import FeatureStore, extract, fingerprint
 from mvead_jax.bank.store import Manifest, read_facts
-from mvead_jax.calibrate import calibrate, geometry_path, mask_digests, masks_of, uses_geometry
+from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
 from mvead_jax.checkpoint import Checkpoints
 from mvead_jax.config import Config, differences, from_dict, to_dict
 from mvead_jax.data.loading import check_files
@@ -90,7 +90,7 @@ def _train_model(
 ) -> None:
     """Trains one model, or finds that it is there."""
     training = index.select(split="train")
-    masks = masks_of(config, geometries, index, backbone)
+    keys = keys_of(config, geometries, index, backbone)
     facts = {
         "views": list(index.views),
         "categories": list(index.categories),
@@ -98,7 +98,7 @@ def _train_model(
         "per_view": config.bank.per_view,
         "training": _training_summary(training),
         "features": _fingerprint(config, training, backbone),
-        "geometry": mask_digests(masks),
+        "geometry": {category: own.digest for category, own in keys.items()},
     }
     folder = workdir / "banks" / name
     places = (folder, workdir / "models" / name)
@@ -114,9 +114,9 @@ def _train_model(
         keeper = Checkpoints(workdir / "checkpoints" / name, workdir / "metrics.jsonl", name, decides)
     method = build_method(config, index.views, backbone, keeper=keeper, name=name)
     with keeper.heeding_sigterm() if keeper else nullcontext():
-        state = method.fit(training, features, masks, jax.random.key(config.seed))
+        state = method.fit(training, features, keys, jax.random.key(config.seed))
     chosen = np.unique(np.linspace(0, len(training) - 1, min(_CALIBRATED, len(training))).round().astype(int))
-    calibration = calibrate_scores(method.leave_one_out(state, training, features, masks, chosen))
+    calibration = calibrate_scores(method.leave_one_out(state, training, features, keys, chosen))
     rows = write_model(workdir, name, method, state, calibration, facts, manifest)
     log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
     _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": time.monotonic() - begin})

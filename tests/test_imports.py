@@ -26,6 +26,7 @@ ROOMS = (
         "checkpoint",
         "train",
         "score",
+        "reproduce",
     ),
 )
 

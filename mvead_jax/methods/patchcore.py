@@ -73,6 +73,9 @@ class PatchCore:
             filled += own.sum()
         return {SHARED: rows.reshape(-1, width)}
 
+    def plan(self, keys: Any) -> None:
+        """What `anomaly_maps` wants to know of a category's geometry: nothing."""
+
     def leave_one_out(
         self,
         state: Banks,

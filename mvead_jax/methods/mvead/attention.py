@@ -10,17 +10,20 @@ Letters: V views, N patches of a view, D feature width, H heads, d = D / H.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from mvead_jax.backbone.dinov2 import Block, Linear
+from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, has_keys
 from mvead_jax.methods.mvead.dense import masked_attention
 
 Init = Literal["similarity", "random"]
+Keys = Bool[Array, "V V N N"] | BandPlan
 
 
 @dataclass(frozen=True)
@@ -75,37 +78,39 @@ class EpipolarAttention(nnx.Module):
             self.gate.kernel[...] = jnp.zeros((2 * width, 1), jnp.float32)  # every gate starts half open
 
     def __call__(
-        self,
-        z: Float[Array, "V N D"],
-        mask: Bool[Array, "V V N N"],
-        present: Bool[Array, " V"] | None = None,
-        wanted: Int[Array, " n"] | None = None,
-    ) -> Float[Array, "n N D"]:
+        self, z: Float[Array, "V N D"], mask: Keys, present: Bool[Array, " V"] | None = None
+    ) -> Float[Array, "V N D"]:
         """The fused features of one sample.
 
         Args:
           z: patch features.
-          mask: mask[a, b, j, k]: patch j of view a may attend to patch k of view b.
+          mask: mask[a, b, j, k]: patch j of view a may attend to patch k of view b; or bands planned of it.
           present: views that the sample has; the patches of the others are never keys. None: all.
-          wanted: views whose output is wanted. None: all, n = V.
         """
         views, patches, width = z.shape
         heads = self.cfg.heads
+        normed = self.norm(z)
+        query, key, value = (
+            linear(normed).reshape(views, patches, heads, width // heads)
+            for linear in (self.query, self.key, self.value)
+        )
+        mixed, any_key = self._attend(query, key, value, mask, present)
+        attended = self.output(mixed.reshape(z.shape))
+        if self.gate is not None:
+            attended *= nnx.sigmoid(self.gate(jnp.concatenate([normed, attended], axis=-1)))
+        attended = jnp.where(any_key[..., None], attended, 0)  # Decision D6
+        return z + attended if self.cfg.residual else attended
+
+    def _attend(self, query, key, value, mask: Keys, present):
+        """What each patch attends to [V,N,H,d], and whether it has any key [V,N]."""
+        if isinstance(mask, BandPlan):
+            if self.cfg.combine != "joint":
+                raise ValueError("bands join all views in one softmax; combine=mean takes a mask")
+            return banded_attention(query, key, value, mask, present), has_keys(mask, present)
         if present is not None:
             mask = mask & jnp.asarray(present)[None, :, None, None]
-        normed = self.norm(z)
-        own, own_normed = (z, normed) if wanted is None else (z[wanted], normed[wanted])
-        mask = mask if wanted is None else mask[wanted]
-        query = self.query(own_normed).reshape(-1, patches, heads, width // heads)
-        key, value = (
-            linear(normed).reshape(views, patches, heads, width // heads) for linear in (self.key, self.value)
-        )
         attend = masked_attention if self.cfg.combine == "joint" else _mean_over_views
-        attended = self.output(attend(query, key, value, mask).reshape(own.shape))
-        if self.gate is not None:
-            attended *= nnx.sigmoid(self.gate(jnp.concatenate([own_normed, attended], axis=-1)))
-        attended = jnp.where(mask.any((1, 3))[..., None], attended, 0)  # Decision D6
-        return own + attended if self.cfg.residual else attended
+        return attend(query, key, value, mask), mask.any((1, 3))
 
 
 class MVASAttention(EpipolarAttention):
@@ -126,12 +131,12 @@ class MVASAttention(EpipolarAttention):
         super().__init__(cfg, rngs)
         self.grid, self.windows, self.top_windows = grid, windows, top_windows
 
-    def __call__(self, z, mask, present=None, wanted=None):
+    def __call__(self, z, mask, present=None):
         pairs = ~jnp.eye(z.shape[0], dtype=bool)
         if present is not None:
             pairs = pairs & jnp.asarray(present)[None, :]
         similar = similar_windows(z, pairs, self.grid, self.windows, self.top_windows)
-        return super().__call__(z, similar, wanted=wanted)
+        return super().__call__(z, similar)
 
 
 def similar_windows(
@@ -197,11 +202,26 @@ def copy_block(attention: EpipolarAttention, block: Block) -> None:
     attention.output.bias[...] = source.projection.bias[...] * scale
 
 
+@partial(jax.jit, static_argnums=0)
+def attend_batch(
+    graph: nnx.GraphDef,
+    parameters: Any,
+    z: Float[Array, "B V N D"],
+    present: Bool[Array, "B V"],
+    mask: Keys,
+) -> Float[Array, "B V N D"]:
+    """Fused features of samples of one category, by the attention of a graph and its parameters."""
+    attention = nnx.merge(graph, parameters)
+    return jax.vmap(lambda z, present: attention(z, mask, present))(z, present)
+
+
 def _mean_over_views(query, key, value, mask):
     """Attention to each view by itself, averaged over the views in which a patch has a key."""
-    own = jax.vmap(
-        lambda key, value, mask: masked_attention(query, key[None], value[None], mask[:, None]),
-        in_axes=(0, 0, 1),
-    )(key, value, mask)  # [V of keys, V, N, H, d]
-    seen = mask.any(3).transpose(1, 0, 2).astype(own.dtype)  # [V of keys, V, N]
-    return own.sum(0) / jnp.maximum(seen.sum(0), 1)[..., None, None]
+    views = jnp.arange(len(mask))
+
+    def to_view(view):
+        return masked_attention(query, key, value, mask & (views == view)[None, :, None, None])
+
+    seen = mask.any(3).sum(1)  # [V,N]
+    total = jax.lax.map(to_view, views).sum(0)
+    return total / jnp.maximum(seen, 1).astype(total.dtype)[..., None, None]

@@ -13,22 +13,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float32, Int
+from jaxtyping import Array, Float32, Int
 
 from mvead_jax.backbone.dinov2 import Block
 from mvead_jax.config import FusionConfig, TrainConfig
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
+from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,
     EpipolarAttention,
+    Keys,
     MVASAttention,
+    attend_batch,
     copy_block,
 )
+from mvead_jax.methods.mvead.banded import plan_bands
 from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
 from mvead_jax.methods.patchcore import Banks, PatchCore
 
-Masks = Mapping[str, Bool[np.ndarray, "V V N N"]]
+Geometry = Mapping[str, EpipolarKeys]  # of each category
 Parameters = Mapping[str, Any]  # of the attention, nested by module
 
 
@@ -105,7 +109,7 @@ class Mvead:
         self,
         index: DatasetIndex,
         features: Float32[np.ndarray, "S V N D"],
-        geometry: Masks,
+        geometry: Geometry,
         key: jax.Array,
     ) -> MveadState:
         """Pre-trains the attention on the training samples and fills the banks with what it makes of them.
@@ -113,7 +117,7 @@ class Mvead:
         Args:
           index: the training samples, which should be normal.
           features: their patch features, a NumPy array or a FeatureStore.
-          geometry: the epipolar mask of each category.
+          geometry: the epipolar keys of each category.
           key: what everything random follows from.
 
         Raises:
@@ -121,50 +125,61 @@ class Mvead:
           Stopped: the keeper was asked to stop.
         """
         seed = _seed(key)
-        samples = _samples(index, features, geometry)
+        samples = self._samples(index, features, geometry)
         attention = self.start(seed)
         if self.train.objective != "none" and self.train.epochs:
             pretrain(attention, samples, self.train, seed, self.keeper or _Nobody(), self.name)
-        fused = attend_all(attention, samples)(np.arange(len(samples)))
+        fused = attend_all(attention, samples, np.arange(len(samples)))
         banks = self._memory.fit(index, fused, None, None)
         return MveadState(nnx.to_pure_dict(nnx.state(attention)), banks)
 
-    def fuse(
-        self, state: MveadState, features: Float32[Array, "B V N D"], mask: Bool[Array, "V V N N"]
-    ) -> Float32[Array, "B V N D"]:
-        """Attended features of some samples of one category; jit-able.
-
-        A view whose features are all zero is one that the sample does not have.
-        """
-        graph, _ = nnx.split(self.start(0))
-        features = jnp.asarray(features)
-        attention = nnx.merge(graph, state.fusion)
-        present = (features != 0).any((2, 3))
-        return jax.vmap(lambda z, p: attention(z, mask, p))(features, present)
+    def plan(self, keys: EpipolarKeys) -> Keys:
+        """The keys of a category as the attention takes them: bands where they are narrow, else a mask."""
+        if self.fusion.kind == "eam" and self.fusion.combine == "joint" and len(self.views) > 1:
+            bands = plan_bands(keys.mask, keys.F, self.grid, keys.patch_size)
+            if 2 * bands.keys.shape[-1] <= keys.mask.shape[-1]:
+                return bands
+        return jnp.asarray(keys.mask)
 
     def leave_one_out(
         self,
         state: MveadState,
         index: DatasetIndex,
         features: Float32[np.ndarray, "S V N D"],
-        geometry: Masks,
+        geometry: Geometry,
         chosen: Int[np.ndarray, " n"],
     ) -> Float32[np.ndarray, "n V h w"]:
         """As of `PatchCore.leave_one_out`; the samples that the banks leave out were seen in training."""
         attention = self.start(0)
         nnx.update(attention, state.fusion)
-        fused = attend_all(attention, _samples(index, features, geometry))(chosen)
+        fused = attend_all(attention, self._samples(index, features, geometry), chosen)
         return self._memory.left_out(state.banks, index, fused, chosen)
 
     def anomaly_maps(
-        self, state: MveadState, features: Float32[Array, "B V N D"], geometry: Bool[Array, "V V N N"]
+        self, state: MveadState, features: Float32[Array, "B V N D"], geometry: Keys
     ) -> Float32[Array, "B V h w"]:
         """Distance of every attended patch to the nearest row of its bank (eq. 11).
 
         Args:
-          geometry: the mask of the samples' category.
+          features: a view whose features are all zero is one that the sample does not have.
+          geometry: what `plan` made of the samples' category.
         """
-        return self._memory.anomaly_maps(state.banks, self.fuse(state, features, geometry), None)
+        features = jnp.asarray(features)
+        present = (features != 0).any((2, 3))
+        graph, _ = nnx.split(self.start(0))
+        fused = attend_batch(graph, state.fusion, features, present, geometry)
+        return self._memory.anomaly_maps(state.banks, fused, None)
+
+    def _samples(self, index: DatasetIndex, features: Any, geometry: Geometry) -> NormalSamples:
+        categories = index.categories
+        return NormalSamples(
+            features,
+            index.present(),
+            tuple(self.plan(geometry[category]) for category in categories),
+            np.stack([geometry[category].mask for category in categories]),
+            np.array([categories.index(sample.category) for sample in index.samples], np.int32),
+            tuple(sample.id for sample in index.samples),
+        )
 
     @property
     def _memory(self) -> PatchCore:
@@ -190,14 +205,3 @@ class _Nobody:
 def _seed(key: jax.Array) -> int:
     """A whole number for the libraries that want one."""
     return int(np.asarray(jax.random.key_data(key)).ravel()[-1]) & 0x7FFFFFFF
-
-
-def _samples(index: DatasetIndex, features, masks: Masks) -> NormalSamples:
-    categories = index.categories
-    return NormalSamples(
-        features,
-        index.present(),
-        np.stack([masks[category] for category in categories]),
-        np.array([categories.index(sample.category) for sample in index.samples], np.int32),
-        tuple(sample.id for sample in index.samples),
-    )

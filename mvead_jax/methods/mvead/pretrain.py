@@ -8,7 +8,6 @@ Letters: B samples in a step, V views, N patches of a view, K centres, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -23,7 +22,7 @@ from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.config import TrainConfig
 from mvead_jax.errors import Stopped, UserError
-from mvead_jax.methods.mvead.attention import EpipolarAttention
+from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch
 from mvead_jax.methods.mvead.objective import (
     multi_center_loss,
     nearest_centers,
@@ -42,12 +41,14 @@ class NormalSamples:
     Attributes:
       features: [S,V,N,D], a NumPy array or a FeatureStore; rows are read as they are needed.
       present: [S,V], which views each sample has.
-      masks: [C,V,V,N,N], the mask of each category. category: [S], the mask of each sample.
+      keys: of each category, as the attention takes them. masks: the same as masks.
+      category: [S], which of them a sample has.
       names: of the samples, for messages.
     """
 
     features: Any
     present: Bool[np.ndarray, "S V"]
+    keys: tuple[Keys, ...]
     masks: Bool[np.ndarray, "C V V N N"]
     category: Int[np.ndarray, " S"]
     names: tuple[str, ...]
@@ -77,26 +78,19 @@ class NotFinite(UserError):
 
 
 def attend_all(
-    attention: EpipolarAttention, samples: NormalSamples, batch_size: int = 8
-) -> Callable[[np.ndarray], Float[np.ndarray, "n V N D"]]:
-    """A function from positions of samples to their attended features, compiled once for batches."""
-    graph, state = nnx.split(attention)
-    masks = jnp.asarray(samples.masks)
-
-    @jax.jit
-    def attend(state, z, present, category):
-        model = nnx.merge(graph, state)
-        return jax.vmap(lambda z, p, c: model(z, masks[c], p))(z, present, category)
-
-    def run(positions: np.ndarray) -> np.ndarray:
-        out = []
-        for start in range(0, len(positions), batch_size):
-            own = np.resize(positions[start : start + batch_size], batch_size)  # repeats some to fill
-            fused = attend(state, samples.features[own], samples.present[own], samples.category[own])
-            out.append(np.asarray(fused)[: len(positions) - start])
-        return np.concatenate(out)
-
-    return run
+    attention: EpipolarAttention, samples: NormalSamples, chosen: Int[np.ndarray, " n"], batch_size: int = 8
+) -> Float[np.ndarray, "n V N D"]:
+    """Attended features of some samples, `batch_size` at a time."""
+    graph, parameters = nnx.split(attention)
+    out = np.empty((len(chosen), *samples.features.shape[1:]), np.float32)
+    for number, keys in enumerate(samples.keys):
+        own = np.flatnonzero(samples.category[chosen] == number)
+        for start in range(0, len(own), batch_size):
+            places = own[start : start + batch_size]
+            filled = chosen[np.resize(places, batch_size)]  # repeats some, so that one size is compiled
+            fused = attend_batch(graph, parameters, samples.features[filled], samples.present[filled], keys)
+            out[places] = np.asarray(fused)[: len(places)]
+    return out
 
 
 def k_means_centers(
@@ -113,7 +107,7 @@ def k_means_centers(
     views, patches = samples.features.shape[1:3]
     wanted = min(len(samples), max(1, -(-most_patches // patches)))
     chosen = np.unique(np.linspace(0, len(samples) - 1, wanted).round().astype(int))
-    outputs = attend_all(attention, samples)(chosen)
+    outputs = attend_all(attention, samples, chosen)
     if bad := [
         samples.names[i] for i, own in zip(chosen, outputs, strict=True) if not np.isfinite(own).all()
     ]:
@@ -172,7 +166,7 @@ def pretrain(
         state = like | {"centers": centers}
         keeper.save(state)
     first = int(state["step"])
-    step = _make_step(graph, optimizer, jnp.asarray(samples.masks), config, jax.random.key(seed))
+    step = _make_step(graph, optimizer, samples, config, jax.random.key(seed))
     state = jax.device_put(state)
     steps = -(-len(samples) // config.batch_size)
     with progress(f"pre-training {name}", steps * config.epochs, "steps", done=first) as bar:
@@ -220,8 +214,11 @@ def _batch(samples: NormalSamples, chosen: np.ndarray, size: int) -> dict[str, n
     }
 
 
-def _make_step(graph, optimizer, masks: Array, config: TrainConfig, key: Array):
+def _make_step(graph, optimizer, samples: NormalSamples, config: TrainConfig, key: Array):
     """(state, batch) -> (state, figures), compiled; the state's buffers are reused."""
+    masks = jnp.asarray(samples.masks)
+    # The samples of a step may be of several categories, whose bands differ in size; masks do not.
+    shared = samples.keys[0] if len(samples.keys) == 1 else None
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, batch: dict[str, Array]) -> tuple[State, dict[str, Array]]:
@@ -231,7 +228,9 @@ def _make_step(graph, optimizer, masks: Array, config: TrainConfig, key: Array):
             attention = nnx.merge(graph, parameters)
 
             def of_sample(z, present, category, key):
-                return _sample_loss(attention, z, masks[category], present, state["centers"], config, key)
+                mask = masks[category]
+                keys = mask if shared is None else shared
+                return _sample_loss(attention, z, keys, mask, present, state["centers"], config, key)
 
             own = jax.vmap(of_sample)(batch["z"], batch["present"], batch["category"], keys)
             figures = {
@@ -256,6 +255,7 @@ def _make_step(graph, optimizer, masks: Array, config: TrainConfig, key: Array):
 def _sample_loss(
     attention: EpipolarAttention,
     z: Float[Array, "V N D"],
+    keys: Keys,
     mask: Bool[Array, "V V N N"],
     present: Bool[Array, " V"],
     centers: Float[Array, "V K D"],
@@ -263,7 +263,7 @@ def _sample_loss(
     key: Array,
 ) -> dict[str, Array]:
     """Eq. 10 of one sample, its two terms, and what tells a collapse."""
-    out = attention(z, mask, present)
+    out = attention(z, keys, present)
     positive = multi_center_loss(out, centers, present)
     figures = {
         "loss": positive,
@@ -272,12 +272,12 @@ def _sample_loss(
         "centers_used": _centers_used(out, centers, present),
     }
     if config.objective == "mcp+reg":
-        negative = _negatives(attention, z, out, mask, present, centers, config, key)
+        negative = _negatives(attention, z, out, keys, mask, present, centers, config, key)
         figures |= {"negative": negative, "loss": positive + config.negative_weight * negative}
     return figures
 
 
-def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, key) -> Float[Array, ""]:
+def _negatives(attention, z, out, keys, mask, present, centers, config: TrainConfig, key) -> Float[Array, ""]:
     """L_neg of one sample (eq. 8, 9): masked patches of a support view, and what they change in another."""
     views, patches, _ = z.shape
     draw_support, draw_reference, draw_patches = jax.random.split(key, 3)
@@ -290,9 +290,8 @@ def _negatives(attention, z, out, mask, present, centers, config: TrainConfig, k
     count = max(1, round(config.mask_ratio * patches))
     hidden = jax.random.permutation(draw_patches, patches)[:count]
     fill = z[support].mean(0) if config.mask_fill == "mean" else jnp.zeros(z.shape[-1], z.dtype)
-    masked = z.at[support, hidden].set(fill[None])  # Decision D8
-    both = jnp.stack([reference, support])
-    in_reference, in_support = attention(masked, mask, present, both)
+    out_masked = attention(z.at[support, hidden].set(fill[None]), keys, present)  # Decision D8
+    in_reference, in_support = out_masked[reference], out_masked[support]
 
     linked = mask[reference, support][:, hidden].T & others.any()  # [count,N]: of the reference view
     most = min(config.negatives, patches)

@@ -1,0 +1,206 @@
+"""Epipolar attention computed only near the lines; the same result as `dense`, faster and in less memory.
+
+The epipolar lines of two views form a pencil: patches of view a whose lines lie close together see almost
+the same patches of view b. So the queries of a pair of views are ordered by their line's angle in the pencil
+and cut into blocks; a block gathers once the keys that any of its queries may see, and attention runs on
+dense blocks with the exact mask inside. The order only decides how many keys a block gathers, never which of
+them a query sees. A query meets the keys of its V-1 supporting views in V-1 blocks, and their partial
+softmaxes are merged (decision D3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from mvead_jax.geometry.epipolar import epipolar_lines, patch_centers
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class BandPlan:
+    """Who meets whom: S = V-1 shifts (view a with view (a + s) % V, s = 1 ... S), G blocks of B queries a
+    pair, U keys a block. Queries and keys are numbered through all views: a N + j.
+
+    queries: of each block. A last block that is not full repeats queries, without keys and never read.
+    keys: of each block, the union over its queries, padded with masked ones.
+    mask: may the query attend to the key?
+    places: where query (a, j) stands among the V G B rows of a shift.
+    """
+
+    queries: Int[Array, "S V G B"]
+    keys: Int[Array, "S V G U"]
+    mask: Bool[Array, "S V G B U"]
+    places: Int[Array, "S V N"]
+
+
+def pencil_order(F_ab: Float[np.ndarray, "3 3"], centers: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
+    """Patches of view a in the order in which their epipolar lines in view b turn about the epipole.
+
+    Lines of a pencil span two dimensions; in a basis of those the turn is an angle modulo π. The order starts
+    after the widest gap. Without epipolar geometry (F zero or not finite) any order is as good.
+    """
+    lines = np.asarray(epipolar_lines(centers, np.nan_to_num(F_ab, posinf=0, neginf=0)), np.float64)
+    lines /= np.maximum(np.linalg.norm(lines, axis=1, keepdims=True), 1e-300)
+    basis = np.linalg.svd(lines, full_matrices=False)[2][:2]
+    angle = np.arctan2(lines @ basis[1], lines @ basis[0]) % np.pi
+    order = np.argsort(angle, kind="stable")
+    gaps = np.diff(angle[order], append=angle[order[0]] + np.pi)
+    return np.roll(order, -(int(gaps.argmax()) + 1))
+
+
+def plan_bands(
+    mask: Bool[np.ndarray, "V V N N"],
+    F: Float[np.ndarray, "V V 3 3"],
+    grid: tuple[int, int],
+    patch_size: float,
+    block: int = 64,
+) -> BandPlan:
+    """The plan of a category's mask (host, NumPy). Exact for any mask in which no view attends to itself.
+
+    Args:
+      mask, F, grid, patch_size: the result and the arguments of `geometry.epipolar.epipolar_mask`.
+      block: queries a block. 32 and 64 are equally fast on a CPU, at 16 x 16 patches and at 37 x 37.
+    """
+    mask, F = np.asarray(mask), np.asarray(F)
+    views, patches = len(mask), mask.shape[2]
+    assert views > 1, "one view has no supporting view"
+    assert not mask[np.arange(views), np.arange(views)].any(), "bands hold pairs of two views only"
+    block = min(block, patches)
+    blocks = -(-patches // block)
+    centers = patch_centers(grid, patch_size)
+    queries = np.zeros((views - 1, views, blocks, block), np.int32)
+    places = np.zeros((views - 1, views, patches), np.int32)
+    unions = {}
+    for shift, a in np.ndindex(views - 1, views):
+        b = (a + shift + 1) % views
+        order = pencil_order(F[a, b], centers)
+        queries[shift, a] = a * patches + np.resize(order, (blocks, block))
+        places[shift, a, order] = a * blocks * block + np.arange(patches)
+        for g in range(blocks):
+            row = order[g * block : (g + 1) * block]
+            unions[shift, a, g] = b, row, np.flatnonzero(mask[a, b, row].any(axis=0))
+    # A multiple of 16: the sizes that matrix products like.
+    width = 16 * max(1, -(-max(len(union) for _, _, union in unions.values()) // 16))
+    keys = np.zeros((views - 1, views, blocks, width), np.int32)
+    inside = np.zeros((views - 1, views, blocks, block, width), bool)
+    for place, (b, row, union) in unions.items():
+        keys[place] = b * patches
+        keys[place][: len(union)] += union.astype(np.int32)
+        inside[place][: len(row), : len(union)] = mask[place[1], b][np.ix_(row, union)]
+    return BandPlan(*(jnp.asarray(x) for x in (queries, keys, inside, places)))
+
+
+def banded_attention(
+    query: Float[Array, "V N H d"],
+    key: Float[Array, "V N H d"],
+    value: Float[Array, "V N H d"],
+    plan: BandPlan,
+    present: Bool[Array, " V"] | None = None,
+) -> Float[Array, "V N H d"]:
+    """`dense.masked_attention` of the mask that was planned: eq. 5-6, one softmax over all supporting views.
+
+    Float32, for one sample; vmap over samples with one plan (on a CPU `jax.lax.map` over them is 1.4 times
+    faster). Reverse-mode derivatives only.
+
+    Args:
+      query, key, value: of H heads, not yet scaled; finite, also in absent views.
+      present: views of this sample that exist; nobody attends to the others. None: all.
+    """
+    views, patches, heads, width = query.shape
+    mask = _seen(plan, present)
+
+    # One head after the other keeps the blocks in the processor's cache.
+    q, k, v = (
+        x.reshape(views * patches, heads, width).transpose(1, 0, 2) for x in (query * width**-0.5, key, value)
+    )
+    mixed = jax.lax.map(lambda qkv: _one_head(*qkv, mask, plan), (q, k, v))  # [H,VN,d]
+    return mixed.transpose(1, 0, 2).reshape(views, patches, heads, width)
+
+
+def has_keys(plan: BandPlan, present: Bool[Array, " V"] | None = None) -> Bool[Array, "V N"]:
+    """Which patches may attend to anything."""
+    any_key = jnp.stack(_back(_seen(plan, present).any(axis=-1), plan)).any(axis=0)
+    return any_key.reshape(plan.places.shape[1:])
+
+
+def _seen(plan: BandPlan, present: Bool[Array, " V"] | None) -> Bool[Array, "S V G B U"]:
+    """The plan's mask without the keys of absent views."""
+    if present is None:
+        return plan.mask
+    patches = plan.places.shape[-1]
+    return plan.mask & jnp.asarray(present)[plan.keys[..., 0] // patches][..., None, None]
+
+
+def _rows(x: Float[Array, "VN ..."], index: Array) -> Array:
+    return x.at[index].get(mode="promise_in_bounds")
+
+
+def _product(subscripts: str, x: Array, y: Array) -> Array:
+    return jnp.einsum(subscripts, x, y, precision="highest")
+
+
+def _back(x: Float[Array, "S V G B ..."], plan: BandPlan) -> list[Float[Array, "VN ..."]]:
+    """Rows of the blocks in the order of the patches, one array a shift."""
+    rows = x.reshape(len(x), -1, *x.shape[4:])
+    return [_rows(rows[s], plan.places[s].reshape(-1)) for s in range(len(x))]
+
+
+@jax.custom_vjp
+def _one_head(
+    q: Float[Array, "VN d"],
+    k: Float[Array, "VN d"],
+    v: Float[Array, "VN d"],
+    mask: Bool[Array, "S V G B U"],
+    plan: BandPlan,
+) -> Float[Array, "VN d"]:
+    return _forward(q, k, v, mask, plan)[0]
+
+
+def _forward(q, k, v, mask, plan):
+    logits = _product("...qd,...kd->...qk", _rows(q, plan.queries), _rows(k, plan.keys))
+    logits = jnp.where(mask, logits, -jnp.inf)  # [S,V,G,B,U]
+    # Not -inf, also for a query that has no key in this block: exp(-inf + inf) is not 0.
+    top = jnp.maximum(logits.max(axis=-1), jnp.finfo(logits.dtype).min)
+    weights = jnp.exp(logits - top[..., None])
+    mixed = _back(_product("...qk,...kd->...qd", weights, _rows(v, plan.keys)), plan)
+    tops, totals = _back(top, plan), _back(weights.sum(axis=-1), plan)
+
+    # The supporting views' partial softmaxes on one scale: that of the largest logit of all.
+    highest = jnp.stack(tops).max(axis=0)
+    scales = [jnp.exp(top - highest) for top in tops]
+    total = sum(total * scale for total, scale in zip(totals, scales, strict=True))
+    total = jnp.where(total > 0, total, 1)
+    output = sum(part * scale[:, None] for part, scale in zip(mixed, scales, strict=True)) / total[:, None]
+    return output, (q, k, v, mask, plan, output, highest + jnp.log(total))
+
+
+def _backward(saved, g: Float[Array, "VN d"]):
+    """Of the weights p_jk = exp(q_j·k_k) / Σ_k exp(q_j·k_k), computed again: dv_k = Σ_j p_jk g_j, and the
+    logits' gradient is p_jk (g_j·v_k - g_j·output_j).
+
+    JAX's own gradient of `_forward` also scatters where each row has one reader: 1.2 to 1.4 times slower.
+    """
+    q, k, v, mask, plan, output, log_total = saved
+    q_block, g_block = _rows(q, plan.queries), _rows(g, plan.queries)
+    k_block, v_block = _rows(k, plan.keys), _rows(v, plan.keys)
+    logits = _product("...qd,...kd->...qk", q_block, k_block) - _rows(log_total, plan.queries)[..., None]
+    weights = jnp.exp(jnp.where(mask, logits, -jnp.inf))
+    mean = _rows((g * output).sum(axis=-1), plan.queries)
+    d_logits = weights * (_product("...qd,...kd->...qk", g_block, v_block) - mean[..., None])
+    dq = sum(_back(_product("...qk,...kd->...qd", d_logits, k_block), plan))
+    dk, dv = (
+        jnp.zeros_like(x).at[plan.keys].add(update, mode="promise_in_bounds")
+        for x, update in (
+            (k, _product("...qk,...qd->...kd", d_logits, q_block)),
+            (v, _product("...qk,...qd->...kd", weights, g_block)),
+        )
+    )
+    return dq, dk, dv, None, None
+
+
+_one_head.defvjp(_forward, _backward)

@@ -1,0 +1,241 @@
+"""Several runs under one folder, as the papers' tables need them: trained, scored, and found again.
+
+    <output>/<run>/             the workdir of each run, as of train.py and score.py
+    <output>/feature_cache/     that all of them share
+    <output>/<table>.json .md   the table, made anew after each run
+
+A run that is finished is not made again. Geometry depends on none of what the runs of a table vary, so the
+first run that needs a category's lends its estimate to the others.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from mvead_jax.backbone.extractor import load_backbone
+from mvead_jax.bank.store import Manifest
+from mvead_jax.calibrate import geometry_path, uses_geometry
+from mvead_jax.config import Config, differences, from_dict
+from mvead_jax.errors import UserError
+from mvead_jax.evaluation.beside import Outcome, Table
+from mvead_jax.evaluation.kinds import ScoredImage
+from mvead_jax.files import read_json, whole, write_json, write_text
+from mvead_jax.geometry.category import read_geometry
+from mvead_jax.score import score
+from mvead_jax.train import open_index, split_features, train
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a table. name: of its folder."""
+
+    name: str
+    config: Config
+
+
+def perform(
+    runs: Sequence[Run],
+    output: Path,
+    after_each: Callable[[Mapping[str, str]], None],
+    *,
+    family: Sequence[Run] = (),
+    warm: bool = False,
+) -> dict[str, str]:
+    """Trains and scores every run that is not finished; one that fails does not keep the others from it.
+
+    Args:
+      output: holds the workdirs.
+      after_each: called with the errors so far, by name, after each run.
+      family: more runs of the same table, which may lend their geometry.
+      warm: compute features before training, so that its time does not count them.
+
+    Returns:
+      The errors of the runs that failed, by name.
+
+    Raises:
+      UserError: a run was made with another config; the data set is not there.
+      Stopped: SIGTERM came during a pre-training.
+    """
+    for run in runs:
+        _check_same(run, output)
+    failed: dict[str, str] = {}
+    unfinished = [run for run in runs if not is_finished(run, output)]
+    if unfinished:
+        open_index(unfinished[0].config)  # what is wrong with the data is wrong for all
+    for number, run in enumerate(runs, 1):
+        head = f"row {number} of {len(runs)}: {run.name}"
+        if run not in unfinished:
+            log.info("%s: finished before", head)
+            continue
+        log.info("%s", head)
+        workdir = output / run.name
+        begin = time.monotonic()
+        try:
+            _borrow_geometry(run, [*runs, *family], output)
+            if warm:
+                _warm(run.config, workdir)
+            train(run.config, workdir)
+            score(workdir)
+            log.info("%s: done in %.0f s", head, time.monotonic() - begin)
+        except UserError as error:
+            failed[run.name] = str(error).splitlines()[0]
+            log.error("%s: failed: %s", head, error)
+        after_each(failed)
+    after_each(failed)
+    return failed
+
+
+def is_trained(run: Run, output: Path) -> bool:
+    """Whether training of this run, with this config, has ended."""
+    workdir = output / run.name
+    try:
+        return Manifest(workdir).covers(workdir / "config.json") and not _changes(run, output)
+    except UserError:
+        return False
+
+
+def is_finished(run: Run, output: Path) -> bool:
+    """Whether this run, with this config, is trained and scored."""
+    return is_trained(run, output) and (output / run.name / "scores" / "metrics.json").exists()
+
+
+def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
+    """What a run has come to, from its workdir."""
+    if not is_finished(run, output):
+        return Outcome(error=error)
+    workdir = output / run.name
+    machine = read_json(workdir / "environment.json", "of train.py")
+    events = _events(workdir / "metrics.jsonl")
+    seconds = {event["name"]: event["seconds"] for event in events if event["stage"] == "banks"}
+    metrics = read_metrics(workdir)
+    trusted = {}
+    if uses_geometry(run.config):
+        for category in sorted(metrics["categories"]):
+            pairs = read_geometry(geometry_path(workdir, category)).pairs.values()
+            trusted[category] = f"{sum(pair.ok for pair in pairs)} of {len(pairs)}"
+    return Outcome(
+        metrics=metrics,
+        trusted=trusted,
+        commit=machine["commit"],
+        devices=tuple(machine["devices"]),
+        seconds=sum(seconds.values()) if seconds else None,
+        resumed=sum(event["stage"] == "start" for event in events) > 1,
+        error=error,
+    )
+
+
+def write_table(table: Table, output: Path) -> None:
+    """<output>/<table>.json and .md."""
+    write_json(output / f"{table.name}.json", table.content)
+    write_text(output / f"{table.name}.md", table.text)
+
+
+def backbone_milliseconds(config: Config, rounds: int = 5) -> float:
+    """Time of one image through the backbone on this device, median of `rounds` full batches."""
+    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    side, count = config.data.image_size, config.backbone.batch_size
+    images = jax.device_put(np.zeros((count, side, side, 3), np.float32))
+    backbone(images).block_until_ready()
+    seconds = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        backbone(images).block_until_ready()
+        seconds.append(time.perf_counter() - begin)
+    return 1000 * float(np.median(seconds)) / count
+
+
+def read_scored(workdir: Path) -> list[ScoredImage]:
+    """The lines of a workdir's scores/images.csv.
+
+    Raises:
+      UserError: no such file, or not one of score.py.
+    """
+    path = workdir / "scores" / "images.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                ScoredImage(
+                    line["category"],
+                    line["sample"],
+                    line["view"],
+                    int(line["label"]) if line["label"] else None,
+                    float(line["score"]),
+                )
+                for line in csv.DictReader(file)
+            ]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run scripts/score.py --workdir {workdir}") from None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
+
+
+def read_metrics(workdir: Path) -> dict[str, Any]:
+    """A workdir's scores/metrics.json.
+
+    Raises:
+      UserError: no such file, or one without a protocol.
+    """
+    path = workdir / "scores" / "metrics.json"
+    found = read_json(path, "a workdir that scripts/score.py has scored")
+    if not isinstance(found, dict) or not isinstance(found.get("protocol"), dict):
+        raise UserError(f"{path}: not written by score.py; score again")
+    return found
+
+
+def _check_same(run: Run, output: Path) -> None:
+    """Raises UserError if something was trained in the run's folder with another config."""
+    if not (output / run.name / "manifest.json").exists():
+        return
+    if changed := _changes(run, output):
+        where = output / run.name / "config.json"
+        raise UserError(f"{where}: made with another config ({'; '.join(changed)}); take another --output")
+
+
+def _changes(run: Run, output: Path) -> list[str]:
+    path = output / run.name / "config.json"
+    return differences(from_dict(read_json(path, "a workdir of train.py"), str(path)), run.config)
+
+
+def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:
+    """Copies the estimates that trained runs have into this run's workdir, where it has none itself."""
+    if not uses_geometry(run.config) or run.config.geometry.cameras:
+        return
+    for lender in lenders:
+        if lender == run or not uses_geometry(lender.config) or not is_trained(lender, output):
+            continue
+        workdir = output / lender.name
+        for source in sorted((workdir / "geometry").glob("*.json")):
+            target = geometry_path(output / run.name, source.stem)
+            if not target.exists() and Manifest(workdir).covers(source):
+                log.info("geometry %s: as in %s", source.stem, lender.name)
+                with whole(target) as temporary:
+                    temporary.write_bytes(source.read_bytes())
+
+
+def _events(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl but for those that a kill cut short."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError):
+            found.append(json.loads(line))
+    return found
+
+
+def _warm(config: Config, workdir: Path) -> None:
+    """Puts the training features of a run into its cache."""
+    index = open_index(config)
+    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    split_features(config, index.select(split="train"), backbone, workdir)

@@ -1,0 +1,252 @@
+r"""The papers' tables on a data set: runs what is missing, and prints it beside the papers' figures.
+
+python scripts/reproduce.py table3 --output runs/table3 --config.data.root=DIR [--rows 1 10]
+python scripts/reproduce.py table1 --output runs/realiad --config.data.root=DIR [--setting single] \
+    [--categories audiojack,usb]
+python scripts/reproduce.py table2 --output runs/realiad --config.data.root=DIR
+python scripts/reproduce.py fig5 --output runs/fig5 --config.data.root=DIR [--backbones dinov2-small] \
+    [--centers 1,20]
+python scripts/reproduce.py kinds --workdir runs/patchcore --workdir runs/mvead [--output runs/kinds]
+
+table3 is the ablation, ten rows. table1 (samples) and table2 (pictures) have a line for each category, and
+share their runs if they share --output: one for each category, and one for all (--setting single, multi, or
+both). fig5 varies the backbone at K = 20 centres and K on dinov2-base. kinds compares finished runs by kind
+of defect, and by whether another view sees the defect too.
+
+Run again with the same --output it goes on with the next row. The table is in <output>/<table>.md and .json,
+made anew after each row. Any config field is set by --config.<section>.<field>=<value> for all rows, such as
+--config.backbone.name=efficientnet-lite0 --config.data.image_size=256 for the demo's rig. A row that fails is
+named at the end, and the exit code is then 1.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mvead_jax.config import load_config, override, split_overrides
+from mvead_jax.errors import UserError, run
+from mvead_jax.evaluation import papers
+from mvead_jax.evaluation.beside import (
+    LEVEL_OF_TABLE,
+    Table,
+    figure5,
+    kinds_table,
+    table3,
+    table_of_categories,
+)
+from mvead_jax.evaluation.kinds import kinds_of
+from mvead_jax.files import read_json, write_json
+from mvead_jax.reproduce import (
+    Run,
+    backbone_milliseconds,
+    outcome,
+    perform,
+    read_metrics,
+    read_scored,
+    write_table,
+)
+from mvead_jax.train import open_index
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+BACKBONES = "dinov2-small,dinov2-base,dinov2-large,dinov2-giant"
+CENTERS = "1,5,10,20,30"
+
+
+def ablation(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Table 3."""
+    _refuse(overrides, ("method", "fusion.kind", "train.objective", "bank.per_view"), "table3 sets it by row")
+    rows = papers.ablation()
+    runs = {
+        row.spec: Run(_folder(row.spec), load_config(f"{CONFIGS / 'ablation.py'}:{row.spec}", overrides))
+        for row in rows
+    }
+    names = {str(number): row.spec for number, row in enumerate(rows, 1)} | {spec: spec for spec in runs}
+    if unknown := [row for row in arguments.rows if row not in names]:
+        raise UserError(f"--rows {unknown[0]}: no such row; choose 1 to {len(rows)}, or {' '.join(runs)}")
+    chosen = list(dict.fromkeys(names[row] for row in arguments.rows)) or list(runs)
+
+    def table(failed: Mapping[str, str]) -> Table:
+        output = arguments.output
+        return table3({spec: outcome(one, output, failed.get(one.name)) for spec, one in runs.items()})
+
+    return _perform([runs[spec] for spec in chosen], arguments.output, table, family=list(runs.values()))
+
+
+def categories(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Tables 1 and 2."""
+    _refuse(overrides, ("setting",), "use --setting")
+    _refuse(overrides, ("data.categories",), "use --categories")
+    asked = {"data.categories": arguments.categories} if arguments.categories else {}
+    base = load_config(arguments.config, {**overrides, **asked})
+    settings = list(papers.SETTINGS) if arguments.setting == "both" else [arguments.setting]
+    runs: dict[str, list[Run]] = {setting: [] for setting in settings}
+    if "single" in runs:
+        # Also those of an earlier call with other categories: the table shows all that there is.
+        there = {path.name.removeprefix("single-") for path in arguments.output.glob("single-*")}
+        chosen = open_index(base).categories
+        for category in sorted({*chosen, *there}):
+            config = override(base, {"setting": "single", "data.categories": category})
+            runs["single"].append(Run(f"single-{category}", config))
+    if "multi" in runs:
+        runs["multi"].append(Run("multi", override(base, {"setting": "multi"})))
+    wanted = [one for own in runs.values() for one in own if one.name == "multi" or _category(one) in chosen]
+
+    def table(failed: Mapping[str, str]) -> Table:
+        output = arguments.output
+        found = {
+            setting: {
+                one.name: outcome(one, output, failed.get(one.name))
+                for one in own
+                if one in wanted or outcome(one, output).metrics
+            }
+            for setting, own in runs.items()
+        }
+        return table_of_categories(int(arguments.what.removeprefix("table")), found)
+
+    return _perform(wanted, arguments.output, table, family=[one for own in runs.values() for one in own])
+
+
+def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Figure 5."""
+    _refuse(overrides, ("backbone.name",), "use --backbones")
+    _refuse(overrides, ("train.centers",), "use --centers")
+    backbones = _list(arguments.backbones, "--backbones")
+    try:
+        centers = [int(one) for one in _list(arguments.centers, "--centers")]
+    except ValueError:
+        raise UserError(f"--centers {arguments.centers}: give whole numbers, as {CENTERS}") from None
+    # As in the figure: backbones at the paper's K, and K on its backbone; or what is nearest of the choice.
+    main_backbone = "dinov2-base" if "dinov2-base" in backbones else backbones[0]
+    main_centers = papers.DEFAULT_CENTERS if papers.DEFAULT_CENTERS in centers else max(centers)
+    points = dict.fromkeys([(b, main_centers) for b in backbones] + [(main_backbone, k) for k in centers])
+    runs = {}
+    for backbone, k in points:
+        changes = {**overrides, "backbone.name": backbone, "train.centers": str(k)}
+        runs[backbone, k] = Run(f"{backbone}-K{k}", load_config(arguments.config, changes))
+    times = arguments.output / "backbones.json"
+
+    def table(failed: Mapping[str, str]) -> Table:
+        found = {point: outcome(one, arguments.output, failed.get(one.name)) for point, one in runs.items()}
+        known = read_json(times, "times of reproduce.py") if times.exists() else {}
+        for (backbone, _), one in runs.items():
+            if backbone not in known and found[backbone, one.config.train.centers].metrics:
+                known[backbone] = backbone_milliseconds(one.config)
+                write_json(times, known)
+        return figure5(found, known)
+
+    return _perform(list(runs.values()), arguments.output, table, warm=True)
+
+
+def kinds(arguments: argparse.Namespace) -> None:
+    """Finished runs beside each other, by kind of defect."""
+    workdirs = list(dict.fromkeys(arguments.workdir))
+    names = [path.name for path in workdirs]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in workdirs]
+    scored = {name: read_scored(path) for name, path in zip(names, workdirs, strict=True)}
+    pictures = {
+        name: {(one.category, one.sample, one.view, one.label) for one in own} for name, own in scored.items()
+    }
+    for name, path in zip(names, workdirs, strict=True):
+        if odd := pictures[name] ^ pictures[names[0]]:
+            example = min("/".join(one[:3]) for one in odd)
+            raise UserError(
+                f"{path / 'scores/images.csv'}: other pictures or labels than in {workdirs[0]} ({len(odd)}, "
+                f"as {example}); compare runs of one test split"
+            )
+    protocols = {name: read_metrics(path)["protocol"] for name, path in zip(names, workdirs, strict=True)}
+    table = kinds_table({name: kinds_of(own) for name, own in scored.items()}, protocols)
+    if arguments.output:
+        write_table(table, arguments.output)
+    print(table.text, end="")
+
+
+def _perform(
+    runs: Sequence[Run],
+    output: Path,
+    table: Callable[[Mapping[str, str]], Table],
+    *,
+    family: Sequence[Run] = (),
+    warm: bool = False,
+) -> dict[str, str]:
+    if output.exists() and not output.is_dir():
+        raise UserError(f"--output {output}: is a file; name a folder")
+    failed = perform(
+        runs, output, lambda failed: write_table(table(failed), output), family=family, warm=warm
+    )
+    found = table(failed)
+    print(found.text, end="")
+    print(f"written to {output / found.name}.md and .json")
+    return failed
+
+
+def _refuse(overrides: Mapping[str, str], keys: Sequence[str], fix: str) -> None:
+    for key in keys:
+        if key in overrides:
+            raise UserError(f"--config.{key}={overrides[key]}: {fix}")
+
+
+def _folder(spec: str) -> str:
+    return spec.replace(",", "_")
+
+
+def _category(one: Run) -> str:
+    return one.name.removeprefix("single-")
+
+
+def _list(text: str, option: str) -> list[str]:
+    found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not found:
+        raise UserError(f"{option} {text!r}: is empty; leave it out or name some")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    tables = parser.add_subparsers(dest="what", required=True)
+    shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    shared.add_argument("--output", required=True, type=Path, help="folder of the runs and the table")
+    based = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    based.add_argument("--config", default=str(CONFIGS / "realiad.py"), help="what all rows start from")
+
+    table = tables.add_parser("table3", parents=[shared], help="the ablation", allow_abbrev=False)
+    table.add_argument("--rows", nargs="+", default=[], help="numbers, or <fusion>,<pretraining>,<bank>")
+    table.set_defaults(job=ablation)
+
+    for number, level in LEVEL_OF_TABLE.items():
+        table = tables.add_parser(
+            f"table{number}", parents=[shared, based], help=f"categories, {level} level", allow_abbrev=False
+        )
+        table.add_argument("--setting", choices=(*papers.SETTINGS, "both"), default="both")
+        table.add_argument("--categories", default="", help="comma-separated; default all of the data set")
+        table.set_defaults(job=categories)
+
+    table = tables.add_parser("fig5", parents=[shared, based], help="cost and AUROC", allow_abbrev=False)
+    table.add_argument("--backbones", default=BACKBONES, help="comma-separated")
+    table.add_argument("--centers", default=CENTERS, help="K, comma-separated")
+    table.set_defaults(job=cost)
+
+    table = tables.add_parser("kinds", help="finished runs by kind of defect", allow_abbrev=False)
+    table.add_argument("--workdir", action="append", required=True, type=Path, help="give it for each run")
+    table.add_argument("--output", type=Path, help="folder for kinds.md and kinds.json")
+    table.set_defaults(job=None)
+
+    arguments, rest = parser.parse_known_args()
+    overrides = split_overrides(rest)
+    if arguments.job is None:
+        if overrides:
+            raise UserError(f"--config.{next(iter(overrides))}: kinds reads finished runs; leave it out")
+        kinds(arguments)
+        return
+    if failed := arguments.job(arguments, overrides):
+        for error in dict.fromkeys(failed.values()):
+            names = ", ".join(name for name, own in failed.items() if own == error)
+            print(f"error: {names}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run(main)

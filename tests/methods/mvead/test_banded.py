@@ -1,0 +1,140 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from mvead_jax.geometry.cameras import fundamental_from_cameras
+from mvead_jax.geometry.epipolar import epipolar_mask, patch_centers
+from mvead_jax.methods.mvead.banded import banded_attention, pencil_order, plan_bands
+from mvead_jax.methods.mvead.dense import masked_attention
+from mvead_jax.rig.cameras import five_cameras
+
+PATCH = 14.0
+
+
+def rig_mask(grid):
+    """F and mask of the rig of five cameras, whose pictures are cropped to the grid."""
+    rig = five_cameras(int(max(grid) * PATCH))
+    F = fundamental_from_cameras(rig.K, rig.R, rig.t)
+    return F, np.asarray(epipolar_mask(F, grid, PATCH))
+
+
+def random_qkv(seed, shape):
+    random = np.random.default_rng(seed)
+    return tuple(random.normal(size=shape).astype("f4") for _ in range(3))
+
+
+def value_and_gradient(attention, qkv, *rest):
+    """Attention's output and the gradient of the sum of its squares."""
+
+    def loss(q, k, v):
+        output = attention(q, k, v, *rest)
+        return (output**2).sum(), output
+
+    (_, output), gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
+    return output, *gradient
+
+
+def assert_same(qkv, mask, plan, *present):
+    expected = value_and_gradient(masked_attention, qkv, mask, *present)
+    found = value_and_gradient(banded_attention, qkv, plan, *present)
+    for ours, dense in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, dense, atol=1e-5, rtol=1e-5)
+    return found
+
+
+@pytest.mark.parametrize(("grid", "block"), [((16, 16), 64), ((6, 10), 16), ((9, 5), 7)])
+def test_it_is_the_dense_attention_and_its_gradient(grid, block):
+    F, mask = rig_mask(grid)
+    plan = plan_bands(mask, F, grid, PATCH, block)
+    assert plan.mask.sum() == mask.sum()
+    assert_same(random_qkv(0, (5, grid[0] * grid[1], 2, 16)), mask, plan)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_any_mask_is_served_exactly_whatever_the_order(share):
+    grid, views = (4, 5), 3
+    random = np.random.default_rng(0)
+    mask = random.random((views, views, 20, 20)) < share
+    mask[np.arange(views), np.arange(views)] = False
+    F = random.normal(size=(views, views, 3, 3))
+    output, *gradient = assert_same(
+        random_qkv(1, (views, 20, 2, 8)), mask, plan_bands(mask, F, grid, PATCH, block=6)
+    )
+    without = ~mask.any(axis=(1, 3))
+    assert without.any() == (share < 0.1)
+    assert (np.asarray(output)[without] == 0).all()
+    assert (np.asarray(gradient[0])[without] == 0).all()
+
+
+@pytest.mark.parametrize("nothing", [0.0, np.nan, np.inf])
+def test_pairs_without_geometry_have_no_keys(nothing):
+    F, _ = rig_mask((4, 6))
+    F[0, 1] = F[1, 0] = nothing
+    mask = np.asarray(epipolar_mask(F, (4, 6), PATCH))
+    assert_same(random_qkv(2, (5, 24, 2, 8)), mask, plan_bands(mask, F, (4, 6), PATCH, block=8))
+
+
+def test_absent_views_are_seen_by_nobody():
+    F, mask = rig_mask((6, 6))
+    plan = plan_bands(mask, F, (6, 6), PATCH, block=16)
+    qkv = random_qkv(3, (5, 36, 2, 8))
+    for present in ([True, False, True, True, False], [False, True, False, False, False]):
+        assert_same(qkv, mask, plan, np.array(present))
+
+
+def test_logits_far_apart_in_two_views_do_not_overflow():
+    F, mask = rig_mask((6, 6))
+    query, key, value = random_qkv(4, (5, 36, 2, 8))
+    key[1] *= 100
+    key[2] -= 1000
+    output, *gradient = value_and_gradient(
+        banded_attention, (query, key, value), plan_bands(mask, F, (6, 6), PATCH, block=16)
+    )
+    assert all(np.isfinite(x).all() for x in (output, *gradient))
+    # Logits of 1e3 are known to 1e-4 in float32, and so are the weights.
+    np.testing.assert_allclose(output, masked_attention(query, key, value, mask), atol=1e-3)
+
+
+def test_samples_are_vmapped_with_one_plan():
+    F, mask = rig_mask((6, 6))
+    plan = plan_bands(mask, F, (6, 6), PATCH, block=16)
+    batch = tuple(map(jnp.stack, zip(*(random_qkv(s, (5, 36, 2, 8)) for s in range(2)), strict=True)))
+    present = np.array([[True] * 5, [True, True, False, True, True]])
+
+    def both(attention, how):
+        mapped = jax.vmap(attention, in_axes=(0, 0, 0, None, 0))
+        return value_and_gradient(mapped, batch, how, present)
+
+    for ours, dense in zip(both(banded_attention, plan), both(masked_attention, mask), strict=True):
+        np.testing.assert_allclose(ours, dense, atol=1e-5, rtol=1e-5)
+
+
+def test_jit_equals_eager():
+    F, mask = rig_mask((4, 6))
+    plan = plan_bands(mask, F, (4, 6), PATCH)
+    qkv = random_qkv(5, (5, 24, 2, 8))
+    eager = banded_attention(*qkv, plan)
+    np.testing.assert_allclose(jax.jit(banded_attention)(*qkv, plan), eager, atol=1e-6)
+
+
+def test_a_block_gathers_little_more_than_the_keys_of_one_line():
+    grid = (32, 32)
+    F, mask = rig_mask(grid)
+    plan = plan_bands(mask, F, grid, PATCH)
+    line = mask.sum() / (5 * 4 * 1024)
+    assert plan.mask.sum() == mask.sum()
+    assert plan.keys.shape[-1] < 2.7 * line  # the widest of 320 blocks of 64 queries
+
+
+def test_the_order_turns_about_an_epipole_inside_the_image():
+    # A camera that moves along its axis: lines are rays from the centre of the image.
+    center = 8 * PATCH
+    F = np.array([[0, -1, center], [1, 0, -center], [-center, center, 0]])
+    centers = patch_centers((16, 16), PATCH)
+    order = pencil_order(F, centers)
+    assert sorted(order) == list(range(256))
+    ray = np.arctan2(*(centers - center).T)[order] % np.pi
+    turns = np.diff(ray)
+    assert (turns < -1e-6).sum() + (turns > 1e-6).sum() < 256
+    assert min((turns < -1e-6).sum(), (turns > 1e-6).sum()) <= 1  # one way round, but for the wrap
