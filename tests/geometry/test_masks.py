@@ -11,7 +11,7 @@ from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.images import between_new_images, resizing
-from mvead_jax.geometry.masks import category_mask
+from mvead_jax.geometry.masks import all_keys, category_keys
 from mvead_jax.rig.cameras import five_cameras
 
 GRID, INPUT = (4, 4), 64
@@ -38,7 +38,11 @@ def expected():
 
 
 def make(geometry, views=("C1", "C3", "C4"), **changes):
-    return category_mask("cap", geometry, views, INPUT, GRID, GeometryConfig(**changes))
+    return keys_of(geometry, views, **changes).mask
+
+
+def keys_of(geometry, views=("C1", "C3", "C4"), **changes):
+    return category_keys("cap", geometry, views, INPUT, GRID, GeometryConfig(**changes))
 
 
 def test_an_untrusted_pair_is_excluded_and_said(geometry, expected, caplog):
@@ -84,3 +88,30 @@ def test_a_wider_threshold_only_adds_keys(geometry):
     narrow, wide = (make(geometry, threshold=threshold) for threshold in (0.5, 1.5))
     assert (narrow <= wide).all()
     assert narrow.sum() < wide.sum()
+
+
+def test_the_matrices_of_the_keys_are_those_of_the_mask_on_the_same_axis(geometry):
+    wide = keys_of(geometry, ("C1", "C2", "C3", "C4", "C5"), on_failure="unconstrained", threshold=0.7)
+    again = np.asarray(epipolar_mask(wide.F, GRID, wide.patch_size, 0.7))
+    for a, b in ((0, 2), (2, 0), (2, 3), (3, 2)):  # the trusted pairs
+        np.testing.assert_array_equal(again[a, b], wide.mask[a, b])
+    assert not wide.F[[1, 4]].any()
+    assert not wide.F[:, [1, 4]].any()
+
+
+def test_the_digest_follows_the_mask(geometry):
+    digests = [
+        keys_of(geometry).digest,
+        keys_of(geometry, threshold=0.5).digest,
+        keys_of(geometry, on_failure="unconstrained").digest,
+        all_keys(3, 16).digest,
+    ]
+    assert len(set(digests)) == 4
+    assert keys_of(geometry).digest == digests[0]
+
+
+def test_without_geometry_every_patch_of_every_other_view_is_a_key():
+    keys = all_keys(3, 16)
+    for a, b in np.ndindex(3, 3):
+        assert keys.mask[a, b].all() == keys.mask[a, b].any() == (a != b)
+    assert not keys.F.any()

@@ -109,14 +109,6 @@ def test_the_mean_over_views_counts_only_views_with_a_key():
     assert np.abs(call(module, z, mask)[1] - call(joint, z, mask)[1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("combine", ["joint", "mean"])
-def test_the_views_that_are_wanted_come_out_as_among_all(combine):
-    module, z, mask = attention(combine=combine, gate=True), features(), random_mask()
-    graph, state = nnx.split(module)
-    some = jax.jit(lambda s, *rest: nnx.merge(graph, s)(*rest))(state, z, mask, None, jnp.array([2, 0]))
-    np.testing.assert_allclose(some, call(module, z, mask)[[2, 0]], atol=2e-6)
-
-
 def test_jit_equals_the_eager_call():
     module, z, mask = attention(gate=True), features(), random_mask()
     np.testing.assert_allclose(call(module, z, mask), module(z, jnp.asarray(mask)), atol=2e-6)

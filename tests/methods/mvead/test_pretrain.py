@@ -61,7 +61,20 @@ def samples_of(seed=0, count=S, missing=(), categories=1):
     masks = rng.random((categories, V, V, N, N)) < 0.6
     masks[:, np.arange(V), np.arange(V)] = False
     category = np.arange(count, dtype="i4") % categories
-    return NormalSamples(features, present, masks, category, tuple(f"sample{i}" for i in range(count)))
+    names = tuple(f"sample{i}" for i in range(count))
+    return NormalSamples(features, present, (), masks, category, names)
+
+
+def with_keys(samples):
+    """The masks also as the attention takes them."""
+    return dataclasses.replace(samples, keys=tuple(jnp.asarray(mask) for mask in samples.masks))
+
+
+def attended(samples, chosen=None, **options):
+    """By the attention as it starts."""
+    return attend_all(
+        start(), with_keys(samples), np.arange(len(samples)) if chosen is None else chosen, **options
+    )
 
 
 def start(seed=0):
@@ -71,7 +84,7 @@ def start(seed=0):
 def run(samples, config=SMALL, seed=0, keeper=None):
     """Parameters, centres and keeper after a pre-training."""
     attention, keeper = start(), keeper or Keeper()
-    centers = pretrain(attention, samples, config, seed, keeper, "cap")
+    centers = pretrain(attention, with_keys(samples), config, seed, keeper, "cap")
     return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(attention))), centers, keeper
 
 
@@ -155,7 +168,7 @@ def test_an_epoch_sees_every_sample_once_in_an_order_of_its_own():
 def test_every_sample_is_attended_with_the_mask_of_its_category_and_without_its_missing_views():
     samples = samples_of(categories=2, missing=((1, 2),))
     attention = start()
-    found = attend_all(attention, samples, batch_size=3)(np.array([4, 1, 0, 3]))
+    found = attended(samples, np.array([4, 1, 0, 3]), batch_size=3)
     for own, i in zip(found, (4, 1, 0, 3), strict=True):
         expected = attention(samples.features[i], samples.masks[i % 2], samples.present[i])
         np.testing.assert_allclose(own, expected, atol=1e-5)
@@ -192,7 +205,7 @@ def test_one_view_alone_trains_on_its_own_masked_patches():
 def test_deep_svdd_has_one_centre_the_mean_of_the_views_attended_patches():
     samples = samples_of(missing=((1, 2),))
     centers = run(samples, dataclasses.replace(SMALL, objective="deepsvdd"))[1]
-    fused = attend_all(start(), samples)(np.arange(S))
+    fused = attended(samples)
     assert centers.shape == (V, 1, D)
     for view in range(V):
         own = fused[samples.present[:, view], view].reshape(-1, D)
@@ -201,8 +214,8 @@ def test_deep_svdd_has_one_centre_the_mean_of_the_views_attended_patches():
 
 def test_k_means_finds_the_four_kinds_of_patches_of_each_view():
     samples = samples_of(count=12)
-    centers = k_means_centers(start(), samples, N, 1000, 0)
-    fused = attend_all(start(), samples)(np.arange(12))
+    centers = k_means_centers(start(), with_keys(samples), N, 1000, 0)
+    fused = attended(samples)
     for view in range(V):
         kinds = fused[:, view].mean(0)  # one kind in each place
         distances = np.linalg.norm(kinds[:, None] - centers[view][None], axis=-1)
@@ -228,15 +241,15 @@ def test_fewer_different_patches_than_centres_repeat_centres():
     samples.features[:, :, 1:] = samples.features[:, :, :1]  # each view: one patch, four times
     blind = dataclasses.replace(samples, masks=np.zeros_like(samples.masks))
     for count in (3, 6):
-        centers = k_means_centers(start(), blind, count, 1000, 0)
+        centers = k_means_centers(start(), with_keys(blind), count, 1000, 0)
         expected = np.broadcast_to(samples.features[0, :, :1], (V, count, D))
         np.testing.assert_allclose(centers, expected, atol=1e-5)
 
 
 def test_k_means_looks_at_no_more_patches_than_it_may():
     samples = samples_of(count=12)
-    centers = k_means_centers(start(), samples, 1, 2 * N, 0)  # the first and the last sample
-    fused = attend_all(start(), samples)(np.array([0, 11]))
+    centers = k_means_centers(start(), with_keys(samples), 1, 2 * N, 0)  # the first and the last sample
+    fused = attended(samples, np.array([0, 11]))
     np.testing.assert_allclose(centers[:, 0], fused.mean((0, 2)), atol=1e-6)
 
 
@@ -352,7 +365,7 @@ def test_negatives_are_the_masked_patches_and_those_that_they_change_most_in_ano
         for k in range(N)
     ]
     keys = jax.random.split(jax.random.key(0), 60)
-    given = [jnp.asarray(array) for array in (z, mask, present, centers)]
+    given = [jnp.asarray(array) for array in (z, mask, mask, present, centers)]
     found = jax.jit(
         jax.vmap(lambda key: module._sample_loss(nnx.merge(graph, state), *given, config, key)["negative"])
     )(keys)
