@@ -6,12 +6,13 @@ python scripts/reproduce.py table1 --output runs/realiad --config.data.root=DIR 
 python scripts/reproduce.py table2 --output runs/realiad --config.data.root=DIR
 python scripts/reproduce.py fig5 --output runs/fig5 --config.data.root=DIR [--backbones dinov2-small] \
     [--centers 1,20]
+python scripts/reproduce.py compare --output runs/study --config.data.root=DIR CONFIG CONFIG ...
 python scripts/reproduce.py kinds --workdir runs/patchcore --workdir runs/mvead [--output runs/kinds]
 
 table3 is the ablation, ten rows. table1 (samples) and table2 (pictures) have a line for each category, and
 share their runs if they share --output: one for each category, and one for all (--setting single, multi, or
-both). fig5 varies the backbone at K = 20 centres and K on dinov2-base. kinds compares finished runs by kind
-of defect, and by whether another view sees the defect too.
+both). fig5 varies the backbone at K = 20 centres and K on dinov2-base. compare sets any configs beside the
+first. kinds compares finished runs by kind of defect, and by whether another view sees the defect too.
 
 Run again with the same --output it goes on with the next row. The table is in <output>/<table>.md and .json,
 made anew after each row. Any config field is set by --config.<section>.<field>=<value> for all rows, such as
@@ -30,6 +31,7 @@ from mvead_jax.evaluation import papers
 from mvead_jax.evaluation.beside import (
     LEVEL_OF_TABLE,
     Table,
+    comparison,
     figure5,
     kinds_table,
     table3,
@@ -138,6 +140,19 @@ def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[st
     return _perform(list(runs.values()), arguments.output, table, warm=True)
 
 
+def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
+    """Any configs beside the first."""
+    runs = [Run(_name(spec), load_config(spec, overrides)) for spec in dict.fromkeys(arguments.configs)]
+    names = [one.name for one in runs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"compare: two configs would share the folder {twice[0]}; run one of them elsewhere")
+
+    def table(failed: Mapping[str, str]) -> Table:
+        return comparison({one.name: outcome(one, arguments.output, failed.get(one.name)) for one in runs})
+
+    return _perform(runs, arguments.output, table)
+
+
 def kinds(arguments: argparse.Namespace) -> None:
     """Finished runs beside each other, by kind of defect."""
     workdirs = list(dict.fromkeys(arguments.workdir))
@@ -191,6 +206,12 @@ def _folder(spec: str) -> str:
     return spec.replace(",", "_")
 
 
+def _name(spec: str) -> str:
+    """configs/study.py:gate -> study-gate."""
+    path, _, argument = spec.partition(":")
+    return "-".join(part for part in (Path(path).stem, _folder(argument)) if part)
+
+
 def _category(one: Run) -> str:
     return one.name.removeprefix("single-")
 
@@ -228,6 +249,12 @@ def main() -> None:
     table.add_argument("--backbones", default=BACKBONES, help="comma-separated")
     table.add_argument("--centers", default=CENTERS, help="K, comma-separated")
     table.set_defaults(job=cost)
+
+    table = tables.add_parser(
+        "compare", parents=[shared], help="any configs beside the first", allow_abbrev=False
+    )
+    table.add_argument("configs", nargs="+", help="configs/<name>.py or configs/<name>.py:<argument>")
+    table.set_defaults(job=compare)
 
     table = tables.add_parser("kinds", help="finished runs by kind of defect", allow_abbrev=False)
     table.add_argument("--workdir", action="append", required=True, type=Path, help="give it for each run")

@@ -1,4 +1,5 @@
 import dataclasses
+import runpy
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,11 @@ def test_a_config_that_is_no_config_and_a_key_without_its_section_are_named(tmp_
         load_config(str(tmp_path / "notes.md"))
     with pytest.raises(UserError, match="unknown config key 'categories'; did you mean data.categories"):
         override(Config(), {"categories": "usb"})
+
+
+def test_every_variant_of_the_study_differs_from_the_others():
+    study = runpy.run_path("configs/study.py")
+    variants = [load_config(f"configs/study.py:{name}") for name in study["VARIANTS"]]
+    assert len(set(variants)) == len(variants)
+    with pytest.raises(UserError, match="no such variant; choose mvead, patchcore"):
+        load_config("configs/study.py:gat")

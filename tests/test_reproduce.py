@@ -202,6 +202,26 @@ def test_figure_5_names_the_device_the_seconds_and_the_papers_points(call, tmp_p
         assert row["paper"] == {"image_auroc": None, "training_hours_a5000": None}
 
 
+def test_compare_sets_configs_beside_the_first(call, tmp_path):
+    specs = [f"{ROOT / 'configs/study.py'}:{variant}" for variant in ("patchcore", "evidence_all")]
+    assert call("compare", "--output", tmp_path / "study", *specs, tiny=ONE) == 0
+    first, second = content(tmp_path / "study", "compare")["rows"]
+    assert (first["name"], second["name"]) == ("study-patchcore", "study-evidence_all")
+    assert first["ours"]["image_auroc_gain"] == 0
+    metrics = json.loads((tmp_path / "study/study-evidence_all/scores/metrics.json").read_text())
+    gain = 100 * metrics["mean"]["image"]["auroc"] - first["ours"]["image_auroc"]
+    assert second["ours"]["image_auroc_gain"] == pytest.approx(gain)
+    assert second["protocol"]["patch_score"].endswith("of the highest anywhere")
+
+
+def test_two_configs_of_one_name_are_refused(call, tmp_path):
+    other = tmp_path / "study.py"
+    shutil.copy(ROOT / "configs/study.py", other)
+    specs = [f"{ROOT / 'configs/study.py'}:patchcore", f"{other}:patchcore"]
+    with pytest.raises(UserError, match="share the folder study-patchcore"):
+        call("compare", "--output", tmp_path / "study", *specs)
+
+
 def test_kinds_puts_runs_beside_each_other(grid, call, tmp_path, capsys):
     a, b = grid / "none_none_shared", grid / "eam_mcp+reg_per_view"
     assert call("kinds", "--workdir", a, "--workdir", b, "--output", tmp_path) == 0

@@ -206,6 +206,27 @@ def figure5(outcomes: Mapping[tuple[str, int], Outcome], milliseconds: Mapping[s
     return Table("fig5", {"title": title, "unit": "percent", "devices": devices, "rows": rows}, text)
 
 
+def comparison(outcomes: Mapping[str, Outcome]) -> Table:
+    """Runs beside the first. outcomes: by name."""
+    first = next(iter(outcomes.values()))
+    rows, lines = [], []
+    for name, outcome in outcomes.items():
+        ours = {f"{level}_auroc": outcome.mean(level) for level in ("sample", "image")}
+        gains = {
+            f"{level}_auroc_gain": _minus(outcome.mean(level), first.mean(level))
+            for level in ("sample", "image")
+        }
+        rows.append({"name": name, "ours": ours | gains} | outcome.facts())
+        lines.append([name, *map(figure, ours.values()), *map(difference, gains.values())])
+    header = ["run", "sample AUROC", "image AUROC", "sample - first", "image - first"]
+    title = "AUROC in percent, plain mean over the categories"
+    parts = [f"# {title}", markdown(header, lines, left=1)]
+    if failed := [f"- {name}: {outcome.error}" for name, outcome in outcomes.items() if outcome.error]:
+        parts.append("Failed:\n\n" + "\n".join(failed))
+    parts.append(format_protocols({name: one.protocol() for name, one in outcomes.items() if one.metrics}))
+    return Table("compare", {"title": title, "unit": "percent", "rows": rows}, "\n\n".join(parts) + "\n")
+
+
 def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> Table:
     """Runs beside each other, by kind of defect.
 
