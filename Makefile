@@ -5,12 +5,16 @@ INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constr
 
 .PHONY: demo test parity bench lint clean
 
-# Renders the inspection rig, learns its normal parts, scores the others, prints the table.
+# Renders the inspection rig, learns its normal parts by MVEAD and by PatchCore, scores the others, and prints
+# both beside each other.
 demo: .venv/.made
 	.venv/bin/python scripts/render_rig.py --output data/rig
 	.venv/bin/python scripts/train.py --config configs/demo.py --workdir runs/demo
 	.venv/bin/python scripts/score.py --workdir runs/demo
-	@echo "Pictures with heat maps: runs/demo/scores/report/"
+	.venv/bin/python scripts/train.py --config configs/demo.py:patchcore --workdir runs/demo-patchcore
+	.venv/bin/python scripts/score.py --workdir runs/demo-patchcore
+	.venv/bin/python scripts/reproduce.py compare --output runs configs/demo.py:patchcore configs/demo.py
+	@echo "Pictures with heat maps: runs/demo/scores/report/; epipolar lines: runs/demo/geometry/pictures/"
 
 test: .venv/.made
 	.venv/bin/python -m pytest -m "not parity" --numprocesses auto --maxprocesses 4
@@ -24,6 +28,7 @@ bench: .venv-bench/.made
 	.venv-bench/bin/python scripts/benchmark.py features
 	.venv-bench/bin/python scripts/benchmark.py nearest
 	.venv-bench/bin/python scripts/benchmark.py attention
+	.venv-bench/bin/python scripts/benchmark.py epoch
 
 lint: .venv/.made
 	.venv/bin/ruff check .
@@ -31,7 +36,7 @@ lint: .venv/.made
 
 # Removes what the targets above made, and nothing of your own runs and data.
 clean:
-	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache mvead_jax.egg-info build data/rig runs/demo
+	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache mvead_jax.egg-info build data/rig runs/demo runs/demo-patchcore runs/compare.md runs/compare.json
 
 .venv/.made: EXTRAS = rig,test
 .venv-parity/.made: EXTRAS = parity,rig,test

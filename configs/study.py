@@ -16,6 +16,7 @@
     centres_each_epoch        D7: k-means again before each epoch
     mask_mean                 D8: masked patches hold their view's mean feature
 
+python scripts/train.py --config configs/study.py:gate --workdir runs/gate --config.data.root=data/rig
 python scripts/reproduce.py compare --output runs/study --config.data.root=data/rig \\
     configs/study.py:patchcore configs/study.py:mvead configs/study.py:gate
 

@@ -3,6 +3,7 @@
     python scripts/benchmark.py features
     python scripts/benchmark.py nearest
     python scripts/benchmark.py attention
+    python scripts/benchmark.py epoch
 
 `features`: images per second of the DINOv2 port up to a block, beside transformers' PyTorch Dinov2Model cut
 off after the same block. Needs the extra `bench` (torch); about two minutes on two cores.
@@ -13,6 +14,9 @@ extra `bench` (faiss-cpu); under a minute on two cores.
 `attention`: samples per second of the banded epipolar attention, beside the dense one with a mask, forward
 and gradient, on the lines of the demo rig's five cameras; and the memory that XLA sets aside for each. Needs
 no extra; about ten minutes on two cores, most of them the dense one's at 37 x 37 patches.
+
+`epoch`: samples per second of MVEAD's pre-training on cached features, beside the same with the backbone
+inside the loop. Needs no extra; about five minutes on two cores.
 
 Contestants take turns round by round and medians are compared, because one machine's rounds differ by more
 than contestants do. A contest checks first that both give the same numbers. `ratio` is ours divided by the
@@ -290,6 +294,87 @@ def _attention_at(side: int, args: argparse.Namespace, kind: str) -> dict:
     return report(f"attention {side} x {side} {kind}", "samples", 1, seconds, facts)
 
 
+def epoch(args: argparse.Namespace) -> dict:
+    """An epoch of pre-training on cached features against one that computes them."""
+    limit_threads(args.threads)
+    import jax
+    import numpy as np
+    import optax
+    from flax import nnx
+
+    from mvead_jax.backbone.extractor import load_backbone
+    from mvead_jax.config import BackboneConfig, TrainConfig
+    from mvead_jax.geometry.cameras import fundamental_from_cameras
+    from mvead_jax.geometry.epipolar import epipolar_mask
+    from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention
+    from mvead_jax.methods.mvead.banded import plan_bands
+    from mvead_jax.methods.mvead.pretrain import NormalSamples, make_batch, make_step
+    from mvead_jax.rig.cameras import five_cameras
+
+    views, config = 5, TrainConfig()
+    backbone = load_backbone(BackboneConfig(name=args.backbone, weights="random"), args.size)
+    count = args.steps * config.batch_size
+    random = np.random.default_rng(0)
+    images = random.standard_normal((count, views, args.size, args.size, 3), dtype=np.float32)
+    rig = five_cameras(args.size)
+    F = fundamental_from_cameras(rig.K, rig.R, rig.t)
+    mask = np.asarray(epipolar_mask(F, backbone.grid, backbone.patch_size))
+    bands = plan_bands(mask, F, backbone.grid, backbone.patch_size)
+
+    def look(samples: Any) -> Any:
+        flat = images[samples].reshape(-1, *images.shape[2:])
+        return np.asarray(backbone(flat)).reshape(len(samples), views, -1, backbone.width)
+
+    parts = np.arange(count).reshape(-1, config.batch_size)
+    cached = np.concatenate([look(part) for part in parts])
+
+    class Looked:
+        """Features that are computed whenever they are asked for."""
+
+        shape = cached.shape
+
+        def __getitem__(self, samples: Any) -> Any:
+            return look(samples)
+
+    def contestant(features: Any) -> Callable[[], Any]:
+        width = backbone.width
+        attention = EpipolarAttention(AttentionConfig(width, heads=max(1, width // 64)), nnx.Rngs(0))
+        graph, parameters = nnx.split(attention)
+        parameters = nnx.to_pure_dict(parameters)
+        optimizer = optax.adamw(config.learning_rate)
+        present = np.ones((count, views), bool)
+        samples = NormalSamples(
+            features, present, (bands,), mask[None], np.zeros(count, np.int32), ("",) * count
+        )
+        step = make_step(graph, optimizer, samples, config, jax.random.key(0))
+        centers = cached[:1, :, : config.centers].mean(0)
+        state = {"parameters": parameters, "optimizer": optimizer.init(parameters)}
+        state = jax.device_put(state | {"centers": centers, "step": np.int32(0)})
+
+        def one_epoch() -> Any:
+            nonlocal state
+            for part in parts:
+                state, figures = step(state, make_batch(samples, part, config.batch_size))
+            return jax.block_until_ready(figures)
+
+        return one_epoch
+
+    contestants = {"cached": contestant(cached), "backbone inside": contestant(Looked())}
+    losses = [float(run_epoch()["loss"]) for run_epoch in contestants.values()]
+    if not abs(losses[0] - losses[1]) <= 1e-4 * abs(losses[0]):
+        raise RuntimeError(f"the contestants' losses are {losses}: their times mean nothing")
+    seconds = take_turns(contestants, args.rounds)
+    facts = {
+        "backbone": f"{args.backbone}, random weights, {args.size} x {args.size}",
+        "samples": f"{count} of {views} views, {config.batch_size} a step",
+        "objective": config.objective,
+        "precision": "float32",
+        "device": jax.devices()[0].platform,
+        "threads": args.threads,
+    }
+    return report("epoch", "samples", count, seconds, facts)
+
+
 def _grids(text: str) -> list[int]:
     sides = [int(side) for side in text.split(",")]
     if min(sides) < 2:
@@ -338,8 +423,14 @@ def main() -> None:
     contest.add_argument("--heads", type=int, default=12)
     contest.set_defaults(run=attention)
 
+    contest = contests.add_parser("epoch", parents=[shared], help="cached features against the backbone")
+    contest.add_argument("--backbone", default="dinov2-base")
+    contest.add_argument("--size", type=int, default=224, help="side of the images, pixels")
+    contest.add_argument("--steps", type=int, default=2, help="of eight samples in an epoch")
+    contest.set_defaults(run=epoch, rounds=5)
+
     args = parser.parse_args()
-    for option in ("rounds", "batch", "queries", "rows", "width", "heads"):
+    for option in ("rounds", "batch", "steps", "queries", "rows", "width", "heads"):
         if getattr(args, option, 1) < 1:
             raise UserError(f"--{option}={getattr(args, option)}: must be at least 1")
     if args.json and not args.json.absolute().parent.is_dir():

@@ -166,7 +166,7 @@ def pretrain(
         state = like | {"centers": centers}
         keeper.save(state)
     first = int(state["step"])
-    step = _make_step(graph, optimizer, samples, config, jax.random.key(seed))
+    step = make_step(graph, optimizer, samples, config, jax.random.key(seed))
     state = jax.device_put(state)
     steps = -(-len(samples) // config.batch_size)
     with progress(f"pre-training {name}", steps * config.epochs, "steps", done=first) as bar:
@@ -177,7 +177,7 @@ def pretrain(
                 own = k_means_centers(attention, samples, count, config.center_patches, seed)
                 state |= {"centers": jnp.asarray(own)}
             chosen = _order(len(samples), seed, epoch)[position * config.batch_size :][: config.batch_size]
-            state, figures = step(state, _batch(samples, chosen, config.batch_size))
+            state, figures = step(state, make_batch(samples, chosen, config.batch_size))
             figures = {key: float(value) for key, value in figures.items()}
             if not np.isfinite(figures["loss"]) or not np.isfinite(figures["gradient_norm"]):
                 names = ", ".join(samples.names[i] for i in chosen)
@@ -203,7 +203,7 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def _batch(samples: NormalSamples, chosen: np.ndarray, size: int) -> dict[str, np.ndarray]:
+def make_batch(samples: NormalSamples, chosen: np.ndarray, size: int) -> dict[str, np.ndarray]:
     """The chosen samples, filled up to `size` by repeats that weigh nothing."""
     filled = np.resize(chosen, size)
     return {
@@ -214,7 +214,7 @@ def _batch(samples: NormalSamples, chosen: np.ndarray, size: int) -> dict[str, n
     }
 
 
-def _make_step(graph, optimizer, samples: NormalSamples, config: TrainConfig, key: Array):
+def make_step(graph, optimizer, samples: NormalSamples, config: TrainConfig, key: Array):
     """(state, batch) -> (state, figures), compiled; the state's buffers are reused."""
     masks = jnp.asarray(samples.masks)
     # The samples of a step may be of several categories, whose bands differ in size; masks do not.
