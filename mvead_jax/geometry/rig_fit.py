@@ -16,6 +16,7 @@ from itertools import combinations, permutations, product
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy.optimize import least_squares
+from threadpoolctl import threadpool_limits
 
 from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.fundamental import signed_sampson
@@ -115,6 +116,8 @@ class _Problem:
         return p
 
 
+# The matrices are small: threads of BLAS would wait for each other, on a busy machine for minutes.
+@threadpool_limits.wrap(limits=1, user_api="blas")
 def fit_rig(matches: CategoryMatches, nominal: Nominal | None = None, seed: int = 0) -> RigFit | None:
     """Cameras that agree with the matches of all pairs; None if the nominal rig has other views than these.
 

@@ -54,10 +54,8 @@ class PatchCore:
         Raises:
           UserError: a view without any training picture.
         """
+        check_views(index)
         present = index.present()
-        for view, count in zip(self.views, present.sum(0), strict=True):
-            if not count:
-                raise UserError(f"view {view}: no training picture of {', '.join(index.categories)}")
         width = features.shape[-1]
         if self.per_view:
             return {
@@ -127,3 +125,10 @@ class PatchCore:
             distance, _ = nearest(queries, state[view if self.per_view else SHARED])
             maps.append(distance.reshape(samples, *self.grid))
         return jnp.stack(maps, 1)
+
+
+def check_views(index: DatasetIndex) -> None:
+    """Raises UserError if a view has no training picture."""
+    for view, count in zip(index.views, index.present().sum(0), strict=True):
+        if not count:
+            raise UserError(f"view {view}: no training picture of {', '.join(index.categories)}")

@@ -30,7 +30,7 @@ from mvead_jax.methods.mvead.attention import (
 )
 from mvead_jax.methods.mvead.banded import plan_bands
 from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
-from mvead_jax.methods.patchcore import Banks, PatchCore
+from mvead_jax.methods.patchcore import Banks, PatchCore, check_views
 
 Geometry = Mapping[str, EpipolarKeys]  # of each category
 Parameters = Mapping[str, Any]  # of the attention, nested by module
@@ -124,6 +124,7 @@ class Mvead:
           UserError: a view without any training picture, or a loss that is no number.
           Stopped: the keeper was asked to stop.
         """
+        check_views(index)
         seed = _seed(key)
         samples = self._samples(index, features, geometry)
         attention = self.start(seed)
