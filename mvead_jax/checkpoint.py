@@ -17,7 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mvead_jax.errors import Stopped
-from mvead_jax.files import read_json, write_json, write_text
+from mvead_jax.files import append_line, read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,7 @@ class Checkpoints:
 
     def record(self, event: dict[str, Any]) -> None:
         """Appends one step's figures to metrics.jsonl."""
-        with self._metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": "pre-training", "name": self._model, **event}) + "\n")
+        append_line(self._metrics, json.dumps({"stage": "pre-training", "name": self._model, **event}))
 
     def stopping(self) -> bool:
         return self._stop

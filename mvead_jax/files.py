@@ -12,7 +12,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from mvead_jax.errors import UserError
 
@@ -98,6 +98,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON with NaN and infinity as null, whole or not at all."""
     write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def append_line(path: Path, text: str) -> None:
+    """Appends a line; what a killed writer left of the last one becomes a line of its own.
+
+    Raises:
+      UserError: the disk refuses, naming the file.
+    """
+    try:
+        with path.open("ab+") as file:
+            if file.tell() and not _ends_with_newline(file):
+                file.write(b"\n")
+            file.write(text.encode() + b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def _ends_with_newline(file: BinaryIO) -> bool:
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) == b"\n"
 
 
 def read_json(path: Path, what: str) -> Any:

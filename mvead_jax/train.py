@@ -35,7 +35,7 @@ from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
-from mvead_jax.files import locked, read_json, write_json
+from mvead_jax.files import append_line, locked, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.methods.mvead.evidence import calibrate_scores
 from mvead_jax.model import build_method, fuses, write_model
@@ -160,8 +160,8 @@ def _check_workdir(config: Config, workdir: Path) -> None:
     cameras = Path(config.data.root) / config.geometry.cameras
     if config.geometry.cameras and not cameras.is_file():
         raise UserError(f"geometry.cameras {cameras}: no such file")
-    if not (workdir / "manifest.json").exists():
-        return
+    if not Manifest(workdir).names(workdir / "banks"):
+        return  # nothing is trained yet
     earlier = from_dict(read_json(path, "a config"), str(path))
     if changed := differences(earlier, config):
         raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
@@ -183,5 +183,4 @@ def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone) -> str
 
 def _record(workdir: Path, event: dict[str, Any]) -> None:
     """Appends one line to metrics.jsonl."""
-    with (workdir / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    append_line(workdir / "metrics.jsonl", json.dumps(event))

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from mvead_jax.errors import DataProblems, UserError, run
-from mvead_jax.files import read_json, whole, write_json
+from mvead_jax.files import append_line, read_json, whole, write_json
 from mvead_jax.progress import progress
 
 
@@ -104,3 +104,13 @@ def test_progress_without_a_terminal_prints_plain_lines_with_the_time_left(capsy
     assert lines[0].startswith("work 1/3 images, ")
     assert "s left" in lines[0]
     assert lines[1].startswith("work 3/3 images, ")
+
+
+def test_a_line_goes_behind_what_a_killed_writer_left(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_line(path, "first")
+    path.write_bytes(path.read_bytes() + b'{"step": 1')
+    append_line(path, "last")
+    assert path.read_text() == 'first\n{"step": 1\nlast\n'
+    with pytest.raises(UserError, match="none/metrics.jsonl: No such file"):
+        append_line(tmp_path / "none" / "metrics.jsonl", "x")

@@ -86,7 +86,7 @@ class Manifest:
 
     def record(self, place: Path) -> None:
         """Takes a file, or all files of a folder, as they are now."""
-        for name in self._names(place):
+        for name in self.names(place):
             del self._digests[name]
         for path in self._files(place):
             self._digests[path.relative_to(self._workdir).as_posix()] = sha256(path)
@@ -94,12 +94,12 @@ class Manifest:
 
     def covers(self, place: Path) -> bool:
         """Whether a file, or any file of a folder, is recorded, and all that are exist unchanged."""
-        names = self._names(place)
+        names = self.names(place)
         return bool(names) and all(self._unchanged(name) for name in names)
 
     def verify(self, place: Path) -> None:
         """Raises UserError unless a file, or the files of a folder, are exactly those recorded."""
-        names = self._names(place)
+        names = self.names(place)
         if not names:
             raise UserError(
                 f"{place}: not in {self._path}; training has not finished: run scripts/train.py again"
@@ -119,7 +119,8 @@ class Manifest:
             return [place]
         return sorted(path for path in place.iterdir() if not path.name.startswith("."))
 
-    def _names(self, place: Path) -> list[str]:
+    def names(self, place: Path) -> list[str]:
+        """The recorded names of a file, or of all files of a folder."""
         own = place.relative_to(self._workdir).as_posix()
         return [name for name in self._digests if name == own or name.startswith(own + "/")]
 
