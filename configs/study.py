@@ -9,7 +9,7 @@
     strong_negatives          λ = 5 instead of 0.1
     gate                      a learned gate for each patch on what it attends to
     no_residual               only what a patch attends to
-    everywhere                every patch of the other views is a key (δ = 1000 patches)
+    everywhere                every patch of the other views is a key, whatever the geometry
     mean_over_views           D3: one softmax for each view
     heads_8                   D4: eight heads instead of one (EfficientNet-Lite0 has none of its own)
     random_start              D5: random projections
@@ -41,7 +41,9 @@ VARIANTS = {
     "strong_negatives": replace(_BASE, train=TrainConfig(negative_weight=5.0)),
     "gate": replace(_BASE, fusion=FusionConfig(gate="patch")),
     "no_residual": replace(_BASE, fusion=FusionConfig(residual=False)),
-    "everywhere": replace(_BASE, geometry=replace(_BASE.geometry, threshold=1000.0)),
+    "everywhere": replace(
+        _BASE, geometry=replace(_BASE.geometry, threshold=1000.0, on_failure="unconstrained")
+    ),
     "mean_over_views": replace(_BASE, fusion=FusionConfig(combine="mean")),
     "heads_8": replace(_BASE, fusion=FusionConfig(heads=8)),
     "random_start": replace(_BASE, fusion=FusionConfig(init="random")),

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.config import Config
 from mvead_jax.data.loading import open_image
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
+from mvead_jax.files import sha256
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.estimate import estimate_from_matches
 from mvead_jax.geometry.feature_matching import match_features
@@ -33,8 +38,9 @@ def geometry_path(workdir: Path, category: str) -> Path:
 def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
     """Geometry of every category of the index, into the workdir.
 
-    Given cameras (geometry.cameras) win; else an estimate that is there is kept, else one is made. Beside the
-    file lies pictures/<category>.png: epipolar lines on one sample.
+    Given cameras (geometry.cameras) win; else an estimate from the same pictures and settings is kept, and
+    so is a file that someone put there; else one is made. Beside the file lies pictures/<category>.png:
+    epipolar lines on one sample.
 
     Raises:
       UserError: bad cameras, an estimate of other views, pictures that cannot be read, or (geometry.matches
@@ -46,13 +52,18 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
     for category in index.categories:
         path = geometry_path(workdir, category)
         part = index.select(category=category, split="train")
+        origin = geometry_origin(config) | {"pictures": _digest_of(part)}
         if path.exists() and not config.geometry.cameras:
-            found[category] = _kept(path, part.views)
-            log.info("geometry %s: from %s", category, path)
-            continue
+            kept = _kept(path, part.views)
+            if kept.origin in (None, origin):
+                log.info("geometry %s: from %s", category, path)
+                found[category] = kept
+                continue
+            log.info("geometry %s: %s is of other pictures or settings; made again", category, path)
         if config.geometry.cameras:
             cameras = Path(config.data.root) / config.geometry.cameras
             geometry = read_cameras(cameras, category, part.views, picture_sizes(part))
+            origin = {"cameras": sha256(cameras)}
         else:
             nominal = parse_nominal(config.geometry.nominal)
             if len(nominal.elevation) != len(part.views):
@@ -66,6 +77,7 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
             matches = _matches(config, part, backbone)
             outlines = category_outlines(part)
             geometry = estimate_from_matches(matches, outlines, nominal, config.seed).geometry
+        geometry = dataclasses.replace(geometry, origin=origin)
         geometry.write(path)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:
@@ -84,6 +96,32 @@ def _matches(config: Config, index: DatasetIndex, backbone: Backbone | None) -> 
     if config.geometry.matches == "features":
         return features
     return joined(match_category(index, most), features)
+
+
+def geometry_origin(config: Config) -> dict[str, Any]:
+    """JSON of the settings that an estimate depends on, whatever the category."""
+    own = config.geometry
+    origin: dict[str, Any] = {
+        "seed": config.seed,
+        "cameras": own.cameras,
+        "samples": own.samples,
+        "matches": own.matches,
+        "nominal": list(own.nominal),
+    }
+    if own.matches != "sift":
+        backbone = config.backbone
+        origin["backbone"] = [backbone.name, backbone.weights, backbone.block, config.data.image_size]
+    return origin
+
+
+def _digest_of(index: DatasetIndex) -> str:
+    """Of the names, sizes and times of change of an index's pictures."""
+    files = []
+    for sample in index.samples:
+        for view in sample.views:
+            stat = (index.root / view.image).stat()
+            files.append([view.image, stat.st_size, stat.st_mtime_ns])
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 
 def _kept(path: Path, views: tuple[str, ...]) -> CategoryGeometry:

@@ -8,7 +8,9 @@ import json
 import logging
 import shutil
 import signal
+import threading
 from collections.abc import Iterator, Mapping
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mvead_jax.errors import Stopped
+from mvead_jax.errors import Stopped, UserError
 from mvead_jax.files import append_line, read_json, write_json, write_text
 
 log = logging.getLogger(__name__)
@@ -59,17 +61,26 @@ class Checkpoints:
                 if (_sealed(state)["digest"] != found["digest"]).any():
                     raise ValueError("its numbers are not those that were written")
             except Exception as error:  # Orbax, its drivers and the file system each have their own
-                log.warning(
-                    "%s: state %d can't be read (%s); going back to the one before it",
-                    *(self._manager.directory, step, str(error).splitlines()[0] if str(error) else error),
-                )
-                self._manager.delete(step)
+                if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, ENOENT):
+                    raise UserError(
+                        f"{self._manager.directory}: state {step} can't be read now ({error!r}); mend that "
+                        "and run again, or delete the folder to start over"
+                    ) from error
+                self._pass_over(step, error)
                 continue
             log.info("pre-training %s: goes on after step %d", self._model, int(state["step"]) - 1)
             self._forget(int(state["step"]))
             return state
         self._forget(0)
         return None
+
+    def _pass_over(self, step: int, error: Exception) -> None:
+        """Removes a damaged state."""
+        log.warning(
+            "%s: state %d can't be read (%s); going back to the one before it",
+            *(self._manager.directory, step, str(error).splitlines()[0] if str(error) else error),
+        )
+        self._manager.delete(step)
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes a state under its step; one that is there already stays."""
@@ -94,6 +105,10 @@ class Checkpoints:
         Raises:
           Stopped: at the end, if SIGTERM came after the last step: it must not be lost.
         """
+
+        if threading.current_thread() is not threading.main_thread():
+            yield  # Python takes signals in the main thread only
+            return
 
         def ask(*_):
             self._stop = True

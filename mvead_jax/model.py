@@ -53,6 +53,7 @@ def build_method(
         config.fusion,
         config.train,
         config.bank.per_view,
+        backbone.heads,
         next_block(config.backbone, config.seed) if config.fusion.init == "copy" else None,
         keeper,
         name,

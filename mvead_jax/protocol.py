@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvead_jax.backbone.extractor import Backbone
-from mvead_jax.calibrate import uses_geometry
-from mvead_jax.config import Config
+from mvead_jax.config import Config, to_dict
+from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.model import fuses
 
 
 def protocol(
-    config: Config, backbone: Backbone, training: Sequence[Mapping[str, int]], scored: str
+    config: Config,
+    backbone: Backbone,
+    training: Sequence[Mapping[str, int]],
+    scored: str,
+    geometries: Mapping[str, CategoryGeometry],
 ) -> dict[str, Any]:
     """How the metrics came about, in full.
 
     Args:
       training: the counts that train.py left with the banks.
       scored: "test split", or the folder of new pictures.
+      geometries: of the categories, if any is used.
     """
     counts = {key: sum(own[key] for own in training) for key in training[0]}
     trained = "" if backbone.trained else " UNTRAINED: random weights"
@@ -38,8 +45,9 @@ def protocol(
         "block": None if backbone.name == "efficientnet-lite0" else config.backbone.block,
         "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
         "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
-        "geometry": _geometry_words(config),
-        "fusion": _fusion_words(config),
+        "geometry": _geometry_words(config, geometries),
+        "trusted_pairs": _trusted_words(geometries),
+        "fusion": _fusion_words(config, backbone),
         "pre_training": _pre_training_words(config),
         "bank": f"full, {'one for each view' if config.bank.per_view else 'one for all views'}",
         "patch_score": _patch_score_words(config),
@@ -51,26 +59,44 @@ def protocol(
         "epoch": "last" if _trains(config) else "none: nothing is trained",
         "mean": "plain mean over categories",
         "seed": config.seed,
+        "config_digest": config_digest(config),
     }
+
+
+def config_digest(config: Config) -> str:
+    """SHA-256 of all fields of a config: that of training with what scoring changed in it."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
 
 
 def _trains(config: Config) -> bool:
     return fuses(config) and config.train.objective != "none" and config.train.epochs > 0
 
 
-def _geometry_words(config: Config) -> str:
-    if not uses_geometry(config):
+def _geometry_words(config: Config, geometries: Mapping[str, CategoryGeometry]) -> str:
+    if not geometries:
         return "not used"
-    source = f"given, {config.geometry.cameras}" if config.geometry.cameras else "estimated from the pictures"
+    sources = {pair.source for geometry in geometries.values() for pair in geometry.pairs.values()}
+    source = "given" if sources == {"given"} else f"estimated, {' and '.join(sorted(sources))}"
     near = f"within {config.geometry.threshold:g} patches of the line"
     return f"{source}; {near}; pairs without trust: {config.geometry.on_failure}"
 
 
-def _fusion_words(config: Config) -> str:
+def _trusted_words(geometries: Mapping[str, CategoryGeometry]) -> str:
+    if not geometries:
+        return "no geometry used"
+    counts = {
+        name: (sum(pair.ok for pair in own.pairs.values()), len(own.pairs))
+        for name, own in geometries.items()
+    }
+    return ", ".join(f"{name} {trusted} of {pairs}" for name, (trusted, pairs) in counts.items())
+
+
+def _fusion_words(config: Config, backbone: Backbone) -> str:
     if not fuses(config):
         return "none"
     own = config.fusion
-    parts = [own.kind, f"starts as {own.init}", f"heads {own.heads or 'of the backbone'}"]
+    init = own.init if own.init != "copy" or backbone.has_next else "similarity (no block to copy)"
+    parts = [own.kind, f"starts as {init}", f"heads: {own.heads or backbone.heads}"]
     if own.kind == "mvas":
         parts.append(f"{own.windows} x {own.windows} windows, the best {own.top_windows}")
     parts += [f"{own.combine} over views", "residual" if own.residual else "no residual"]

@@ -4,8 +4,8 @@
     <output>/feature_cache/     that all of them share
     <output>/<table>.json .md   the table, made anew after each run
 
-A run that is finished is not made again. Geometry depends on none of what the runs of a table vary, so the
-first run that needs a category's lends its estimate to the others.
+A run that is finished is not made again. Runs whose geometry would be estimated from the same pictures with
+the same settings share it: the first that needs a category's lends its estimate to the others.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import numpy as np
 
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.bank.store import Manifest
-from mvead_jax.calibrate import geometry_path, uses_geometry
+from mvead_jax.calibrate import geometry_origin, geometry_path, uses_geometry
 from mvead_jax.config import Config, differences, from_dict
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.beside import Outcome, Table
 from mvead_jax.evaluation.kinds import ScoredImage
 from mvead_jax.files import read_json, whole, write_json, write_text
-from mvead_jax.geometry.category import read_geometry
+from mvead_jax.protocol import config_digest
 from mvead_jax.score import score
 from mvead_jax.train import open_index, split_features, train
 
@@ -108,8 +108,13 @@ def is_trained(run: Run, output: Path) -> bool:
 
 
 def is_finished(run: Run, output: Path) -> bool:
-    """Whether this run, with this config, is trained and scored."""
-    return is_trained(run, output) and (output / run.name / "scores" / "metrics.json").exists()
+    """Whether this run is trained and scored: by this config, and by the banks that are there now."""
+    workdir = output / run.name
+    if not is_trained(run, output) or not (workdir / "scores" / "metrics.json").exists():
+        return False
+    words = read_metrics(workdir)["protocol"]
+    models = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+    return words.get("config_digest") == config_digest(run.config) and words.get("models_digest") == models
 
 
 def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
@@ -119,20 +124,15 @@ def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
     workdir = output / run.name
     machine = read_json(workdir / "environment.json", "of train.py")
     events = _events(workdir / "metrics.jsonl")
+    last = max((at for at, event in enumerate(events) if event["stage"] == "banks"), default=0)
     seconds = {event["name"]: event["seconds"] for event in events if event["stage"] == "banks"}
     metrics = read_metrics(workdir)
-    trusted = {}
-    if uses_geometry(run.config):
-        for category in sorted(metrics["categories"]):
-            pairs = read_geometry(geometry_path(workdir, category)).pairs.values()
-            trusted[category] = f"{sum(pair.ok for pair in pairs)} of {len(pairs)}"
     return Outcome(
         metrics=metrics,
-        trusted=trusted,
         commit=machine["commit"],
         devices=tuple(machine["devices"]),
         seconds=sum(seconds.values()) if seconds else None,
-        resumed=sum(event["stage"] == "start" for event in events) > 1,
+        resumed=sum(event["stage"] == "start" for event in events[:last]) > 1,
         error=error,
     )
 
@@ -213,8 +213,11 @@ def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:
     """Copies the estimates that trained runs have into this run's workdir, where it has none itself."""
     if not uses_geometry(run.config) or run.config.geometry.cameras:
         return
+    wanted = geometry_origin(run.config)
     for lender in lenders:
         if lender == run or not uses_geometry(lender.config) or not is_trained(lender, output):
+            continue
+        if geometry_origin(lender.config) != wanted:
             continue
         workdir = output / lender.name
         for source in sorted((workdir / "geometry").glob("*.json")):
@@ -228,9 +231,13 @@ def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:
 def _events(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl but for those that a kill cut short."""
     found = []
+    if not path.exists():
+        return []  # a workdir may travel without it
     for line in path.read_text(encoding="utf-8").splitlines():
         with suppress(ValueError):
-            found.append(json.loads(line))
+            event = json.loads(line)
+            if isinstance(event, dict) and "stage" in event:
+                found.append(event)
     return found
 
 

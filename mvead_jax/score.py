@@ -45,6 +45,11 @@ from mvead_jax.train import models, open_index, split_features
 log = logging.getLogger(__name__)
 
 _BATCH_SAMPLES = 8
+# Config fields, or the start of their names, that may change between training and scoring.
+_OVERRIDDEN = (
+    *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete"),
+    *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score."),
+)
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
@@ -77,8 +82,12 @@ def score(
         read_json(workdir / "config.json", "a workdir of train.py"), str(workdir / "config.json")
     )
     config = override(trained, overrides or {})
-    if config.features.dtype != trained.features.dtype:
-        raise UserError(f"features.dtype={config.features.dtype}: trained with {trained.features.dtype}")
+    for key in overrides or {}:
+        if not key.startswith(_OVERRIDDEN):
+            raise UserError(
+                f"--config.{key}: fixed by the training in {workdir}; scoring can change "
+                f"{', '.join(_OVERRIDDEN)}*; for anything else train into another --workdir"
+            )
     if pictures is None:
         index = open_index(config).select(split="test")
         if not len(index):
@@ -91,15 +100,18 @@ def score(
     Manifest(workdir).verify(workdir / "config.json")
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
     check_files(index)
+    geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
     found: list[ScoredSample] = []
     for name, part in models(config, index):
-        found += _score_model(config, workdir, name, part, backbone)
+        found += _score_model(config, workdir, name, part, backbone, geometries)
     training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
+    words = protocol(config, backbone, training, scored, geometries)
+    words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
     usual = workdir / "scores" / "maps" if pictures is not None else None
     for name in set(earlier) - set(index.categories):  # of a run with more categories
         (output / "maps" / f"{name}.npz").unlink(missing_ok=True)
         (output / "report" / f"{name}.png").unlink(missing_ok=True)
-    return _write(index, found, protocol(config, backbone, training, scored), output, usual)
+    return _write(index, found, words, output, usual)
 
 
 def _check_output(output: Path, scored: str) -> list[str]:
@@ -127,7 +139,12 @@ def _check_output(output: Path, scored: str) -> list[str]:
 
 
 def _score_model(
-    config: Config, workdir: Path, name: str, index: DatasetIndex, backbone: Backbone
+    config: Config,
+    workdir: Path,
+    name: str,
+    index: DatasetIndex,
+    backbone: Backbone,
+    geometries: Mapping[str, CategoryGeometry],
 ) -> list[ScoredSample]:
     folder = workdir / "banks" / name
     if not folder.is_dir():
@@ -138,8 +155,6 @@ def _score_model(
     facts = read_facts(folder)
     if new := sorted(set(index.categories) - set(facts["categories"])):
         raise UserError(f"{', '.join(new)}: not trained; {folder} learned {', '.join(facts['categories'])}")
-    if facts["per_view"] != config.bank.per_view:
-        raise UserError(f"{folder}: trained with bank.per_view={str(facts['per_view']).lower()}; train again")
     if facts["backbone"] != backbone.digest:
         raise UserError(
             f"{folder}: trained with other weights or sizes than {backbone.name} has now "
@@ -155,7 +170,6 @@ def _score_model(
         log.warning(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
         )
-    geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
     keys = keys_of(config, geometries, index, backbone)
     changed = [name for name, own in keys.items() if facts["geometry"].get(name) != own.digest]
     if changed and fuses(config) and config.fusion.kind == "eam":

@@ -38,6 +38,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.files import append_line, locked, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.methods.mvead.evidence import calibrate_scores
+from mvead_jax.methods.patchcore import check_views
 from mvead_jax.model import build_method, fuses, write_model
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ def train(config: Config, workdir: Path) -> None:
         *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
     )
     build_method(config, index.views, backbone)  # so that what does not fit is said at once
+    for _, part in models(config, index):
+        check_views(part.select(split="train"))
     workdir.mkdir(parents=True, exist_ok=True)
     with locked(workdir):
         write_json(workdir / "config.json", to_dict(config))
@@ -91,6 +94,9 @@ def _train_model(
     """Trains one model, or finds that it is there."""
     training = index.select(split="train")
     keys = keys_of(config, geometries, index, backbone)
+    for category, own in keys.items():
+        if fuses(config) and not own.mask.any():
+            log.warning("%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category)
     facts = {
         "views": list(index.views),
         "categories": list(index.categories),
@@ -105,6 +111,7 @@ def _train_model(
     if all(manifest.covers(place) for place in places) and read_facts(folder) == facts:
         log.info("model %s: already trained", name)
         return
+    manifest.forget(workdir / "config.json")  # until all of it is trained again
     begin = time.monotonic()
     features = split_features(config, training, backbone, workdir)
     keeper = None
@@ -115,11 +122,12 @@ def _train_model(
     method = build_method(config, index.views, backbone, keeper=keeper, name=name)
     with keeper.heeding_sigterm() if keeper else nullcontext():
         state = method.fit(training, features, keys, jax.random.key(config.seed))
+    seconds = time.monotonic() - begin
     chosen = np.unique(np.linspace(0, len(training) - 1, min(_CALIBRATED, len(training))).round().astype(int))
     calibration = calibrate_scores(method.leave_one_out(state, training, features, keys, chosen))
     rows = write_model(workdir, name, method, state, calibration, facts, manifest)
     log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
-    _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": time.monotonic() - begin})
+    _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
 
 
 def open_index(config: Config) -> DatasetIndex:

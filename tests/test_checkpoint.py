@@ -1,5 +1,6 @@
 """What outlives a killed run: which state comes back, which lines of metrics.jsonl stay, and SIGTERM."""
 
+import gc
 import json
 import os
 import shutil
@@ -12,6 +13,16 @@ import pytest
 
 from mvead_jax.checkpoint import Checkpoints
 from mvead_jax.errors import Stopped
+
+# A read that fails leaves Orbax's event loop to be collected half-closed; Python then complains about it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What a test leaves behind is collected in that test, not in another file's."""
+    yield
+    gc.collect()
 
 
 def state_of(step, seed=0):

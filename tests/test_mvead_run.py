@@ -272,13 +272,16 @@ def test_a_geometry_changed_after_training_is_refused(run, tmp_path):
     refused(score, tmp_path / "run", match=r"geometry.cap.json: no such file, and fusion.kind=eam needs it")
 
 
-def test_another_threshold_than_that_of_training_is_refused(run):
-    options = {"overrides": {"geometry.threshold": "0.4"}}
-    refused(score, run, match="trained with another geometry of cap; train again", **options)
+@pytest.mark.parametrize(
+    "key",
+    ["geometry.threshold", "fusion.gate", "fusion.heads", "method", "seed", "train.epochs", "features.dtype"],
+)
+def test_what_training_fixed_is_not_changed_at_scoring(run, key):
+    value = {"fusion.gate": "patch", "method": "patchcore", "features.dtype": "bfloat16"}.get(key, "2")
+    refused(score, run, match=f"config.{key}: fixed by the training", overrides={key: value})
 
 
-def test_projections_that_do_not_fit_or_were_damaged_are_refused(run, tmp_path):
-    refused(score, run, match="other projections", overrides={"fusion.gate": "patch"})
+def test_damaged_projections_are_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run/models/cap/fusion.safetensors"
     path.write_bytes(path.read_bytes()[:-4])

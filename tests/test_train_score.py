@@ -289,7 +289,7 @@ def test_a_missing_workdir_says_what_is_expected(tmp_path):
 
 
 def test_what_scoring_can_not_change_is_refused(run):
-    with pytest.raises(UserError, match=r"trained with bank.per_view=true"):
+    with pytest.raises(UserError, match=r"config.bank.per_view: fixed by the training in .*/run"):
         score(run, overrides={"bank.per_view": "false"})
 
 
@@ -352,8 +352,6 @@ def test_one_model_for_all_refuses_a_category_it_never_saw(root, tmp_path):
     write_realiad(tmp_path / "other", categories=("nut",), size=32)
     with pytest.raises(UserError, match=r"nut: not trained; .*all learned bolt, cap"):
         score(tmp_path / "run", pictures=tmp_path / "other/realiad_64")
-    with pytest.raises(UserError, match="features.dtype=bfloat16: trained with float32"):
-        score(tmp_path / "run", overrides={"features.dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ class Backbone:
       patch_size: side of a patch in input pixels.
       grid: (h,w); patch n is row n // w, column n % w.
       width: D.
+      heads: of its attention; 1 where it has none.
+      has_next: whether a transformer block follows the one whose output is the feature.
     """
 
     name: str
@@ -51,6 +53,8 @@ class Backbone:
     patch_size: int
     grid: tuple[int, int]
     width: int
+    heads: int
+    has_next: bool
     apply: Callable[[Float32[Array, "B H W 3"]], Float32[Array, "B N D"]]
 
     def __call__(self, images: Float32[Array, "B H W 3"]) -> Float32[Array, "B N D"]:
@@ -104,6 +108,8 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
         patch_size=patch_size,
         grid=grid,
         width=shape[-1],
+        heads=getattr(shape_of, "num_attention_heads", 1),
+        has_next=block is not None and block < shape_of.num_hidden_layers,
         apply=lambda images: apply(state, images),
     )
 
@@ -117,9 +123,8 @@ def next_block(config: BackboneConfig, seed: int = 0) -> Block | None:
         return None
     number = config.block + 1
     if config.weights == "random":
-        if number > DINOV2_SIZES[config.name].num_hidden_layers:
-            return None
-        return random_dinov2(DINOV2_SIZES[config.name], seed, number).blocks[-1]
+        shape = DINOV2_SIZES[config.name]
+        return random_dinov2(shape, seed, number).blocks[-1] if number <= shape.num_hidden_layers else None
     directory = locate_weights(config.name, config.weights, Path(config.directory))
     if number > read_config(directory).num_hidden_layers:
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -91,6 +92,18 @@ class Manifest:
         for path in self._files(place):
             self._digests[path.relative_to(self._workdir).as_posix()] = sha256(path)
         write_json(self._path, dict(sorted(self._digests.items())))
+
+    def forget(self, place: Path) -> None:
+        """Takes a file, or all files of a folder, out of the manifest."""
+        if names := self.names(place):
+            for name in names:
+                del self._digests[name]
+            write_json(self._path, dict(sorted(self._digests.items())))
+
+    def digest(self, *places: Path) -> str:
+        """Of the recorded digests of some files and folders: tells one state of them from another."""
+        own = {name: self._digests[name] for place in places for name in self.names(place)}
+        return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
     def covers(self, place: Path) -> bool:
         """Whether a file, or any file of a folder, is recorded, and all that are exist unchanged."""

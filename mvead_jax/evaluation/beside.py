@@ -36,7 +36,6 @@ class Outcome:
 
     Attributes:
       metrics: the content of its metrics.json, or None.
-      trusted: "7 of 10" pairs of views whose geometry is trusted, by category; empty if it uses none.
       commit, devices: of the program and the machine that trained it.
       seconds: of training, from features in the cache to banks on disk.
       resumed: it was stopped and went on, so `seconds` are those of its last stretch only.
@@ -44,7 +43,6 @@ class Outcome:
     """
 
     metrics: Mapping[str, Any] | None = None
-    trusted: Mapping[str, str] = field(default_factory=dict)
     commit: str | None = None
     devices: Sequence[str] = ()
     seconds: float | None = None
@@ -56,10 +54,9 @@ class Outcome:
         return None if self.metrics is None else _percent(self.metrics["mean"][level][metric])
 
     def protocol(self) -> dict[str, Any]:
-        """How its figures came about: that of metrics.json, and how many pairs of views could be fused."""
-        if self.metrics is None:
-            return {}
-        return {**self.metrics["protocol"], "trusted_pairs": dict(self.trusted) or "no geometry used"}
+        """How its figures came about, but for the digests."""
+        own = self.metrics["protocol"] if self.metrics else {}
+        return {key: value for key, value in own.items() if key not in ("config_digest", "models_digest")}
 
     def facts(self) -> dict[str, Any]:
         """What goes with its figures into JSON."""

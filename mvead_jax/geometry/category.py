@@ -41,12 +41,14 @@ class CategoryGeometry:
       views: names in order. sizes: (W, H) in pixels of the stored images.
       pairs: (a, b) with a < b, indices of views -> the pair.
       mirrored: views found to be stored flipped left-right; None where that is not known.
+      origin: JSON of what an estimate was made from; None where nobody said.
     """
 
     views: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     pairs: dict[tuple[int, int], PairGeometry]
     mirrored: tuple[bool, ...] | None = None
+    origin: Any = None
 
     def fundamental(self, input_size: int | None = None) -> Float[np.ndarray, "V V 3 3"]:
         """F of every ordered pair, between the stored images or between pictures of input_size² pixels."""
@@ -74,6 +76,7 @@ class CategoryGeometry:
             "views": list(self.views),
             "image_size": {view: list(size) for view, size in zip(self.views, self.sizes, strict=True)},
             "mirrored": None if self.mirrored is None else dict(zip(self.views, self.mirrored, strict=True)),
+            "origin": self.origin,
             "pairs": [
                 {
                     "a": self.views[a],
@@ -116,4 +119,4 @@ def read_geometry(path: Path) -> CategoryGeometry:
         mirrored = None if flags is None else tuple(bool(flags[view]) for view in views)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         raise UserError(f"{path}: not the geometry of a category ({error}); delete it") from error
-    return CategoryGeometry(views, sizes, pairs, mirrored)
+    return CategoryGeometry(views, sizes, pairs, mirrored, content.get("origin"))

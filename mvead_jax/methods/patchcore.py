@@ -59,7 +59,7 @@ class PatchCore:
         width = features.shape[-1]
         if self.per_view:
             return {
-                view: np.asarray(features[:, at], np.float32)[present[:, at]].reshape(-1, width)
+                view: _rows(np.asarray(features[:, at], np.float32), present[:, at])
                 for at, view in enumerate(self.views)
             }
         patches = self.grid[0] * self.grid[1]
@@ -105,9 +105,13 @@ class PatchCore:
         patches = self.grid[0] * self.grid[1]
         owners = [np.repeat(np.flatnonzero(has), patches) for has in present.T]  # of the rows of each view
         maps = np.full((len(chosen), len(self.views), patches), np.nan, np.float32)
+        banks: dict[str, jax.Array] = {}
         for at, view in enumerate(self.views):
             owner = owners[at] if self.per_view else np.concatenate(owners)
-            bank = jax.device_put(state[view if self.per_view else SHARED])
+            name = view if self.per_view else SHARED
+            if name not in banks:
+                banks = {name: jax.device_put(state[name])}  # one at a time on the device
+            bank = banks[name]
             for number, sample in enumerate(chosen):
                 others = owner != sample
                 if present[sample, at] and others.any():
@@ -125,6 +129,11 @@ class PatchCore:
             distance, _ = nearest(queries, state[view if self.per_view else SHARED])
             maps.append(distance.reshape(samples, *self.grid))
         return jnp.stack(maps, 1)
+
+
+def _rows(features: Float32[np.ndarray, "S N D"], has: np.ndarray) -> Float32[np.ndarray, "M D"]:
+    """The patches of the samples that have the view, without a copy where all have it."""
+    return (features if has.all() else features[has]).reshape(-1, features.shape[-1])
 
 
 def check_views(index: DatasetIndex) -> None:

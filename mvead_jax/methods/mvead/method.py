@@ -53,6 +53,7 @@ class Mvead:
       width: D of the features.
       fusion, train: sections of the config; fusion.kind is not `none` (that is PatchCore).
       per_view: a bank for each view, or one for all.
+      heads: of the backbone's attention, which fusion.heads = 0 stands for.
       block: the backbone's next transformer block, for fusion.init=copy; None where it has none.
       keeper: keeps states of the pre-training; None: a run that is killed starts over.
       name: of the model, for messages.
@@ -64,6 +65,7 @@ class Mvead:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     per_view: bool = True
+    heads: int = 1
     block: Block | None = None
     keeper: Keeper | None = None
     name: str = ""
@@ -75,13 +77,12 @@ class Mvead:
           UserError: a number of heads that does not divide the width, or that the copied block does not have.
         """
         copied = self.block if self.fusion.init == "copy" else None
-        own_heads = self.block.attention.num_heads if self.block is not None else 1
-        heads = self.fusion.heads or own_heads
+        heads = self.fusion.heads or self.heads
         if self.width % heads:
             raise UserError(f"config fusion.heads={heads}: must divide the features' width {self.width}")
-        if copied is not None and heads != own_heads:
+        if copied is not None and heads != self.heads:
             raise UserError(
-                f"config fusion.heads={heads}: the block to copy has {own_heads}; take 0, or init=similarity"
+                f"config fusion.heads={heads}: the block to copy has {self.heads}; take 0, or init=similarity"
             )
         config = AttentionConfig(
             width=self.width,

@@ -82,7 +82,8 @@ def attend_all(
 ) -> Float[np.ndarray, "n V N D"]:
     """Attended features of some samples, `batch_size` at a time."""
     graph, parameters = nnx.split(attention)
-    out = np.empty((len(chosen), *samples.features.shape[1:]), np.float32)
+    _, views, *rest = samples.features.shape
+    out = np.empty((views, len(chosen), *rest), np.float32).swapaxes(0, 1)  # so that a view lies in one piece
     for number, keys in enumerate(samples.keys):
         own = np.flatnonzero(samples.category[chosen] == number)
         for start in range(0, len(own), batch_size):
@@ -105,8 +106,9 @@ def k_means_centers(
       NotFinite: an attended feature is no number; the message names the samples.
     """
     views, patches = samples.features.shape[1:3]
-    wanted = min(len(samples), max(1, -(-most_patches // patches)))
-    chosen = np.unique(np.linspace(0, len(samples) - 1, wanted).round().astype(int))
+    wanted = max(1, -(-most_patches // patches))
+    of_view = [_spread_evenly(np.flatnonzero(has), wanted) for has in samples.present.T]
+    chosen = np.unique(np.concatenate(of_view))
     outputs = attend_all(attention, samples, chosen)
     if bad := [
         samples.names[i] for i, own in zip(chosen, outputs, strict=True) if not np.isfinite(own).all()
@@ -115,13 +117,20 @@ def k_means_centers(
         raise NotFinite(f"{', '.join(bad[:3])}{more}: attended features that are no numbers, so no centres")
     centers = []
     for view in range(views):
-        rows = outputs[samples.present[chosen, view], view].reshape(-1, outputs.shape[-1])[:most_patches]
+        own = np.searchsorted(chosen, of_view[view])
+        rows = outputs[own, view].reshape(-1, outputs.shape[-1])[:most_patches]
         if count == 1:
             centers.append(rows.mean(0, keepdims=True, dtype=np.float64))
             continue
         k_means = MiniBatchKMeans(min(count, len(rows)), random_state=seed + view, n_init=3, batch_size=4096)
         centers.append(np.resize(k_means.fit(rows).cluster_centers_, (count, rows.shape[1])))
     return np.stack(centers).astype(np.float32)
+
+
+def _spread_evenly(positions: Int[np.ndarray, " s"], most: int) -> Int[np.ndarray, " n"]:
+    """Up to `most` of some positions, from the first to the last."""
+    places = np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int)
+    return positions[np.unique(places)]
 
 
 def pretrain(
@@ -167,7 +176,7 @@ def pretrain(
         keeper.save(state)
     first = int(state["step"])
     step = make_step(graph, optimizer, samples, config, jax.random.key(seed))
-    state = jax.device_put(state)
+    state = jax.tree.map(jnp.array, state)  # copies, which the step may reuse: some are the backbone's
     steps = -(-len(samples) // config.batch_size)
     with progress(f"pre-training {name}", steps * config.epochs, "steps", done=first) as bar:
         for number in range(first, steps * config.epochs):
@@ -284,6 +293,8 @@ def _negatives(attention, z, out, keys, mask, present, centers, config: TrainCon
     chance = present.astype(z.dtype) / jnp.maximum(present.sum(), 1).astype(z.dtype)
     support = jax.random.choice(draw_support, views, p=chance)
     others = present & (jnp.arange(views) != support)
+    linked_views = others & mask[:, support].any((1, 2))
+    others = jnp.where(linked_views.any(), linked_views, others)
     chance = others.astype(z.dtype) / jnp.maximum(others.sum(), 1).astype(z.dtype)
     reference = jax.random.choice(draw_reference, views, p=chance)
 
