@@ -1,4 +1,7 @@
-"""The rendered inspection rig on the embedded EfficientNet-Lite0: what `make demo` runs.
+"""MVEAD on the rendered inspection rig, with the embedded EfficientNet-Lite0: what `make demo` runs.
+
+Two categories of 80 samples: about five minutes with the rendering on two cores, a sample AUROC of 85 to 95
+per category. 20 epochs where the paper has 50: more change little here (docs/study.md).
 
 python scripts/render_rig.py --output data/rig
 python scripts/train.py --config configs/demo.py --workdir runs/demo
@@ -8,7 +11,7 @@ python scripts/score.py --workdir runs/demo
 the features in runs/demo.
 """
 
-from mvead_jax.config import BackboneConfig, Config, DataConfig, FeaturesConfig
+from mvead_jax.config import BackboneConfig, Config, DataConfig, FeaturesConfig, TrainConfig
 
 
 def get_config(method: str = "mvead") -> Config:
@@ -17,4 +20,5 @@ def get_config(method: str = "mvead") -> Config:
         data=DataConfig(root="data/rig", image_size=256),
         backbone=BackboneConfig(name="efficientnet-lite0"),
         features=FeaturesConfig(cache="runs/demo/feature_cache"),
+        train=TrainConfig(epochs=20),
     )
