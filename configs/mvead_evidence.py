@@ -13,4 +13,4 @@ from mvead_jax.config import Config, ScoreConfig
 
 
 def get_config(method: str = "patchcore") -> Config:
-    return Config(method=method, score=ScoreConfig(evidence="epipolar"))
+    return Config(method=method, score=ScoreConfig(evidence="epipolar", weight=0.5))
