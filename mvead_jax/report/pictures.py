@@ -58,9 +58,7 @@ def draw_category(
             _draw_view(axis, root, view, one.maps[column], low, high)
             axis.set_xlabel(f"{one.image_score(name):.3g}", fontsize=7, labelpad=2)
         axes[row, 0].set_ylabel(f"{one.sample.id}\n{why}\nscore {one.score:.3g}", fontsize=7)
-    note = (
-        f"patch score: no heat below {low:.3g}, full from {high:.3g} (90 and 99.9 % quantile of {source})"
-    )
+    note = f"patch score: no heat below {low:.3g}, full from {high:.3g} (90 and 99.9 % quantile of {source})"
     figure.text(0.01, 0.004, note, fontsize=7)
     figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.2, rect=(0, 0.2 / figure.get_figheight(), 1, 1))
     figure.savefig(path, format="png", metadata={"Software": None})
