@@ -1,7 +1,7 @@
 """MVEAD on the rendered inspection rig, with the embedded EfficientNet-Lite0: what `make demo` runs.
 
-Two categories of 80 samples: three and a half minutes with the rendering on two cores, a sample AUROC of 84 to
-95 per category. 20 epochs where the paper has 50: more change little here (docs/study.md).
+Two categories of 80 samples: three and a half minutes with the rendering on two cores, a sample AUROC of 84
+to 95 per category. 20 epochs where the paper has 50: more change little here (docs/study.md).
 
 python scripts/render_rig.py --output data/rig
 python scripts/train.py --config configs/demo.py --workdir runs/demo
