@@ -8,6 +8,8 @@
     fast                      learning rate 1e-3 instead of 1e-4
     strong_negatives          λ = 5 instead of 0.1
     gate                      a learned gate for each patch on what it attends to
+    better_keys               of the keys on a line only those more alike than by chance
+    both_banks                banks of attended and of plain features, scores standardised and added
     no_residual               only what a patch attends to
     everywhere                every patch of the other views is a key, whatever the geometry
     mean_over_views           D3: one softmax for each view
@@ -25,7 +27,15 @@ EfficientNet-Lite0 at 256 x 256, as the demo. About three minutes a category and
 
 from dataclasses import replace
 
-from mvead_jax.config import BackboneConfig, Config, DataConfig, FusionConfig, ScoreConfig, TrainConfig
+from mvead_jax.config import (
+    BackboneConfig,
+    BankConfig,
+    Config,
+    DataConfig,
+    FusionConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from mvead_jax.errors import UserError
 
 _BASE = Config(data=DataConfig(image_size=256), backbone=BackboneConfig(name="efficientnet-lite0"))
@@ -40,6 +50,8 @@ VARIANTS = {
     "fast": replace(_BASE, train=TrainConfig(learning_rate=1e-3)),
     "strong_negatives": replace(_BASE, train=TrainConfig(negative_weight=5.0)),
     "gate": replace(_BASE, fusion=FusionConfig(gate="patch")),
+    "better_keys": replace(_BASE, fusion=FusionConfig(keys="better")),
+    "both_banks": replace(_BASE, bank=BankConfig(unfused=True)),
     "no_residual": replace(_BASE, fusion=FusionConfig(residual=False)),
     "everywhere": replace(
         _BASE, geometry=replace(_BASE.geometry, threshold=1000.0, on_failure="unconstrained")

@@ -116,6 +116,8 @@ class FusionConfig:
         Decision D3.
       residual: add the patch's own feature to what it attends to.
       gate: `patch` multiplies what a patch attends to by a learned number between 0 and 1; ours.
+      keys: `line`: all patches on the lines; `better`: of these only the ones that are more alike than a
+        patch of that view is by chance; ours.
       windows: MVAS: windows along a side of a view. top_windows: MVAS: how many of them a window sees.
     """
 
@@ -125,15 +127,23 @@ class FusionConfig:
     combine: Literal["joint", "mean"] = "joint"
     residual: bool = True
     gate: Literal["none", "patch"] = "none"
+    keys: Literal["line", "better"] = "line"
     windows: int = 6
     top_windows: int = 4
 
 
 @dataclass(frozen=True)
 class BankConfig:
-    """The memory bank. per_view: one bank for each view (the paper's), or one for all."""
+    """The memory bank.
+
+    Attributes:
+      per_view: one bank for each view (the paper's), or one for all.
+      unfused: MVEAD keeps a second bank of the features as they were; scores of both are standardised by
+        normal ones and added; ours.
+    """
 
     per_view: bool = True
+    unfused: bool = False
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from mvead_jax.methods.mvead.method import Mvead, MveadState
 from mvead_jax.methods.mvead.pretrain import Keeper
 from mvead_jax.methods.patchcore import PatchCore
 
+_UNFUSED = "-unfused"  # behind the name of a bank
+
 
 def build_method(
     config: Config,
@@ -53,6 +55,7 @@ def build_method(
         config.fusion,
         config.train,
         config.bank.per_view,
+        config.bank.unfused,
         backbone.heads,
         next_block(config.backbone, config.seed) if config.fusion.init == "copy" else None,
         keeper,
@@ -77,18 +80,18 @@ def write_model(
     manifest: Manifest,
 ) -> dict[str, int]:
     """Writes all that scoring needs of one model; returns the rows of each bank."""
-    banks = state.banks if isinstance(state, MveadState) else state
+    banks = dict(state.banks if isinstance(state, MveadState) else state)
+    scales = {}
+    if isinstance(state, MveadState) and state.unfused is not None:
+        banks |= {name + _UNFUSED: rows for name, rows in state.unfused.items()}
+        scales = {"scales": [_as_json(scale) for scale in state.scales]}
     folder = workdir / "models" / name
     if isinstance(state, MveadState):
         with whole(folder / "fusion.safetensors") as temporary:
             save_file({name: np.asarray(leaf) for name, leaf in _named(state.fusion)}, temporary)
     write_json(
         folder / "calibration.json",
-        {
-            "views": list(method.views),
-            "mean": calibration.mean.tolist(),
-            "deviation": calibration.deviation.tolist(),
-        },
+        {"views": list(method.views)} | _as_json(calibration) | scales,
     )
     write_banks(workdir / "banks" / name, banks, facts)
     manifest.record(folder)
@@ -105,20 +108,34 @@ def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any
     folder = workdir / "models" / name
     banks = read_banks(workdir / "banks" / name)
     state: Any = {bank: jax.device_put(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
-    if isinstance(method, Mvead):
-        state = MveadState(_read_fusion(folder / "fusion.safetensors", method), state)
     values = read_json(folder / "calibration.json", "the calibration of a trained model")
+    scales = None
     try:
-        calibration = Calibration(
-            np.array(values["mean"], np.float64), np.array(values["deviation"], np.float64)
-        )
-        if not calibration.mean.shape == calibration.deviation.shape == (len(method.views),):
-            raise ValueError("another number of views")
+        calibration = _from_json(values, len(method.views))
+        if isinstance(method, Mvead) and method.unfused:
+            fused, plain = (_from_json(own, len(method.views)) for own in values["scales"])
+            scales = fused, plain
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{folder / 'calibration.json'}: not a calibration ({error!r}); train again"
         ) from error
+    if isinstance(method, Mvead):
+        fusion = _read_fusion(folder / "fusion.safetensors", method)
+        unfused = {bank.removesuffix(_UNFUSED): state[bank] for bank in state if bank.endswith(_UNFUSED)}
+        own = {bank: rows for bank, rows in state.items() if not bank.endswith(_UNFUSED)}
+        state = MveadState(fusion, own, unfused or None, scales)
     return state, calibration
+
+
+def _as_json(calibration: Calibration) -> dict[str, list[float]]:
+    return {"mean": calibration.mean.tolist(), "deviation": calibration.deviation.tolist()}
+
+
+def _from_json(values: Any, views: int) -> Calibration:
+    found = Calibration(np.array(values["mean"], np.float64), np.array(values["deviation"], np.float64))
+    if not found.mean.shape == found.deviation.shape == (views,):
+        raise ValueError("another number of views")
+    return found
 
 
 def _read_fusion(path: Path, method: Mvead) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def _fusion_words(config: Config, backbone: Backbone) -> str:
     if own.kind == "mvas":
         parts.append(f"{own.windows} x {own.windows} windows, the best {own.top_windows}")
     parts += [f"{own.combine} over views", "residual" if own.residual else "no residual"]
+    if own.keys == "better":
+        parts.append("keys better than chance")
     return ", ".join(parts) + (f", gate for each {own.gate}" if own.gate != "none" else "")
 
 
@@ -120,11 +122,13 @@ def _pre_training_words(config: Config) -> str:
 
 
 def _patch_score_words(config: Config) -> str:
-    own = config.score
+    own, distance = config.score, "distance to the nearest patch of its bank"
+    if fuses(config) and config.bank.unfused:
+        distance = "sum of the standardised distances of attended and of plain features to their banks"
     if own.evidence == "none":
-        return "distance to the nearest patch of its bank"
+        return distance
     place = "on its epipolar line" if own.evidence == "epipolar" else "anywhere"
     return (
-        "distance to the nearest patch of its bank, standardised by view with leave-one-out training scores, "
+        f"{distance}, standardised by view with leave-one-out training scores, "
         f"plus {own.weight:g} x the {own.pooling} over other views of the highest {place}"
     )

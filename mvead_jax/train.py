@@ -38,6 +38,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.files import append_line, locked, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.methods.mvead.evidence import calibrate_scores
+from mvead_jax.methods.mvead.pretrain import spread_evenly
 from mvead_jax.methods.patchcore import check_views
 from mvead_jax.model import build_method, fuses, write_model
 
@@ -102,6 +103,7 @@ def _train_model(
         "categories": list(index.categories),
         "backbone": backbone.digest,
         "per_view": config.bank.per_view,
+        "unfused": config.bank.unfused,
         "training": _training_summary(training),
         "features": _fingerprint(config, training, backbone),
         "geometry": {category: own.digest for category, own in keys.items()},
@@ -123,7 +125,7 @@ def _train_model(
     with keeper.heeding_sigterm() if keeper else nullcontext():
         state = method.fit(training, features, keys, jax.random.key(config.seed))
     seconds = time.monotonic() - begin
-    chosen = np.unique(np.linspace(0, len(training) - 1, min(_CALIBRATED, len(training))).round().astype(int))
+    chosen = spread_evenly(np.arange(len(training)), _CALIBRATED)
     calibration = calibrate_scores(method.leave_one_out(state, training, features, keys, chosen))
     rows = write_model(workdir, name, method, state, calibration, facts, manifest)
     log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))

@@ -254,6 +254,25 @@ def test_methods_without_geometry_can_be_trained_for_evidence_and_scored_without
     refused(score, workdir, match="geometry.cap.json: no such file, and score.evidence=epipolar needs it")
 
 
+def test_both_banks_add_their_standardised_distances(root, runs, run):
+    changes = {"bank__unfused": "true"}, {"method": "patchcore"}
+    for name, own in zip(("both", "plain"), changes, strict=True):
+        train(config_for(root, data__categories="cap", **own), runs / name)
+        score(runs / name)
+    scales = json.loads((runs / "both/models/cap/calibration.json").read_text())["scales"]
+    added = 0
+    for workdir, scale in zip((run, runs / "plain"), scales, strict=True):
+        maps = np.load(workdir / "scores/maps/cap.npz")["maps"].astype("f8")
+        view = np.arange(len(maps)) % 3
+        mean, deviation = (np.array(scale[key])[view, None, None] for key in ("mean", "deviation"))
+        added += (maps - mean) / deviation
+    found = np.load(runs / "both/scores/maps/cap.npz")["maps"]
+    np.testing.assert_allclose(found, added, atol=0.02, rtol=0.01)  # maps are stored in float16
+    assert {path.stem for path in (runs / "both/banks/cap").iterdir()} == {
+        *("C1", "C2", "C3", "C1-unfused", "C2-unfused", "C3-unfused")
+    }
+
+
 # ---- mistakes
 
 

@@ -40,6 +40,8 @@ class AttentionConfig:
       combine: `joint`: one softmax over all keys; `mean`: one for each other view, then their mean. D3.
       residual: add the patch's own feature.
       gate: `patch`: a learned number in (0, 1) for each patch multiplies what it attends to.
+      keys: `line`: all that the mask allows; `better`: of these only the ones that are more alike than a
+        patch of that view is by chance (`better_than_chance`).
       epsilon: of the layer norm.
     """
 
@@ -49,7 +51,13 @@ class AttentionConfig:
     combine: Literal["joint", "mean"] = "joint"
     residual: bool = True
     gate: Literal["none", "patch"] = "none"
+    keys: Literal["line", "better"] = "line"
     epsilon: float = 1e-6
+
+    @property
+    def banded(self) -> bool:
+        """Whether bands of keys will do."""
+        return self.combine == "joint" and self.keys == "line"
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -105,11 +113,15 @@ class EpipolarAttention(nnx.Module):
     def _attend(self, query, key, value, mask: Keys, present):
         """What each patch attends to [V,N,H,d], and whether it has any key [V,N]."""
         if isinstance(mask, BandPlan):
-            if self.cfg.combine != "joint":
-                raise ValueError("bands join all views in one softmax; combine=mean takes a mask")
+            if not self.cfg.banded:
+                raise ValueError(
+                    "bands hold all keys in one softmax; combine=mean and keys=better take a mask"
+                )
             return banded_attention(query, key, value, mask, present), has_keys(mask, present)
         if present is not None:
             mask = mask & jnp.asarray(present)[None, :, None, None]
+        if self.cfg.keys == "better":
+            mask = mask & better_than_chance(query, key)
         attend = masked_attention if self.cfg.combine == "joint" else _mean_over_views
         return attend(query, key, value, mask), mask.any((1, 3))
 
@@ -174,6 +186,20 @@ def similar_windows(
     seen = seen.reshape(allowed.shape) & allowed  # [V,n,V,n]
     place = place.reshape(patches)
     return seen[:, place][:, :, :, place].transpose(0, 2, 1, 3)
+
+
+def better_than_chance(
+    query: Float[Array, "V N H d"], key: Float[Array, "V N H d"]
+) -> Bool[Array, "V V N N"]:
+    """[a, b, j, k]: is patch k of b more alike to patch j of a than the patches of b are on average?
+
+    By more than one standard deviation over all patches of b, whatever the geometry. Likeness is the product
+    of query and key over all heads; no gradient flows through the choice.
+    """
+    query, key = (jax.lax.stop_gradient(x).reshape(*x.shape[:2], -1) for x in (query, key))
+    likeness = jnp.einsum("aje,bke->abjk", query, key, precision="highest")
+    mean, deviation = (f(likeness, axis=3, keepdims=True) for f in (jnp.mean, jnp.std))
+    return likeness > mean + deviation
 
 
 def copy_block(attention: EpipolarAttention, block: Block) -> None:

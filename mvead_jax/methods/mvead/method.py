@@ -29,19 +29,30 @@ from mvead_jax.methods.mvead.attention import (
     copy_block,
 )
 from mvead_jax.methods.mvead.banded import plan_bands
-from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
+from mvead_jax.methods.mvead.evidence import Calibration, calibrate_scores, standardise
+from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain, spread_evenly
 from mvead_jax.methods.patchcore import Banks, PatchCore, check_views
 
+_CALIBRATED = 64  # training samples whose leave-one-out distances give the scales
 Geometry = Mapping[str, EpipolarKeys]  # of each category
 Parameters = Mapping[str, Any]  # of the attention, nested by module
 
 
 @dataclass(frozen=True)
 class MveadState:
-    """What was learned: the attention's parameters, and the banks of attended features."""
+    """What was learned.
+
+    Attributes:
+      fusion: the attention's parameters.
+      banks: of attended features.
+      unfused: banks of the features as they were, if they are scored too; else None.
+      scales: of the distances to `banks` and to `unfused`, by which they are standardised.
+    """
 
     fusion: Parameters
     banks: Banks
+    unfused: Banks | None = None
+    scales: tuple[Calibration, Calibration] | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,7 @@ class Mvead:
       width: D of the features.
       fusion, train: sections of the config; fusion.kind is not `none` (that is PatchCore).
       per_view: a bank for each view, or one for all.
+      unfused: keep banks of the features as they were too, and add both scores, each standardised.
       heads: of the backbone's attention, which fusion.heads = 0 stands for.
       block: the backbone's next transformer block, for fusion.init=copy; None where it has none.
       keeper: keeps states of the pre-training; None: a run that is killed starts over.
@@ -65,6 +77,7 @@ class Mvead:
     fusion: FusionConfig = field(default_factory=FusionConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     per_view: bool = True
+    unfused: bool = False
     heads: int = 1
     block: Block | None = None
     keeper: Keeper | None = None
@@ -91,6 +104,7 @@ class Mvead:
             combine=self.fusion.combine,
             residual=self.fusion.residual,
             gate=self.fusion.gate,
+            keys=self.fusion.keys,
         )
         if self.fusion.kind == "mvas":
             attention = MVASAttention(
@@ -133,11 +147,20 @@ class Mvead:
             pretrain(attention, samples, self.train, seed, self.keeper or _Nobody(), self.name)
         fused = attend_all(attention, samples, np.arange(len(samples)))
         banks = self._memory.fit(index, fused, None, None)
-        return MveadState(nnx.to_pure_dict(nnx.state(attention)), banks)
+        parameters = nnx.to_pure_dict(nnx.state(attention))
+        if not self.unfused:
+            return MveadState(parameters, banks)
+        plain = self._memory.fit(index, features, None, None)
+        chosen = spread_evenly(np.arange(len(samples)), _CALIBRATED)
+        scales = (
+            calibrate_scores(self._memory.left_out(banks, index, fused[chosen], chosen)),
+            calibrate_scores(self._memory.left_out(plain, index, features[chosen], chosen)),
+        )
+        return MveadState(parameters, banks, plain, scales)
 
     def plan(self, keys: EpipolarKeys) -> Keys:
         """The keys of a category as the attention takes them: bands where they are narrow, else a mask."""
-        if self.fusion.kind == "eam" and self.fusion.combine == "joint" and len(self.views) > 1:
+        if self.fusion.kind == "eam" and self.start(0).cfg.banded and len(self.views) > 1:
             bands = plan_bands(keys.mask, keys.F, self.grid, keys.patch_size)
             if 2 * bands.keys.shape[-1] <= keys.mask.shape[-1]:
                 return bands
@@ -155,7 +178,11 @@ class Mvead:
         attention = self.start(0)
         nnx.update(attention, state.fusion)
         fused = attend_all(attention, self._samples(index, features, geometry), chosen)
-        return self._memory.left_out(state.banks, index, fused, chosen)
+        maps = self._memory.left_out(state.banks, index, fused, chosen)
+        if state.unfused is None:
+            return maps
+        plain = self._memory.left_out(state.unfused, index, features[chosen], chosen)
+        return np.asarray(_added(jnp.asarray(maps), jnp.asarray(plain), state))
 
     def anomaly_maps(
         self, state: MveadState, features: Float32[Array, "B V N D"], geometry: Keys
@@ -170,7 +197,10 @@ class Mvead:
         present = (features != 0).any((2, 3))
         graph, _ = nnx.split(self.start(0))
         fused = attend_batch(graph, state.fusion, features, present, geometry)
-        return self._memory.anomaly_maps(state.banks, fused, None)
+        maps = self._memory.anomaly_maps(state.banks, fused, None)
+        if state.unfused is None:
+            return maps
+        return _added(maps, self._memory.anomaly_maps(state.unfused, features, None), state)
 
     def _samples(self, index: DatasetIndex, features: Any, geometry: Geometry) -> NormalSamples:
         categories = index.categories
@@ -186,6 +216,13 @@ class Mvead:
     @property
     def _memory(self) -> PatchCore:
         return PatchCore(self.views, self.grid, self.per_view)
+
+
+def _added(
+    fused: Float32[Array, "n V h w"], plain: Float32[Array, "n V h w"], state: MveadState
+) -> Float32[Array, "n V h w"]:
+    """Both distances in standard deviations of normal ones, added."""
+    return standardise(fused, state.scales[0]) + standardise(plain, state.scales[1])
 
 
 class _Nobody:

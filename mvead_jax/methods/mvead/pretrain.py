@@ -107,7 +107,7 @@ def k_means_centers(
     """
     views, patches = samples.features.shape[1:3]
     wanted = max(1, -(-most_patches // patches))
-    of_view = [_spread_evenly(np.flatnonzero(has), wanted) for has in samples.present.T]
+    of_view = [spread_evenly(np.flatnonzero(has), wanted) for has in samples.present.T]
     chosen = np.unique(np.concatenate(of_view))
     outputs = attend_all(attention, samples, chosen)
     if bad := [
@@ -127,7 +127,7 @@ def k_means_centers(
     return np.stack(centers).astype(np.float32)
 
 
-def _spread_evenly(positions: Int[np.ndarray, " s"], most: int) -> Int[np.ndarray, " n"]:
+def spread_evenly(positions: Int[np.ndarray, " s"], most: int) -> Int[np.ndarray, " n"]:
     """Up to `most` of some positions, from the first to the last."""
     places = np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int)
     return positions[np.unique(places)]

@@ -274,3 +274,17 @@ def test_mvas_attends_to_its_windows_whatever_the_geometry_says():
         expected = oracle(module, z, windows_oracle(z, pairs, (2, 3), 2, 2))
         for mask in (random_mask(), np.zeros((V, V, N, N), bool)):
             np.testing.assert_allclose(call(module, z, mask, there), expected, atol=1e-5)
+
+
+def test_better_keys_are_those_that_stand_out_among_all_patches_of_their_view():
+    module, z, mask = attention(keys="better"), features(), random_mask()
+    normed = module.norm(jnp.asarray(z))
+    query, key = (np.asarray(linear(normed), np.float64) for linear in (module.query, module.key))
+    better = np.zeros_like(mask)
+    for a, b, j in np.ndindex(mask.shape[:3]):
+        likeness = key[b] @ query[a, j]
+        better[a, b, j] = likeness > likeness.mean() + likeness.std()
+    assert 0 < (mask & better).sum() < mask.sum()
+    plain = attention()
+    nnx.update(plain, nnx.state(module))
+    np.testing.assert_allclose(call(module, z, mask), call(plain, z, mask & better), atol=1e-6)
