@@ -53,9 +53,9 @@ class Backbone:
     patch_size: int
     grid: tuple[int, int]
     width: int
-    heads: int
-    has_next: bool
     apply: Callable[[Float32[Array, "B H W 3"]], Float32[Array, "B N D"]]
+    heads: int = 1
+    has_next: bool = False
 
     def __call__(self, images: Float32[Array, "B H W 3"]) -> Float32[Array, "B N D"]:
         return self.apply(images)
