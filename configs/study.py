@@ -2,7 +2,11 @@
 
 `mvead` is the paper's, `patchcore` has no fusion; each of the others changes one thing:
 
-    evidence, evidence_all    PatchCore with scores added along epipolar lines, or from anywhere
+    evidence                  PatchCore with scores added along epipolar lines
+    evidence_half             the same, weight 0.5 instead of 1
+    evidence_max              the same, the highest of the other views instead of their mean
+    evidence_all              the same, from anywhere in the other views
+    standardised              the same, weight 0: only standardised by view
     mvead_evidence            evidence on attended features
     untrained                 the fusion as it starts
     fast                      learning rate 1e-3 instead of 1e-4
@@ -44,7 +48,10 @@ VARIANTS = {
     "mvead": _BASE,
     "patchcore": replace(_BASE, method="patchcore"),
     "evidence": replace(_BASE, method="patchcore", score=_EVIDENCE),
+    "evidence_half": replace(_BASE, method="patchcore", score=replace(_EVIDENCE, weight=0.5)),
+    "evidence_max": replace(_BASE, method="patchcore", score=replace(_EVIDENCE, pooling="max")),
     "evidence_all": replace(_BASE, method="patchcore", score=ScoreConfig(evidence="all")),
+    "standardised": replace(_BASE, method="patchcore", score=ScoreConfig(evidence="all", weight=0.0)),
     "mvead_evidence": replace(_BASE, score=_EVIDENCE),
     "untrained": replace(_BASE, train=TrainConfig(objective="none")),
     "fast": replace(_BASE, train=TrainConfig(learning_rate=1e-3)),
