@@ -61,7 +61,7 @@ def build_method(
         keeper,
         name,
     )
-    method.start(0)
+    _ = method.attention  # so that what does not fit is said here
     return method
 
 

@@ -2,11 +2,12 @@
 
     scores/samples.csv      category,sample,label,score,worst_view
     scores/images.csv       category,sample,view,image_path,label,score
-    scores/maps/<category>.npz   "maps": float16 [n,h,w], distances of patches in the order of images.csv
+    scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/metrics.json     metrics with their protocol
     scores/report/<category>.png   pictures with their heat maps
 
-Scores are raw distances: higher is more abnormal, and no threshold is implied.
+Scores are raw distances (with score.evidence, sums of standardised ones): higher is more abnormal, and no
+threshold is implied.
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.backbone.features import FeatureStore, extract, fingerprint
@@ -32,20 +31,18 @@ from mvead_jax.checkpoint import Checkpoints
 from mvead_jax.config import Config, differences, from_dict, to_dict
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_index
-from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.files import append_line, locked, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry
-from mvead_jax.methods.mvead.evidence import calibrate_scores
-from mvead_jax.methods.mvead.pretrain import spread_evenly
+from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
 from mvead_jax.model import build_method, fuses, write_model
 
 log = logging.getLogger(__name__)
 
 ALL = "all"  # the folder of banks in the multi-class setting
-_CALIBRATED = 64  # training samples whose leave-one-out scores tell what is normal
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -125,7 +122,7 @@ def _train_model(
     with keeper.heeding_sigterm() if keeper else nullcontext():
         state = method.fit(training, features, keys, jax.random.key(config.seed))
     seconds = time.monotonic() - begin
-    chosen = spread_evenly(np.arange(len(training)), _CALIBRATED)
+    chosen = spread_evenly(len(training), CALIBRATED)
     calibration = calibrate_scores(method.leave_one_out(state, training, features, keys, chosen))
     rows = write_model(workdir, name, method, state, calibration, facts, manifest)
     log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -251,7 +252,9 @@ def test_methods_without_geometry_can_be_trained_for_evidence_and_scored_without
     score(workdir, workdir / "without", overrides={"score.evidence": "none"})
     assert (scores(workdir / "scores") != scores(workdir / "without")).all()
     (workdir / "geometry/cap.json").unlink()
-    refused(score, workdir, match="geometry.cap.json: no such file, and score.evidence=epipolar needs it")
+    assert re.search(
+        "geometry.cap.json: no such file, and score.evidence=epipolar needs it", refusal(score, workdir)
+    )
 
 
 def test_both_banks_add_their_standardised_distances(root, runs, run):
@@ -276,19 +279,25 @@ def test_both_banks_add_their_standardised_distances(root, runs, run):
 # ---- mistakes
 
 
-def refused(function, *arguments, match, **options):
-    with pytest.raises(UserError, match=match) as error:
+def refusal(function, *arguments, **options):
+    """The one line with which a call is refused."""
+    with pytest.raises(UserError) as error:
         function(*arguments, **options)
     assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def test_a_geometry_changed_after_training_is_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run/geometry/cap.json"
     path.write_text(path.read_text().replace('"ok": true', '"ok": false', 1))
-    refused(score, tmp_path / "run", match=r"geometry.cap.json: missing or changed since training")
+    assert re.search(
+        r"geometry.cap.json: missing or changed since training", refusal(score, tmp_path / "run")
+    )
     path.unlink()
-    refused(score, tmp_path / "run", match=r"geometry.cap.json: no such file, and fusion.kind=eam needs it")
+    assert re.search(
+        r"geometry.cap.json: no such file, and fusion.kind=eam needs it", refusal(score, tmp_path / "run")
+    )
 
 
 @pytest.mark.parametrize(
@@ -297,14 +306,16 @@ def test_a_geometry_changed_after_training_is_refused(run, tmp_path):
 )
 def test_what_training_fixed_is_not_changed_at_scoring(run, key):
     value = {"fusion.gate": "patch", "method": "patchcore", "features.dtype": "bfloat16"}.get(key, "2")
-    refused(score, run, match=f"config.{key}: fixed by the training", overrides={key: value})
+    assert re.search(f"config.{key}: fixed by the training", refusal(score, run, overrides={key: value}))
 
 
 def test_damaged_projections_are_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run/models/cap/fusion.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    refused(score, tmp_path / "run", match=r"fusion.safetensors: missing or changed since training")
+    assert re.search(
+        r"fusion.safetensors: missing or changed since training", refusal(score, tmp_path / "run")
+    )
 
 
 @pytest.mark.parametrize(
@@ -320,7 +331,7 @@ def test_damaged_projections_are_refused(run, tmp_path):
 )
 def test_a_wrong_config_is_refused_in_one_line(root, tmp_path, changes, match):
     (root / "one.json").write_text((root / "cameras.json").read_text().replace('"C2"', '"C9"'))
-    refused(lambda: train(config_for(root, **changes), tmp_path / "run"), match=match)
+    assert re.search(match, refusal(lambda: train(config_for(root, **changes), tmp_path / "run")))
 
 
 # ---- the rows of the paper's table 3
@@ -362,4 +373,4 @@ def test_every_row_of_the_ablation_is_a_method(row, backbone):
     ],
 )
 def test_a_row_that_is_none_is_refused_in_one_line(row, match):
-    refused(load_config, f"configs/ablation.py:{row}", match=match)
+    assert re.search(match, refusal(load_config, f"configs/ablation.py:{row}"))

@@ -108,6 +108,11 @@ def view_names(samples: Iterable[Sample]) -> tuple[str, ...]:
     return tuple(sorted({view.name for sample in samples for view in sample.views}, key=natural_key))
 
 
+def spread_evenly(count: int, most: int) -> np.ndarray:
+    """Up to `most` of `count` positions, from the first to the last: samples that stand for all."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
+
+
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
     """Sort key in which the numbers inside names count as numbers."""
     parts = re.split(r"(\d+)", name)

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from mvead_jax.data.loading import image_size, open_image
-from mvead_jax.data.records import DatasetIndex, Sample
+from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.errors import UserError
 from mvead_jax.progress import progress
 
@@ -107,7 +107,7 @@ def pool_matches(
       UserError: as `look`; or no sample, or pictures of one view in different sizes.
     """
     sizes = dict(zip(index.views, picture_sizes(index), strict=True))
-    chosen = np.unique(np.linspace(0, len(index) - 1, min(most_samples, len(index))).round().astype(int))
+    chosen = spread_evenly(len(index), most_samples)
     samples = [index.samples[i] for i in chosen]
     found: dict[PairKey, list[Matches]] = {}
     with (

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from mvead_jax.data.loading import open_image
-from mvead_jax.data.records import DatasetIndex, Sample
+from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.progress import progress
 
 _SIDE = 256  # pixels at which the part is cut out
@@ -35,7 +35,7 @@ def category_outlines(index: DatasetIndex, most_samples: int = 6) -> list[dict[s
     Raises:
       UserError: an unreadable picture.
     """
-    chosen = np.unique(np.linspace(0, len(index) - 1, min(most_samples, len(index))).round().astype(int))
+    chosen = spread_evenly(len(index), most_samples)
 
     def look(sample: Sample) -> dict[str, Outline]:
         found = {v.name: part_outline(np.asarray(open_image(index.root / v.image))) for v in sample.views}

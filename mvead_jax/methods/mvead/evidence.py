@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+CALIBRATED = 64  # training samples, at most, whose leave-one-out scores tell what is normal
+
 
 @dataclass(frozen=True)
 class Calibration:

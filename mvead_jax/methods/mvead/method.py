@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float32, Int
 
 from mvead_jax.backbone.dinov2 import Block
 from mvead_jax.config import FusionConfig, TrainConfig
-from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.errors import UserError
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.methods.mvead.attention import (
@@ -29,11 +30,10 @@ from mvead_jax.methods.mvead.attention import (
     copy_block,
 )
 from mvead_jax.methods.mvead.banded import plan_bands
-from mvead_jax.methods.mvead.evidence import Calibration, calibrate_scores, standardise
-from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain, spread_evenly
+from mvead_jax.methods.mvead.evidence import CALIBRATED, Calibration, calibrate_scores, standardise
+from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
 from mvead_jax.methods.patchcore import Banks, PatchCore, check_views
 
-_CALIBRATED = 64  # training samples whose leave-one-out distances give the scales
 Geometry = Mapping[str, EpipolarKeys]  # of each category
 Parameters = Mapping[str, Any]  # of the attention, nested by module
 
@@ -66,7 +66,7 @@ class Mvead:
       per_view: a bank for each view, or one for all.
       unfused: keep banks of the features as they were too, and add both scores, each standardised.
       heads: of the backbone's attention, which fusion.heads = 0 stands for.
-      block: the backbone's next transformer block, for fusion.init=copy; None where it has none.
+      block: the backbone's next transformer block, if fusion.init is copy and it has one; else None.
       keeper: keeps states of the pre-training; None: a run that is killed starts over.
       name: of the model, for messages.
     """
@@ -83,21 +83,21 @@ class Mvead:
     keeper: Keeper | None = None
     name: str = ""
 
-    def start(self, seed: int) -> EpipolarAttention:
-        """The attention before any training (decision D5).
+    @cached_property
+    def attention(self) -> AttentionConfig:
+        """The shape of the attention.
 
         Raises:
-          UserError: a number of heads that does not divide the width, or that the copied block does not have.
+          UserError: a number of heads that does not divide the width, or is not that of the block to copy.
         """
-        copied = self.block if self.fusion.init == "copy" else None
         heads = self.fusion.heads or self.heads
         if self.width % heads:
             raise UserError(f"config fusion.heads={heads}: must divide the features' width {self.width}")
-        if copied is not None and heads != self.heads:
+        if self.block is not None and heads != self.heads:
             raise UserError(
                 f"config fusion.heads={heads}: the block to copy has {self.heads}; take 0, or init=similarity"
             )
-        config = AttentionConfig(
+        return AttentionConfig(
             width=self.width,
             heads=heads,
             init="random" if self.fusion.init == "random" else "similarity",
@@ -106,19 +106,27 @@ class Mvead:
             gate=self.fusion.gate,
             keys=self.fusion.keys,
         )
+
+    def start(self, seed: int) -> EpipolarAttention:
+        """The attention before any training (decision D5). Raises as `attention`."""
         if self.fusion.kind == "mvas":
             attention = MVASAttention(
-                config,
+                self.attention,
                 nnx.Rngs(seed),
                 grid=self.grid,
                 windows=self.fusion.windows,
                 top_windows=self.fusion.top_windows,
             )
         else:
-            attention = EpipolarAttention(config, nnx.Rngs(seed))
-        if copied is not None:
-            copy_block(attention, copied)
+            attention = EpipolarAttention(self.attention, nnx.Rngs(seed))
+        if self.block is not None:
+            copy_block(attention, self.block)
         return attention
+
+    @cached_property
+    def _graph(self) -> nnx.GraphDef:
+        """What the attention is, without its parameters."""
+        return nnx.split(self.start(0))[0]
 
     def fit(
         self,
@@ -151,7 +159,7 @@ class Mvead:
         if not self.unfused:
             return MveadState(parameters, banks)
         plain = self._memory.fit(index, features, None, None)
-        chosen = spread_evenly(np.arange(len(samples)), _CALIBRATED)
+        chosen = spread_evenly(len(samples), CALIBRATED)
         scales = (
             calibrate_scores(self._memory.left_out(banks, index, fused[chosen], chosen)),
             calibrate_scores(self._memory.left_out(plain, index, features[chosen], chosen)),
@@ -160,7 +168,7 @@ class Mvead:
 
     def plan(self, keys: EpipolarKeys) -> Keys:
         """The keys of a category as the attention takes them: bands where they are narrow, else a mask."""
-        if self.fusion.kind == "eam" and self.start(0).cfg.banded and len(self.views) > 1:
+        if self.fusion.kind == "eam" and self.attention.banded and len(self.views) > 1:
             bands = plan_bands(keys.mask, keys.F, self.grid, keys.patch_size)
             if 2 * bands.keys.shape[-1] <= keys.mask.shape[-1]:
                 return bands
@@ -195,8 +203,7 @@ class Mvead:
         """
         features = jnp.asarray(features)
         present = (features != 0).any((2, 3))
-        graph, _ = nnx.split(self.start(0))
-        fused = attend_batch(graph, state.fusion, features, present, geometry)
+        fused = attend_batch(self._graph, state.fusion, features, present, geometry)
         maps = self._memory.anomaly_maps(state.banks, fused, None)
         if state.unfused is None:
             return maps

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.config import TrainConfig
+from mvead_jax.data.records import spread_evenly
 from mvead_jax.errors import Stopped, UserError
 from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch, over_samples
 from mvead_jax.methods.mvead.objective import (
@@ -107,7 +108,8 @@ def k_means_centers(
     """
     views, patches = samples.features.shape[1:3]
     wanted = max(1, -(-most_patches // patches))
-    of_view = [spread_evenly(np.flatnonzero(has), wanted) for has in samples.present.T]
+    having = [np.flatnonzero(has) for has in samples.present.T]
+    of_view = [own[spread_evenly(len(own), wanted)] for own in having]
     chosen = np.unique(np.concatenate(of_view))
     outputs = attend_all(attention, samples, chosen)
     if bad := [
@@ -125,12 +127,6 @@ def k_means_centers(
         k_means = MiniBatchKMeans(min(count, len(rows)), random_state=seed + view, n_init=3, batch_size=4096)
         centers.append(np.resize(k_means.fit(rows).cluster_centers_, (count, rows.shape[1])))
     return np.stack(centers).astype(np.float32)
-
-
-def spread_evenly(positions: Int[np.ndarray, " s"], most: int) -> Int[np.ndarray, " n"]:
-    """Up to `most` of some positions, from the first to the last."""
-    places = np.linspace(0, len(positions) - 1, min(most, len(positions))).round().astype(int)
-    return positions[np.unique(places)]
 
 
 def pretrain(
@@ -169,10 +165,10 @@ def pretrain(
         "centers": np.zeros((views, count, width), np.float32),
         "step": np.int32(0),
     }
+    k_means = partial(k_means_centers, attention, samples, count, config.center_patches, seed)
     state = keeper.restore(like)
     if state is None:
-        centers = k_means_centers(attention, samples, count, config.center_patches, seed)
-        state = like | {"centers": centers}
+        state = like | {"centers": k_means()}
         keeper.save(state)
     first = int(state["step"])
     step = make_step(graph, optimizer, samples, config, jax.random.key(seed))
@@ -183,28 +179,30 @@ def pretrain(
             epoch, position = divmod(number, steps)
             if position == 0 and epoch and config.center_update == "epoch":
                 nnx.update(attention, state["parameters"])
-                own = k_means_centers(attention, samples, count, config.center_patches, seed)
-                state |= {"centers": jnp.asarray(own)}
+                state |= {"centers": jnp.asarray(k_means())}
             chosen = _order(len(samples), seed, epoch)[position * config.batch_size :][: config.batch_size]
             state, figures = step(state, make_batch(samples, chosen, config.batch_size))
             figures = {key: float(value) for key, value in figures.items()}
-            if not np.isfinite(figures["loss"]) or not np.isfinite(figures["gradient_norm"]):
-                names = ", ".join(samples.names[i] for i in chosen)
-                raise NotFinite(
-                    f"pre-training {name}: step {number} has loss {figures['loss']} and gradient norm "
-                    f"{figures['gradient_norm']}, on {names}; the last good state is kept: take a lower "
-                    "train.learning_rate or look at these samples"
-                )
+            _check_finite(figures, f"pre-training {name}: step {number}", [samples.names[i] for i in chosen])
             keeper.record({"step": number, "epoch": epoch, **figures})
             bar.advance(note=f"loss {figures['loss']:.4f}")
-            ended = position == steps - 1
             stopping = keeper.stopping()
-            if ended or stopping:
+            if position == steps - 1 or stopping:
                 keeper.save(jax.device_get(state))
             if stopping:
                 raise Stopped(f"pre-training {name}: stopped after step {number}")
     nnx.update(attention, state["parameters"])
     return np.asarray(state["centers"])
+
+
+def _check_finite(figures: dict[str, float], where: str, names: list[str]) -> None:
+    """Raises NotFinite if a step went wrong; `names`: of its samples."""
+    loss, norm = figures["loss"], figures["gradient_norm"]
+    if not (np.isfinite(loss) and np.isfinite(norm)):
+        raise NotFinite(
+            f"{where} has loss {loss} and gradient norm {norm}, on {', '.join(names)}; the last good state "
+            "is kept: take a lower train.learning_rate or look at these samples"
+        )
 
 
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
