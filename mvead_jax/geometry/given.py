@@ -42,7 +42,7 @@ def read_cameras(
     try:
         entry = content["categories"].get(category) if "categories" in content else content
         if entry is None:
-            known = ", ".join(sorted(content["categories"]))
+            known = ", ".join(sorted(content["categories"])) or "none"
             raise UserError(f"{path}: no category {category!r}; it has {known}")
         given = (
             _from_cameras(path, entry, views, sizes)
