@@ -25,10 +25,7 @@ parity: .venv-parity/.made
 
 # Speed beside PyTorch and FAISS.
 bench: .venv-bench/.made
-	.venv-bench/bin/python scripts/benchmark.py features
-	.venv-bench/bin/python scripts/benchmark.py nearest
-	.venv-bench/bin/python scripts/benchmark.py attention
-	.venv-bench/bin/python scripts/benchmark.py epoch
+	.venv-bench/bin/python scripts/benchmark.py all
 
 lint: .venv/.made
 	.venv/bin/ruff check .
