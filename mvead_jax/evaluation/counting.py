@@ -31,13 +31,12 @@ class Sketch(NamedTuple):
 
 
 def thinned(all_scores: Sequence[Sketch], share: float) -> Sketch:
-    """At most 2/share + 2 of the scores of one sketch, or of several put together: the lowest, the highest, and
-    so many between them that strictly between two neighbours lie less than that share of the pixels and less
-    than that share of the weight, however they are distributed and tied.
+    """Some scores of one sketch, or of several put together: the lowest, the highest, and few between.
 
-    That is if the sketches are pixels themselves (count 1 each, in any order). If they were thinned to the same
-    share it is less than twice the share: of each of them, less than its share lies between two neighbours but
-    is counted at a score above.
+    At most 2/share + 2, and strictly between two neighbours lie less than that share of the pixels and less
+    than that share of the weight, however they are distributed and tied. That is if the sketches are pixels
+    themselves (count 1 each, in any order). If they were thinned to the same share it is less than twice the
+    share: of each of them, less than its share lies between two neighbours but is counted at a score above.
     """
     scores, *amounts = map(np.concatenate, zip(*all_scores, strict=True))
     order = np.argsort(scores)

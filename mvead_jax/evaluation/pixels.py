@@ -78,7 +78,8 @@ def pixel_metrics(
         change from batch to batch, and change nothing in the result. Masks are boolean, or 0 and 1.
 
     Raises:
-      ValueError: see `batches.read`; a second call that yields other pixels than the first; a limit outside (0, 1].
+      ValueError: see `batches.read`; a second call that yields other pixels than the first; a limit
+        outside (0, 1].
     """
     of_curve.check_limit(fpr_limit)
     reading = _Reading(batches, exact_pixels)
