@@ -41,7 +41,7 @@ class Curve(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """The metric lies in [low, high]."""
+    """The metric lies in [low, high], but for rounding (1e-12)."""
 
     low: float
     high: float

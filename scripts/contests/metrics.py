@@ -45,7 +45,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
     alone = [_alone(args.category, args.size, exact_pixels) for exact_pixels in (EXACT_PIXELS, 2**19)]
     import numpy as np
 
-    maps, masks = (np.concatenate(part) for part in zip(*_category(args.images, args.size), strict=True))
+    maps, masks = (np.concatenate(part) for part in zip(*category_maps(args.images, args.size), strict=True))
 
     def batches() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         starts = range(0, args.images, _BATCH)
@@ -84,11 +84,11 @@ def measure_alone(images: int, size: int, exact_pixels: int) -> str:
     from mvead_jax.evaluation.pixels import pixel_metrics
 
     begin = time.perf_counter()
-    for _ in _category(images, size):
+    for _ in category_maps(images, size):
         pass
     reading = time.perf_counter() - begin
     begin = time.perf_counter()
-    found = pixel_metrics(lambda: _category(images, size), exact_pixels=exact_pixels).to_dict()
+    found = pixel_metrics(lambda: category_maps(images, size), exact_pixels=exact_pixels).to_dict()
     seconds = time.perf_counter() - begin
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024 / 1e9
@@ -100,7 +100,7 @@ def measure_alone(images: int, size: int, exact_pixels: int) -> str:
     )
 
 
-def _category(images: int, size: int) -> Iterator[tuple[Any, Any]]:
+def category_maps(images: int, size: int) -> Iterator[tuple[Any, Any]]:
     """Batches of maps [b,size,size] float32 and masks, the same at every call."""
     import cv2
     import numpy as np
