@@ -37,7 +37,18 @@ def main() -> None:
     if args.contest == "all":
         results = _all(args)
     else:
-        for option in ("rounds", "batch", "steps", "queries", "rows", "width", "heads", "images", "category"):
+        for option in (
+            "rounds",
+            "batch",
+            "steps",
+            "queries",
+            "rows",
+            "width",
+            "heads",
+            "images",
+            "category",
+            "size",
+        ):
             if getattr(args, option, 1) < 1:
                 raise UserError(f"--{option}={getattr(args, option)}: must be at least 1")
         if missing := _missing(args.contest):
