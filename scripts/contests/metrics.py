@@ -95,7 +95,7 @@ def measure_alone(images: int, size: int, exact_pixels: int) -> str:
     mode = "exact" if found["defective"] <= exact_pixels else "streaming"
     return (
         f"{mode} {images} x {size} x {size}: {found['defective']:,} defect pixels in {found['regions']:,} "
-        f"regions, {seconds:.1f} s ({processor:.1f} s of a processor, {reading:.1f} s a reading of the maps), "
+        f"regions, {seconds:.1f} s ({processor:.1f} s of processors, each reading {reading:.1f} s), "
         f"peak {peak:.2f} GB, "
         f"largest error {max(found['error'].values()):.0e}"
     )
