@@ -75,9 +75,9 @@ def auroc(curve: Curve) -> Bounds:
 def average_precision(curve: Curve) -> Bounds:
     """Σ (R_t - R_{t-1}) P_t over distinct thresholds, scikit-learn's definition. NaN without a defect.
 
-    Within a mixed block the best order has its defects first, and all at once: precision grows from one to the
-    next. The worst has its normals first and then one defect after the other; their precisions t / (t + f) are
-    concave in t, so that the mean is at least that of the first and the last.
+    Within a mixed block the best order has its defects first, and all at once: precision grows from one to
+    the next. The worst has its normals first and then one defect after the other; their precisions,
+    t / (t + f), are concave in t, so that the mean is at least that of the first and the last.
     """
     positives = curve.positives
     if not positives:
