@@ -23,7 +23,7 @@ test: .venv/.made
 parity: .venv-parity/.made
 	.venv-parity/bin/python -m pytest -m parity
 
-# Speed beside PyTorch and FAISS.
+# Speed beside PyTorch, FAISS and scikit-learn.
 bench: .venv-bench/.made
 	.venv-bench/bin/python scripts/benchmark.py all
 

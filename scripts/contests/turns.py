@@ -13,7 +13,17 @@ from typing import Any
 
 from mvead_jax.errors import UserError
 
-_PACKAGES = ("jax", "jaxlib", "flax", "torch", "transformers", "faiss-cpu", "scikit-learn", "numpy")
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "torch",
+    "transformers",
+    "faiss-cpu",
+    "scikit-learn",
+    "scikit-image",
+    "numpy",
+)
 
 
 def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
