@@ -27,7 +27,7 @@ from types import ModuleType
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError, run
 
-CONTESTS = ("features", "attention", "epoch", "nearest", "metrics")
+CONTESTS = ("features", "attention", "epoch", "nearest", "disk", "metrics")
 
 
 def main() -> None:
@@ -37,20 +37,9 @@ def main() -> None:
     if args.contest == "all":
         results = _all(args)
     else:
-        for option in (
-            "rounds",
-            "batch",
-            "steps",
-            "queries",
-            "rows",
-            "width",
-            "heads",
-            "images",
-            "category",
-            "size",
-        ):
-            if getattr(args, option, 1) < 1:
-                raise UserError(f"--{option}={getattr(args, option)}: must be at least 1")
+        for option, value in vars(args).items():
+            if type(value) is int and value < 1:
+                raise UserError(f"--{option}={value}: must be at least 1")
         if missing := _missing(args.contest):
             raise UserError(f"{args.contest}: needs {missing}; pip install -c constraints.txt -e .[bench]")
         results = _module(args.contest).contest(args)

@@ -90,7 +90,7 @@ def k_nearest(
     found = []
     for part in _parts(len(queries)):
         own = where if where is None or where.shape[0] == 1 else where[part]
-        rows = _block_rows(block_size, len(queries[part]))
+        rows = block_rows(block_size, len(queries[part]))
         found.append(search(queries[part], bank, own, k=k, block_rows=rows, precision=precision))
     if not found:
         return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32), jnp.zeros(0, jnp.int32)
@@ -173,8 +173,8 @@ def sharded_nearest(
             jax.NamedSharding(rows.mesh, P()),
             lambda place, own=queries[part]: own[place],
         )
-        block_rows = _block_rows(block_size, len(queries[part]))
-        found.append(_search_shares(own, rows.values, allowed, rows.mesh, rows.axis, block_rows, precision))
+        size = block_rows(block_size, len(queries[part]))
+        found.append(_search_shares(own, rows.values, allowed, rows.mesh, rows.axis, size, precision))
     if not found:
         return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.int32)
     squared, index = found[0] if len(found) == 1 else map(jnp.concatenate, zip(*found, strict=True))
@@ -253,7 +253,7 @@ def _parts(count: int) -> Iterator[slice]:
     return (slice(start, start + _QUERIES) for start in range(0, count, _QUERIES))
 
 
-def _block_rows(block_size: int | None, queries: int) -> int:
+def block_rows(block_size: int | None, queries: int) -> int:
     """Rows in one product, whole groups of them."""
     if block_size is None:
         block_size = min(max(_PRODUCTS // queries, _FEWEST_ROWS), _MOST_ROWS)

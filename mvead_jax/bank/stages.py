@@ -25,7 +25,7 @@ from mvead_jax.bank.bounds import (
 )
 
 NOWHERE = jnp.iinfo(jnp.int32).max  # the row of a neighbour that is none
-_SPARE = {"float32": 3, "bfloat16": 7}  # rows beyond k that are compared before a query is searched again
+_SPARE = {"float32": 3, "bfloat16": 15}  # rows beyond k that are compared before a query is searched again
 
 
 class Found(NamedTuple):
