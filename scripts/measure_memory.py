@@ -3,9 +3,9 @@
     python scripts/measure_memory.py --output runs/memory/prepare -- \\
         python scripts/prepare_data.py --root DIR --output data/prepared
 
-writes <output>.csv (seconds, resident and anonymous MB of the command and its children) and <output>.png, and
-prints the peaks of the first and second half. Anonymous memory is the program's own; what is resident beyond it
-are pages of mapped files, which the system takes back when it needs them. Linux only: reads /proc.
+writes <output>.csv (seconds, resident and anonymous MB of the command and its children) and <output>.png,
+and prints the peaks of the first and second half. Anonymous memory is the program's own; what is resident
+beyond it are pages of mapped files, which the system takes back when it needs them. Linux only: reads /proc.
 """
 
 from __future__ import annotations

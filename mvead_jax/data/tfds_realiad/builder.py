@@ -87,9 +87,16 @@ class RealIad(tfds.core.ShardBasedBuilder):
         for size in RESOLUTIONS
     ]
 
-    def __init__(self, *, category: str = "", on_sample: Callable[[], None] = lambda: None, **options: Any):
-        """category: only this one; empty = all that the root holds. on_sample: called after each sample."""
-        self._category, self._on_sample = category, on_sample
+    def __init__(
+        self,
+        *,
+        index: DatasetIndex | None = None,
+        on_sample: Callable[[], None] = lambda: None,
+        **options: Any,
+    ):
+        """index: the samples, of the config's images and lists; None = all that manual_dir holds.
+        on_sample: called after each sample."""
+        self._index, self._on_sample = index, on_sample
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -117,13 +124,8 @@ class RealIad(tfds.core.ShardBasedBuilder):
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         config = self.builder_config
-        categories = [self._category] if self._category else []
-        index = load_index(
-            Path(dl_manager.manual_dir),
-            categories,
-            lists=config.lists,
-            images=config.images,
-            incomplete="keep",
+        index = self._index or load_index(
+            Path(dl_manager.manual_dir), lists=config.lists, images=config.images, incomplete="keep"
         )
         facts = {split: [] for split in _SPLITS}
         self.info.metadata.update(

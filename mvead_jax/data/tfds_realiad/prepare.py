@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex
@@ -100,6 +98,9 @@ def prepare(
     check_counts(data_report(index, lists), allow_other_counts)
     jobs = [_job(output, index, category, lists, images) for category in index.categories]
     with locked(output):
+        for job in jobs:
+            for leftover in job.folder.parent.glob("incomplete.*"):  # of a killed run
+                shutil.rmtree(leftover, ignore_errors=True)
         missing = [job for job in jobs if not job.is_done()]
         others = [entry for entry in read_unfinished(output) if entry not in [job.undone for job in jobs]]
         if missing:
@@ -110,7 +111,7 @@ def prepare(
             log.info("%s: all %d categories are there", output, len(jobs))
         try:
             write_unfinished(output, others + [job.undone for job in missing])
-            _write_all(missing, others, root, output)
+            _write_all(missing, others, output)
         except OSError as error:
             raise UserError(f"{error.filename or output}: {error.strerror or error}") from None
         prepared = load_prepared(output, index.categories, lists=lists, images=images, incomplete="keep")
@@ -139,12 +140,12 @@ def _write_report(report: Mapping[str, Any], output: Path, jobs: Sequence[_Job])
     return paths
 
 
-def _write_all(missing: Sequence[_Job], others: Sequence[Undone], root: Path, output: Path) -> None:
+def _write_all(missing: Sequence[_Job], others: Sequence[Undone], output: Path) -> None:
     if not missing:
         return
     with progress("preparing", sum(len(job.part) for job in missing), "samples") as bar:
         for number, job in enumerate(missing, 1):
-            _write(job, root, output, bar.advance)
+            _write(job, output, bar.advance)
             write_unfinished(output, [*others, *(left.undone for left in missing[number:])])
 
 
@@ -192,20 +193,17 @@ def _announce(missing: Sequence[_Job], done: int, root: Path, output: Path) -> N
     )
 
 
-def _write(job: _Job, root: Path, output: Path, on_sample: Callable[[], None]) -> None:
+def _write(job: _Job, output: Path, on_sample: Callable[[], None]) -> None:
     """Writes one category."""
     base = output / job.category
-    for leftover in job.folder.parent.glob("incomplete.*"):  # of a killed run
-        shutil.rmtree(leftover)
     if job.folder.exists():  # of other files, or damaged: not to be taken for whole while it is removed
         stale = job.folder.with_name(f"incomplete.old_{job.folder.name}")
         job.folder.rename(stale)
         shutil.rmtree(stale)
-    options = {"category": job.category, "on_sample": on_sample, "config": job.config, "data_dir": base}
-    download = tfds.download.DownloadConfig(manual_dir=root)
+    options = {"index": job.part, "on_sample": on_sample, "config": job.config, "data_dir": base}
     try:
         with _quiet():
-            RealIad(**options).download_and_prepare(download_config=download, download_dir=base / "downloads")
+            RealIad(**options).download_and_prepare(download_dir=base / "downloads")
     except RuntimeError as error:  # as which ArrayRecord reports that the disk refuses
         raise UserError(f"{job.folder}: {str(error).splitlines()[0]}") from None
     finally:
