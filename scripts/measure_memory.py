@@ -59,7 +59,9 @@ def measure(command: Sequence[str], every: float) -> tuple[np.ndarray, int]:
         raise UserError(f"{command[0]}: {error.strerror}") from None
     looks = []
     while process.poll() is None:
-        looks.append((time.monotonic() - begin, *memory_of(process.pid)))
+        look = memory_of(process.pid)
+        if any(look):  # it may have ended just now
+            looks.append((time.monotonic() - begin, *look))
         time.sleep(every)
     return np.array(looks or [(0.0, 0.0, 0.0)]), process.returncode
 
