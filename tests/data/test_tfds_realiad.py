@@ -96,6 +96,14 @@ def test_the_builder_alone_makes_all_categories_from_a_manual_directory(drawn, t
     assert len(builder.as_data_source("train")) == 8
 
 
+def test_the_builder_alone_checks_the_files_too(root, tmp_path):
+    next((root / "realiad_64/cap/OK").rglob("*.jpg")).write_text("text")
+    builder = RealIad(config=config_for("realiad_64", "realiad_jsons"), data_dir=tmp_path / "own")
+    with pytest.raises(DataProblems, match="not a picture"):
+        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
+    assert not list((tmp_path / "own").rglob("*array_record*"))
+
+
 def test_there_is_a_config_for_each_resolution_and_list():
     names = set(RealIad.builder_configs)
     assert {"256-realiad_jsons", "512-realiad_jsons_sv", "raw-realiad_jsons_fuiad_0.4"} <= names
@@ -342,6 +350,9 @@ def damaged(prepared, kind):
     elif kind == "climbing":
         path = folder / "metadata.json"
         path.write_text(path.read_text().replace('"category": "cap"', '"category": "../cap"'))
+    elif kind == "label":
+        path = folder / "metadata.json"
+        path.write_text(path.read_text().replace('"label": 0', '"label": "0"', 1))
     elif kind == "info":
         (folder / "dataset_info.json").write_text("{}")
     elif kind == "fewer":
@@ -360,6 +371,7 @@ def damaged(prepared, kind):
         ("text", "metadata.json: not readable as JSON"),
         ("empty", "not what scripts/prepare_data.py writes .'lists'."),
         ("climbing", "not what scripts/prepare_data.py writes .record 0 of train."),
+        ("label", "not what scripts/prepare_data.py writes .record 0 of train."),
         ("info", "not what scripts/prepare_data.py writes|no records of"),
         ("fewer", "not what scripts/prepare_data.py writes .4 records of train."),
     ],

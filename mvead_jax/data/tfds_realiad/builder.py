@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from mvead_jax.data.loading import check_files
 from mvead_jax.data.pictures import identity
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, Sample, View
@@ -94,8 +95,8 @@ class RealIad(tfds.core.ShardBasedBuilder):
         on_sample: Callable[[], None] = lambda: None,
         **options: Any,
     ):
-        """index: the samples, of the config's images and lists; None = all that manual_dir holds.
-        on_sample: called after each sample."""
+        """index: the samples, of the config's images and lists, whose files are checked; None = all that
+        manual_dir holds. on_sample: called after each sample."""
         self._index, self._on_sample = index, on_sample
         super().__init__(file_format="array_record", **options)
 
@@ -124,9 +125,11 @@ class RealIad(tfds.core.ShardBasedBuilder):
         self, dl_manager: tfds.download.DownloadManager
     ) -> dict[str, list[Callable[[], Iterator[tuple[str, dict[str, Any]]]]]]:
         config = self.builder_config
-        index = self._index or load_index(
-            Path(dl_manager.manual_dir), lists=config.lists, images=config.images, incomplete="keep"
-        )
+        index = self._index
+        if index is None:
+            root = Path(dl_manager.manual_dir)
+            index = load_index(root, lists=config.lists, images=config.images, incomplete="keep")
+            check_files(index)
         facts = {split: [] for split in _SPLITS}
         self.info.metadata.update(
             lists=config.lists,
@@ -181,7 +184,7 @@ def files_of(samples: Sequence[Sample]) -> list[str]:
 
 def bytes_of(root: Path, samples: Sequence[Sample]) -> int:
     """Of all pictures and masks on disk."""
-    return sum(identity(root / path)[0] for path in files_of(samples))
+    return sum((root / path).stat().st_size for path in files_of(samples))
 
 
 def in_shards(root: Path, samples: Sequence[Sample], most: int = _SHARD_BYTES) -> list[list[Sample]]:

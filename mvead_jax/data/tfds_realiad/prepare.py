@@ -103,13 +103,13 @@ def prepare(
                 shutil.rmtree(leftover, ignore_errors=True)
         missing = [job for job in jobs if not job.is_done()]
         others = [entry for entry in read_unfinished(output) if entry not in [job.undone for job in jobs]]
-        if missing:
-            samples = tuple(sample for job in missing for sample in job.part.samples)
-            check_files(DatasetIndex(root, samples, index.views))
-            _announce(missing, len(jobs) - len(missing), root, output)
-        else:
-            log.info("%s: all %d categories are there", output, len(jobs))
         try:
+            if missing:
+                samples = tuple(sample for job in missing for sample in job.part.samples)
+                check_files(DatasetIndex(root, samples, index.views))
+                _announce(missing, len(jobs) - len(missing), root, output)
+            else:
+                log.info("%s: all %d categories are there", output, len(jobs))
             write_unfinished(output, others + [job.undone for job in missing])
             _write_all(missing, others, output)
         except OSError as error:

@@ -43,13 +43,11 @@ def load_prepared(
       UserError: no such category, lists or images; not finished; not whole.
       DataProblems: samples that lack a view.
     """
+    seen = [read_prepared(folder) for folder in prepared_folders(root)]
     found: dict[str, list[_Prepared]] = {}
-    seen = []
-    for folder in prepared_folders(root):
-        one = read_prepared(folder)
-        seen.append(one)
+    for one in seen:
         if one.lists == lists and images in ("", one.images):
-            for category in sorted({sample.category for sample, _ in one.samples}):
+            for category in {sample.category for sample, _ in one.samples}:
                 found.setdefault(category, []).append(one)
     unfinished = {
         entry["category"]
@@ -139,18 +137,7 @@ def read_prepared(folder: Path) -> _Prepared:
         one = _Prepared(folder, content)
         counts = {split: len(listed) for split, listed in content["samples"].items()}
         for sample, place in one.samples:
-            texts = [
-                one.lists,
-                one.images,
-                sample.category,
-                sample.id,
-                *place.digests,
-                *place.digests.values(),
-            ]
-            if (
-                not all(isinstance(text, str) for text in texts)
-                or Path(sample.category).name != sample.category
-            ):
+            if not _is_sound(sample, place):
                 raise ValueError(f"record {place.row} of {place.split}")
         for name, split in tfds.builder_from_directory(folder).info.splits.items():
             if sum(Path(shard).stat().st_size for shard in split.filepaths) != split.num_bytes:
@@ -164,6 +151,18 @@ def read_prepared(folder: Path) -> _Prepared:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: not what scripts/prepare_data.py writes ({error}); {_AGAIN}") from None
     return one
+
+
+def _is_sound(sample: Sample, place: _Place) -> bool:
+    """Whether the values are what they are used as; a category names a folder of the workdir."""
+    texts = [sample.id, sample.category, *place.digests, *place.digests.values()]
+    texts += [view.name for view in sample.views]
+    return (
+        place.split in ("train", "test")
+        and all(isinstance(text, str) for text in texts)
+        and sample.category == Path(sample.category).name != ".."
+        and all(view.label in (0, 1, None) for view in sample.views)
+    )
 
 
 class PreparedPicture:
