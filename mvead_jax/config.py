@@ -27,7 +27,7 @@ class DataConfig:
     """Which pictures.
 
     Attributes:
-      root: folder that holds the data set.
+      root: folder that holds the data set, or what scripts/prepare_data.py made of one.
       categories: names of categories; empty = all that the root holds.
       lists: folder of JSON lists below the root: realiad_jsons, realiad_jsons_sv, realiad_jsons_fuiad_0.1 ...
       images: folder of images below the root; empty = the one that holds the categories.

@@ -30,8 +30,8 @@ from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
 from mvead_jax.checkpoint import Checkpoints
 from mvead_jax.config import Config, differences, from_dict, to_dict
 from mvead_jax.data.loading import check_files
-from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, spread_evenly
+from mvead_jax.data.source import open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.files import append_line, locked, read_json, write_json
@@ -132,7 +132,7 @@ def _train_model(
 def open_index(config: Config) -> DatasetIndex:
     """The data set that `config` names; its notes go to the log."""
     data = config.data
-    index = load_index(
+    index = open_data(
         data.root, data.categories, lists=data.lists, images=data.images, incomplete=data.incomplete
     )
     for note in index.notes:
