@@ -17,10 +17,9 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 Precision = Literal["float32", "bfloat16"]
 
-GROUP = (
-    16  # rows of which the two lowest bounds are kept; a row's number in its group is in its key's last bits
-)
+GROUP = 16  # rows of which the two lowest bounds are kept; a key's last bits tell the row in its group
 FAR = 2.0**126  # the bound of a row that may not be found: finite, for its last bits are used
+_TINY = 2.0**-100
 
 
 class Coarse(NamedTuple):
@@ -124,9 +123,11 @@ def with_block(
 def _keyed(bounds: Float32[Array, "GROUP groups Q"]) -> Float32[Array, "GROUP groups Q"]:
     """Floats that are no higher than the bounds, with the number in the group in their last four bits.
 
-    A bound that is no number (norms beyond float32) rules nothing out.
+    A bound that is no number (norms beyond float32) rules nothing out. One near zero is moved away from it: its
+    key would be a denormal, whose last bits a device may drop.
     """
     lower = bounds - 2.0**-18 * jnp.abs(bounds)
+    lower = jnp.where(jnp.abs(lower) < _TINY, -_TINY, lower)
     lower = jnp.where(jnp.isnan(lower), -FAR, jnp.clip(lower, -FAR, FAR))
     number = jnp.arange(GROUP, dtype=jnp.int32)[:, None, None]
     return jax.lax.bitcast_convert_type((_bits(lower) & ~(GROUP - 1)) | number, jnp.float32)

@@ -218,6 +218,17 @@ def test_the_k_nearest_come_in_order_each_row_once(k, precision):
         np.testing.assert_allclose(own_distance, true[order], rtol=1e-6)
 
 
+def test_a_row_at_the_very_centre_is_found():
+    # Its bound is zero, and a key of zero with a number in its last bits would be a denormal, which CPUs drop.
+    half = gaussian(31, rows=130)[1]
+    bank = np.concatenate([half, -half])
+    bank = np.insert(bank, 5, 0, axis=0)
+    assert (np.median(bank, axis=0) == 0).all()
+    distance, index = nearest(np.zeros((1, 24), "f4"), bank)
+    assert index[0] == 5
+    assert distance[0] == 0
+
+
 def test_fewer_rows_than_k_leave_places_empty():
     distance, index, _ = k_nearest(np.zeros((1, 3), "f4"), np.ones((40, 3), "f4"), 4, where=np.arange(40) < 2)
     np.testing.assert_array_equal(index, [[0, 1, -1, -1]])
