@@ -123,8 +123,8 @@ def with_block(
 def _keyed(bounds: Float32[Array, "GROUP groups Q"]) -> Float32[Array, "GROUP groups Q"]:
     """Floats that are no higher than the bounds, with the number in the group in their last four bits.
 
-    A bound that is no number (norms beyond float32) rules nothing out. One near zero is moved away from it: its
-    key would be a denormal, whose last bits a device may drop.
+    A bound that is no number (norms beyond float32) rules nothing out. One near zero is moved away from it:
+    its key would be a denormal, whose last bits a device may drop.
     """
     lower = bounds - 2.0**-18 * jnp.abs(bounds)
     lower = jnp.where(jnp.abs(lower) < _TINY, -_TINY, lower)
