@@ -133,10 +133,8 @@ def _bank_words(config: Config) -> str:
 
 
 def _patch_score_words(config: Config) -> str:
-    own, distance = (
-        config.score,
-        f"distance to the nearest {'centre' if config.bank.kind == 'kmeans' else 'patch'} of its bank",
-    )
+    own, row = config.score, "centre" if config.bank.kind == "kmeans" else "patch"
+    distance = f"distance to the nearest {row} of its bank"
     if fuses(config) and config.bank.unfused:
         distance = "sum of the standardised distances of attended and of plain features to their banks"
     if own.evidence == "none":

@@ -27,7 +27,7 @@ from types import ModuleType
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError, run
 
-CONTESTS = ("features", "attention", "epoch", "nearest")
+CONTESTS = ("features", "attention", "epoch", "nearest", "coreset")
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
     if args.contest == "all":
         results = _all(args)
     else:
-        for option in ("rounds", "batch", "steps", "queries", "rows", "width", "heads"):
+        for option in ("rounds", "batch", "steps", "queries", "rows", "width", "heads", "passes"):
             if getattr(args, option, 1) < 1:
                 raise UserError(f"--{option}={getattr(args, option)}: must be at least 1")
         if missing := _missing(args.contest):

@@ -148,11 +148,13 @@ def _first_distances(height: int, rows: int) -> Float32[Array, " height"]:
 
 
 def _seconds_of_a_block(points, least, origin, candidates) -> float:
-    """Of one slab, by doing it once; compiles it too."""
-    centres, places = np.zeros((_STEPS[-1], points.shape[1]), np.float32), np.full(_STEPS[-1], -1, np.int32)
-    for _ in range(2):
-        begin = time.monotonic()
-        jax.block_until_ready(_advance(points, least, centres, places, origin, 0, candidates))
+    """Of one slab, by doing it once; compiles all numbers of steps before, so that nothing is left to compile
+    when the selection is announced."""
+    for steps in _STEPS:
+        centres, places = np.zeros((steps, points.shape[1]), np.float32), np.full(steps, -1, np.int32)
+        for _ in range(2):
+            begin = time.monotonic()
+            jax.block_until_ready(_advance(points, least, centres, places, origin, 0, candidates))
     return time.monotonic() - begin
 
 

@@ -83,8 +83,8 @@ def origin_of(rows: Rows) -> Float32[np.ndarray, " D"]:
 def random_matrix(width: int, dimension: int, seed: int) -> Float32[np.ndarray, "D d"]:
     """Orthogonal directions drawn evenly, as long as keeps the expectation of squared distances.
 
-    Independent gaussians where d is not below D. Orthogonal ones change distances less, the more so the nearer
-    d is to D.
+    Independent gaussians where d is not below D. Orthogonal ones change distances less, most of all
+    where d is near D.
     """
     gaussian = np.random.default_rng([seed, 1]).standard_normal((width, dimension))
     if dimension < width:
