@@ -52,6 +52,8 @@ def greedy_coreset(
       projection_dim: distances are those of a random projection to so many dimensions, held as n x
         projection_dim float32 (9.3 million rows at 128: 4.8 GB). None, or a width no larger: of the features
         as they are, which are read again, slab by slab, for every block of up to 256 rows taken.
+        The projection's selection leaves a radius in the features that is 1 to 11 % larger (measured on
+        gaussians, clusters and EfficientNet's features); None at 768 costs some six times the time.
 
     Returns:
       Distinct indices: copies of rows taken are taken last, the lowest index first. The first k are the
