@@ -137,11 +137,18 @@ class BankConfig:
     """The memory bank.
 
     Attributes:
+      kind: what a bank keeps of the training patches: all (`full`), a greedy k-centre `coreset`, or the
+        centres of `kmeans`. Decision D10.
+      share: of the patches that a coreset or k-means keeps, above 0 and at most 1.
+      projection: dimensions of the random projection in which a coreset is chosen; 0 = the features' own.
       per_view: one bank for each view (the paper's), or one for all.
       unfused: MVEAD keeps a second bank of the features as they were; scores of both are standardised by
         normal ones and added; ours.
     """
 
+    kind: Literal["full", "coreset", "kmeans"] = "full"
+    share: float = 0.1
+    projection: int = 128
     per_view: bool = True
     unfused: bool = False
 
@@ -226,6 +233,8 @@ class Config:
                 raise UserError(f"config {name}={_get(self, name)}: must not be negative, and finite")
         if self.train.mask_ratio > 1:
             raise UserError(f"config train.mask_ratio={self.train.mask_ratio}: must be at most 1")
+        if not 0 < self.bank.share <= 1:
+            raise UserError(f"config bank.share={self.bank.share}: must be above 0 and at most 1")
 
 
 _AT_LEAST_ONE = (
@@ -234,7 +243,7 @@ _AT_LEAST_ONE = (
     *("train.batch_size", "train.centers", "train.center_patches", "train.negatives"),
 )
 _NOT_NEGATIVE = (
-    *("seed", "geometry.threshold", "fusion.heads", "score.weight"),
+    *("seed", "geometry.threshold", "fusion.heads", "bank.projection", "score.weight"),
     *(
         "train.epochs",
         "train.learning_rate",

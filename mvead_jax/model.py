@@ -17,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mvead_jax.backbone.extractor import Backbone, next_block
-from mvead_jax.bank.store import Manifest, read_banks, write_banks
+from mvead_jax.bank.fill import Bank, Keep
+from mvead_jax.bank.store import Manifest, read_banks, read_samples, write_banks
 from mvead_jax.config import Config
 from mvead_jax.errors import UserError
 from mvead_jax.files import read_json, whole, write_json
@@ -46,8 +47,9 @@ def build_method(
     Raises:
       UserError: settings that do not fit the backbone.
     """
+    keep = Keep(config.bank.kind, config.bank.share, config.bank.projection)
     if not fuses(config):
-        return PatchCore(views, backbone.grid, config.bank.per_view)
+        return PatchCore(views, backbone.grid, config.bank.per_view, keep)
     method = Mvead(
         views,
         backbone.grid,
@@ -60,6 +62,7 @@ def build_method(
         next_block(config.backbone, config.seed) if config.fusion.init == "copy" else None,
         keeper,
         name,
+        keep,
     )
     _ = method.attention  # so that what does not fit is said here
     return method
@@ -83,7 +86,7 @@ def write_model(
     banks = dict(state.banks if isinstance(state, MveadState) else state)
     scales = {}
     if isinstance(state, MveadState) and state.unfused is not None:
-        banks |= {name + _UNFUSED: rows for name, rows in state.unfused.items()}
+        banks |= {name + _UNFUSED: bank for name, bank in state.unfused.items()}
         scales = {"scales": [_as_json(scale) for scale in state.scales]}
     folder = workdir / "models" / name
     if isinstance(state, MveadState):
@@ -93,10 +96,11 @@ def write_model(
         folder / "calibration.json",
         {"views": list(method.views)} | _as_json(calibration) | scales,
     )
-    write_banks(workdir / "banks" / name, banks, facts)
+    rows = {bank: own.rows for bank, own in banks.items()}
+    write_banks(workdir / "banks" / name, rows, facts, {bank: own.sample for bank, own in banks.items()})
     manifest.record(folder)
     manifest.record(workdir / "banks" / name)
-    return {bank: len(rows) for bank, rows in banks.items()}
+    return {bank: len(own) for bank, own in rows.items()}
 
 
 def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any, Calibration]:
@@ -106,8 +110,10 @@ def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any
       UserError: a file that is missing or not what it should be.
     """
     folder = workdir / "models" / name
-    banks = read_banks(workdir / "banks" / name)
-    state: Any = {bank: jax.device_put(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
+    banks, samples = read_banks(workdir / "banks" / name), read_samples(workdir / "banks" / name)
+    state: Any = {  # no bank is ever twice in memory
+        bank: Bank(jax.device_put(banks.pop(bank)), samples[bank]) for bank in list(banks)
+    }
     values = read_json(folder / "calibration.json", "the calibration of a trained model")
     scales = None
     try:

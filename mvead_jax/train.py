@@ -100,6 +100,7 @@ def _train_model(
         "categories": list(index.categories),
         "backbone": backbone.digest,
         "per_view": config.bank.per_view,
+        "kept": _kept(config),
         "unfused": config.bank.unfused,
         "training": _training_summary(training),
         "features": _fingerprint(config, training, backbone),
@@ -172,6 +173,13 @@ def _check_workdir(config: Config, workdir: Path) -> None:
     earlier = from_dict(read_json(path, "a config"), str(path))
     if changed := differences(earlier, config):
         raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
+
+
+def _kept(config: Config) -> dict[str, Any]:
+    """What the rows of a bank were chosen by."""
+    own = config.bank
+    chosen = {"share": own.share, "projection": own.projection, "seed": config.seed}
+    return {"kind": own.kind} | (chosen if own.kind != "full" else {})
 
 
 def _training_summary(index: DatasetIndex) -> dict[str, int]:

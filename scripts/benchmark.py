@@ -27,7 +27,7 @@ from types import ModuleType
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError, run
 
-CONTESTS = ("features", "attention", "epoch", "nearest", "disk", "metrics")
+CONTESTS = ("features", "attention", "epoch", "nearest", "disk", "coreset", "metrics")
 
 
 def main() -> None:

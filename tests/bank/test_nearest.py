@@ -219,10 +219,13 @@ def test_the_k_nearest_come_in_order_each_row_once(k, precision):
 
 
 def test_a_row_at_the_very_centre_is_found():
-    # Its bound is zero, and a key of zero with a number in its last bits would be a denormal, which CPUs
-    # drop. half = gaussian(31, rows=130)[1] bank = np.concatenate([half, -half]) bank = np.insert(bank, 5, 0,
-    # axis=0) assert (np.median(bank, axis=0) == 0).all() distance, index = nearest(np.zeros((1, 24), "f4"),
-    # bank) assert index[0] == 5 assert distance[0] == 0
+    # Its bound is zero; a key of zero with a number in its last bits would be a denormal, which devices drop.
+    half = gaussian(31, rows=130)[1]
+    bank = np.insert(np.concatenate([half, -half]), 5, 0, axis=0)
+    assert (np.median(bank, axis=0) == 0).all()
+    distance, index = nearest(np.zeros((1, 24), "f4"), bank)
+    assert index[0] == 5
+    assert distance[0] == 0
 
 
 def test_fewer_rows_than_k_leave_places_empty():
