@@ -195,11 +195,14 @@ class ScoreConfig:
         the highest on its epipolar line in the other views is added; `all`: the highest anywhere in them.
       weight: of what the other views add.
       pooling: over the other views: their `mean`, or the `max`.
+      search: the precision of the matrix products that rule bank rows out. The scores do not depend on it;
+        `bfloat16` is faster where the device multiplies it faster.
     """
 
     evidence: Literal["none", "epipolar", "all"] = "none"
     weight: float = 1.0
     pooling: Literal["mean", "max"] = "mean"
+    search: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

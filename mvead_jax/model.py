@@ -49,7 +49,7 @@ def build_method(
     """
     keep = Keep(config.bank.kind, config.bank.share, config.bank.projection)
     if not fuses(config):
-        return PatchCore(views, backbone.grid, config.bank.per_view, keep)
+        return PatchCore(views, backbone.grid, config.bank.per_view, keep, config.score.search)
     method = Mvead(
         views,
         backbone.grid,
@@ -63,6 +63,7 @@ def build_method(
         keeper,
         name,
         keep,
+        config.score.search,
     )
     _ = method.attention  # so that what does not fit is said here
     return method

@@ -165,6 +165,12 @@ def test_two_runs_give_the_same_bytes(run, root, tmp_path):
         assert (tmp_path / "two/scores" / name).read_bytes() == (run / "scores" / name).read_bytes()
 
 
+def test_the_precision_of_the_search_does_not_change_a_score(run, tmp_path):
+    score(run, tmp_path / "scores", overrides={"score.search": "bfloat16"})
+    for name in ("samples.csv", "images.csv"):
+        assert (tmp_path / "scores" / name).read_bytes() == (run / "scores" / name).read_bytes()
+
+
 def test_shuffled_lists_give_the_same_bytes(run, root, tmp_path):
     shutil.copytree(root, tmp_path / "data")
     for category in ("bolt", "cap"):

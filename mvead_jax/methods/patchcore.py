@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int
 
+from mvead_jax.bank.bounds import Precision
 from mvead_jax.bank.fill import Bank, Keep, PatchRows, fill
 from mvead_jax.bank.nearest import nearest
 from mvead_jax.data.records import DatasetIndex
@@ -34,12 +35,14 @@ class PatchCore:
       grid: (h,w), patches of a view.
       per_view: a bank for each view, or one that all views share.
       keep: what a bank keeps of the patches.
+      search: precision of the products that rule bank rows out; decides the time, not the maps.
     """
 
     views: tuple[str, ...]
     grid: tuple[int, int]
     per_view: bool = True
     keep: Keep = field(default_factory=Keep)
+    search: Precision = "float32"
 
     def fit(
         self,
@@ -126,7 +129,8 @@ class PatchCore:
         maps = []
         for at, view in enumerate(self.views):
             queries = features[:, at].reshape(samples * patches, width)
-            distance, _ = nearest(queries, state[view if self.per_view else SHARED].rows)
+            bank = state[view if self.per_view else SHARED].rows
+            distance, _ = nearest(queries, bank, precision=self.search)
             maps.append(distance.reshape(samples, *self.grid))
         return jnp.stack(maps, 1)
 

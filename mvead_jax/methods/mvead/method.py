@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int
 
 from mvead_jax.backbone.dinov2 import Block
+from mvead_jax.bank.bounds import Precision
 from mvead_jax.bank.fill import Keep
 from mvead_jax.config import FusionConfig, TrainConfig
 from mvead_jax.data.records import DatasetIndex, spread_evenly
@@ -70,7 +71,7 @@ class Mvead:
       block: the backbone's next transformer block, if fusion.init is copy and it has one; else None.
       keeper: keeps states of the pre-training; None: a run that is killed starts over.
       name: of the model, for messages.
-      keep: what a bank keeps of the patches.
+      keep: what a bank keeps of the patches. search: precision of the products that rule bank rows out.
     """
 
     views: tuple[str, ...]
@@ -85,6 +86,7 @@ class Mvead:
     keeper: Keeper | None = None
     name: str = ""
     keep: Keep = field(default_factory=Keep)
+    search: Precision = "float32"
 
     @cached_property
     def attention(self) -> AttentionConfig:
@@ -225,7 +227,7 @@ class Mvead:
 
     @property
     def _memory(self) -> PatchCore:
-        return PatchCore(self.views, self.grid, self.per_view, self.keep)
+        return PatchCore(self.views, self.grid, self.per_view, self.keep, self.search)
 
 
 def _added(
