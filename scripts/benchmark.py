@@ -27,7 +27,7 @@ from types import ModuleType
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError, run
 
-CONTESTS = ("features", "attention", "epoch", "nearest", "disk", "coreset", "metrics")
+CONTESTS = ("features", "attention", "epoch", "nearest", "disk", "coreset", "metrics", "end_to_end")
 
 
 def main() -> None:

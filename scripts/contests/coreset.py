@@ -48,7 +48,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
         return greedy_coreset(features, count, seed=0, projection_dim=dimension)
 
     def run_anomalib() -> list[int]:
-        return _by_differences(points, int(first), passes)
+        return by_differences(points, int(first), passes)
 
     def run_patchcore() -> list[int]:
         return _by_products(points, int(first), passes)
@@ -78,7 +78,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
     return [report("coreset", "rows", size, seconds, facts)]
 
 
-def _by_differences(points, first: int, count: int) -> list[int]:
+def by_differences(points, first: int, count: int) -> list[int]:
     """anomalib's loop: the norm of all differences to the row taken last."""
     import torch
 
