@@ -25,6 +25,7 @@ from mvead_jax.methods.mvead.evidence import Calibration
 from mvead_jax.methods.mvead.method import Mvead, MveadState
 from mvead_jax.methods.mvead.pretrain import Keeper
 from mvead_jax.methods.patchcore import PatchCore
+from mvead_jax.sharding import replicate
 
 _UNFUSED = "-unfused"  # behind the name of a bank
 
@@ -100,14 +101,14 @@ def write_model(
 
 
 def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any, Calibration]:
-    """The state and the calibration that `write_model` wrote; the banks are on the device.
+    """The state and the calibration that `write_model` wrote; projections and banks are on every device.
 
     Raises:
       UserError: a file that is missing or not what it should be.
     """
     folder = workdir / "models" / name
     banks = read_banks(workdir / "banks" / name)
-    state: Any = {bank: jax.device_put(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
+    state: Any = {bank: replicate(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
     values = read_json(folder / "calibration.json", "the calibration of a trained model")
     scales = None
     try:
@@ -148,7 +149,7 @@ def _read_fusion(path: Path, method: Mvead) -> dict[str, Any]:
     found = {name: value.shape for name, value in flat.items()}
     if found != wanted:
         raise UserError(f"{path}: holds other projections than this config's fusion has; train again")
-    leaves = [jax.device_put(flat[place]) for place, _ in _named(expected)]
+    leaves = [replicate(flat[place]) for place, _ in _named(expected)]
     return jax.tree.unflatten(jax.tree.structure(expected), leaves)
 
 

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
 from mvead_jax.bank.nearest import nearest
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
+from mvead_jax.sharding import on_each_device
 
 SHARED = "shared"
 Banks = Mapping[str, Float32[Array, "M D"]]
@@ -119,16 +122,37 @@ class PatchCore:
         return maps.reshape(*maps.shape[:2], *self.grid)
 
     def anomaly_maps(
-        self, state: Banks, features: Float32[Array, "B V N D"], geometry: Any
+        self, state: Banks, features: Float32[Array, "B V N D"], geometry: Any, mesh: Mesh | None = None
     ) -> Float32[Array, "B V h w"]:
-        """Distance of every patch to the nearest row of its bank; jit-able."""
+        """Distance of every patch to the nearest row of its bank; jit-able.
+
+        With a mesh the samples, a multiple of its devices, are divided over it; each holds all banks.
+        """
         samples, _, patches, width = features.shape
         maps = []
         for at, view in enumerate(self.views):
             queries = features[:, at].reshape(samples * patches, width)
-            distance, _ = nearest(queries, state[view if self.per_view else SHARED])
+            distance = _distances(queries, state[view if self.per_view else SHARED], mesh)
             maps.append(distance.reshape(samples, *self.grid))
         return jnp.stack(maps, 1)
+
+
+@partial(jax.jit, static_argnames="mesh")
+def _distances(
+    queries: Float32[Array, "Q D"], bank: Float32[Array, "M D"], mesh: Mesh | None
+) -> Float32[Array, " Q"]:
+    """Distance of every query to the nearest row of a bank.
+
+    With a mesh the queries are divided over it, and every device searches the whole bank: model.read_model
+    puts it there. A bank whose rows are divided over the mesh would be searched here.
+    """
+
+    def search(bank, queries):
+        return nearest(queries, bank)[0]
+
+    if mesh is not None:
+        search = on_each_device(search, mesh)
+    return search(bank, queries)
 
 
 def _rows(features: Float32[np.ndarray, "S N D"], has: np.ndarray) -> Float32[np.ndarray, "M D"]:
