@@ -26,7 +26,7 @@ _FORWARDED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") 
 _GLOO = re.compile(rb"\[Gloo\] Rank|is connected to \d+ peer ranks")
 _COORDINATION = re.compile(rb"^[EFIW]\d{4} .*coordination_service")
 _FATAL = b"Terminating process because the JAX distributed service detected fatal errors"
-_LOGGED = re.compile(rb"^[EFIW]\d{4} ")
+_CONTINUED = 8  # lines, at most, that a note of the service goes on for
 
 
 @dataclass(frozen=True)
@@ -151,13 +151,14 @@ class _Relay:
         self.thread.start()
 
     def _run(self) -> None:
-        dropping = False
+        left = 0  # lines of a note of the service that are still to come
         for line in self._source:
             self.fatal |= _FATAL in line
-            # The service's messages run over several lines.
-            dropping = bool(_COORDINATION.match(line)) or (dropping and not _LOGGED.match(line))
-            if b"CoordinationServiceError" in line:
-                dropping = False
-            elif not (self.fatal or dropping or _GLOO.search(line)):
+            noted = _COORDINATION.match(line)
+            if noted:
+                left = _CONTINUED if line.endswith(b":\n") else 0
+            if not (self.fatal or noted or left or _GLOO.search(line)):
                 self._target.write(line)
                 self._target.flush()
+            if left and not noted:
+                left = 0 if b"CoordinationServiceError" in line else left - 1

@@ -117,7 +117,7 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
         heads=getattr(shape_of, "num_attention_heads", 1),
         has_next=block is not None and block < shape_of.num_hidden_layers,
         apply=lambda images: apply(state, images),
-        on_devices=_on_devices(forward, state) if jax.local_device_count() > 1 else None,
+        on_devices=_on_devices(forward, state) if local_mesh().size > 1 else None,
     )
 
 

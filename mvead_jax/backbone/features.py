@@ -30,7 +30,16 @@ from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.files import whole
 from mvead_jax.progress import progress
-from mvead_jax.sharding import from_first, of_all, own_share, raise_in_all, same_in_all, together, visible
+from mvead_jax.sharding import (
+    from_first,
+    local_mesh,
+    of_all,
+    own_share,
+    raise_in_all,
+    same_in_all,
+    together,
+    visible,
+)
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +114,7 @@ def extract(
     ]
     same_in_all(
         " ".join(chunk.path.name for chunk in chunks),
-        f"{index.root}: the processes see different pictures of {name}, or differ in device or version of JAX; "
+        f"{index.root}: the processes see different pictures of {name}, or differ in device or JAX; "
         "let all read one copy of the data set",
     )
     shape = (len(index.views), backbone.grid[0] * backbone.grid[1], backbone.width)
@@ -233,7 +242,7 @@ def _compute_own(
 
 def _devices(backbone: Backbone) -> int:
     """How many batches go through the backbone at once."""
-    return jax.local_device_count() if backbone.on_devices else 1
+    return local_mesh().size if backbone.on_devices else 1
 
 
 def _forward(

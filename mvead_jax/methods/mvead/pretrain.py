@@ -87,6 +87,7 @@ def attend_all(
 
     All processes must call; only the first has room for the result, the others get None.
     """
+    sharding.meet()  # the first may have had more to do
     graph, parameters = nnx.split(attention)
     parameters = sharding.replicate(parameters)
     _, views, *rest = samples.features.shape
