@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import re
 
 import jax
@@ -194,6 +195,63 @@ def test_alone_an_error_is_raised_as_it_is():
     with pytest.raises(UserError) as caught, sharding.together():
         raise error
     assert caught.value is error
+
+
+# ---- what another process says, put in its mouth
+
+
+@pytest.fixture
+def hearing(monkeypatch):
+    """hearing(answer): as the second of two processes, of which the first says `answer` of what this one says."""
+
+    def set_answer(answer):
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(jax, "process_index", lambda: 1)
+        monkeypatch.setattr(sharding, "exchange", lambda text: [answer(text), text])
+
+    return set_answer
+
+
+def test_what_is_not_the_same_in_all_ends_all(hearing):
+    hearing(lambda text: text)
+    sharding.same_in_all("x", "never")
+    hearing(lambda text: "y")
+    with pytest.raises(UserError, match="the reason") as error:
+        sharding.same_in_all("x", "the reason")
+    assert error.value.of_all
+
+
+def test_an_error_of_one_process_is_raised_in_all_and_that_of_several_once(hearing):
+    hearing(lambda text: "theirs")
+    with pytest.raises(UserError, match="^theirs$") as error, sharding.together():
+        pass
+    assert error.value.of_all
+    with pytest.raises(UserError, match="^mine\ntheirs$"), sharding.together():
+        raise UserError("mine")
+    hearing(lambda text: text)
+    with pytest.raises(UserError, match="^mine$"), sharding.together():
+        raise UserError("mine")
+
+
+def test_a_folder_that_is_not_the_first_process_s_is_refused(hearing, monkeypatch, tmp_path):
+    monkeypatch.setattr(sharding, "_VISIBLE_SECONDS", 0)
+    (tmp_path / "seen").touch()
+
+    def first(token):
+        return lambda text: json.dumps(token) if text.startswith('"') else text
+
+    hearing(first("seen"))
+    sharding.check_shared(tmp_path)
+    hearing(first("not there"))
+    with pytest.raises(
+        UserError, match="process 1 does not see what process 0 writes there; put it on a file"
+    ):
+        sharding.check_shared(tmp_path)
+
+
+def test_work_is_shared_out_item_by_item(hearing):
+    hearing(lambda text: text)
+    assert sharding.own_share(["a", "b", "c", "d", "e"]) == ["b", "d"]
 
 
 # ---- flags
