@@ -202,7 +202,7 @@ def test_alone_an_error_is_raised_as_it_is():
 
 @pytest.fixture
 def hearing(monkeypatch):
-    """hearing(answer): as the second of two processes, of which the first says `answer` of what this one says."""
+    """hearing(answer): as process 1 of two, where process 0 says `answer` of what this one says."""
 
     def set_answer(answer):
         monkeypatch.setattr(jax, "process_count", lambda: 2)
