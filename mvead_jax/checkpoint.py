@@ -20,6 +20,7 @@ import orbax.checkpoint as ocp
 
 from mvead_jax.errors import Stopped, UserError
 from mvead_jax.files import append_line, read_json, write_json, write_text
+from mvead_jax.sharding import arrays_from_first, from_first, in_any, is_first, together
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ class Checkpoints:
     """States of one model's pre-training in <folder>/<step>, by Orbax, and its lines of metrics.jsonl.
 
     A state that cannot be read back (the disk was full, the run was killed while it wrote, bits have flipped)
-    is passed over for the one before it.
+    is passed over for the one before it. All processes have one and must call it; the first reads and writes.
     """
 
     def __init__(self, folder: Path, metrics: Path, model: str, decides: Mapping[str, Any]):
@@ -42,17 +43,38 @@ class Checkpoints:
         """
         self._metrics, self._model = metrics, model
         self._stop = False
+        self._manager = None
+        if is_first():
+            self._open(folder, decides)
+
+    def _open(self, folder: Path, decides: Mapping[str, Any]) -> None:
         origin = folder / "origin.json"
         if folder.exists() and not (origin.exists() and read_json(origin, "of train.py") == decides):
             shutil.rmtree(folder)
         write_json(origin, decides)
+        folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=_KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            max_to_keep=_KEPT,
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            create=False,  # Orbax wants all processes for that
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+            ),
         )
         self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
 
     def restore(self, like: dict[str, Any]) -> dict[str, Any] | None:
         """The newest state that can be read, as NumPy arrays; lines of metrics.jsonl that are later go."""
+        state = None
+        with together():
+            if self._manager is not None:
+                state = self._newest(like)
+        if not from_first(state is not None):
+            return None
+        return arrays_from_first(jax.tree.map(np.asarray, like) if state is None else state)
+
+    def _newest(self, like: dict[str, Any]) -> dict[str, Any] | None:
         abstract = jax.tree.map(lambda x: np.empty_like(np.asarray(x)), _sealed(like))
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
@@ -85,18 +107,21 @@ class Checkpoints:
     def save(self, state: dict[str, Any]) -> None:
         """Writes a state under its step; one that is there already stays."""
         step = int(state["step"])
-        if step not in self._manager.all_steps():
+        if self._manager is not None and step not in self._manager.all_steps():
             self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
 
     def record(self, event: dict[str, Any]) -> None:
         """Appends one step's figures to metrics.jsonl."""
-        append_line(self._metrics, json.dumps({"stage": "pre-training", "name": self._model, **event}))
+        if is_first():
+            append_line(self._metrics, json.dumps({"stage": "pre-training", "name": self._model, **event}))
 
     def stopping(self) -> bool:
-        return self._stop
+        """Whether SIGTERM came to any process."""
+        return in_any(self._stop)
 
     def close(self) -> None:
-        self._manager.close()
+        if self._manager is not None:
+            self._manager.close()
 
     @contextlib.contextmanager
     def heeding_sigterm(self) -> Iterator[None]:
@@ -118,7 +143,7 @@ class Checkpoints:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-        if self._stop:
+        if self.stopping():
             raise Stopped(f"pre-training {self._model}: stopped at its end")
 
     def _forget(self, step: int) -> None:

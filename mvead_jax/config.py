@@ -257,19 +257,25 @@ _NOT_NEGATIVE = (
 )
 
 
-def from_command_line(description: str) -> tuple[Config, Path]:
+def from_command_line(
+    description: str, *parents: argparse.ArgumentParser
+) -> tuple[Config, Path, argparse.Namespace]:
     """Config and workdir of a job: --config FILE --workdir DIR --config.<section>.<field>=<value> ...
 
     Args:
       description: of the job, for --help.
+      parents: parsers of other flags, whose values are in the last result.
     """
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=parents,
     )
     parser.add_argument("--config", required=True, help="a config file, configs/<name>.py")
     parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again to resume")
     arguments, rest = parser.parse_known_args()
-    return load_config(arguments.config, split_overrides(rest)), arguments.workdir
+    return load_config(arguments.config, split_overrides(rest)), arguments.workdir, arguments
 
 
 def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config:

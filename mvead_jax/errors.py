@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 
 class UserError(Exception):
-    """A mistake outside the program: one line that names the file, the value and the fix."""
+    """A mistake outside the program: one line that names the file, the value and the fix.
+
+    Attributes:
+      of_all: every process of a run raises it, so that all can end in order.
+    """
+
+    of_all = False
 
 
 class Stopped(Exception):
@@ -46,12 +53,20 @@ def run(main: Callable[[], None]) -> None:
     log.propagate = False  # a library may have given the root logger a handler of its own
     try:
         main()
-    except UserError as error:
+    except (UserError, Stopped, KeyboardInterrupt) as error:
+        sys.exit(report(error))
+
+
+def report(error: BaseException) -> int:
+    """Says on stderr what ended a program; returns the exit code."""
+    if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stopped:
-        print(f"{stopped}; run the same command again to go on", file=sys.stderr)
-        sys.exit(143)  # 128 + SIGTERM
-    except KeyboardInterrupt:
+        return 2
+    if isinstance(error, Stopped):
+        print(f"{error}; run the same command again to go on", file=sys.stderr)
+        return 143  # 128 + SIGTERM
+    if isinstance(error, KeyboardInterrupt):
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
+    traceback.print_exception(error)
+    return 1

@@ -13,12 +13,14 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Float32
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mvead_jax.backbone.extractor import Backbone, next_block
 from mvead_jax.bank.fill import Bank, Keep
-from mvead_jax.bank.store import Manifest, read_banks, read_samples, write_banks
+from mvead_jax.bank.nearest import ShardedRows, shard_rows
+from mvead_jax.bank.store import Manifest, map_banks, read_samples, write_banks
 from mvead_jax.config import Config
 from mvead_jax.errors import UserError
 from mvead_jax.files import read_json, whole, write_json
@@ -26,6 +28,7 @@ from mvead_jax.methods.mvead.evidence import Calibration
 from mvead_jax.methods.mvead.method import Mvead, MveadState
 from mvead_jax.methods.mvead.pretrain import Keeper
 from mvead_jax.methods.patchcore import PatchCore
+from mvead_jax.sharding import AXIS, mesh, replicate
 
 _UNFUSED = "-unfused"  # behind the name of a bank
 
@@ -105,16 +108,16 @@ def write_model(
 
 
 def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any, Calibration]:
-    """The state and the calibration that `write_model` wrote; the banks are on the device.
+    """The state and the calibration that `write_model` wrote.
+
+    Projections are on every device; the rows of a bank are divided over them, and a process reads only its own.
 
     Raises:
       UserError: a file that is missing or not what it should be.
     """
     folder = workdir / "models" / name
-    banks, samples = read_banks(workdir / "banks" / name), read_samples(workdir / "banks" / name)
-    state: Any = {  # no bank is ever twice in memory
-        bank: Bank(jax.device_put(banks.pop(bank)), samples[bank]) for bank in list(banks)
-    }
+    banks, samples = map_banks(workdir / "banks" / name), read_samples(workdir / "banks" / name)
+    state: Any = {bank: Bank(_on_devices(rows), samples[bank]) for bank, rows in banks.items()}
     values = read_json(folder / "calibration.json", "the calibration of a trained model")
     scales = None
     try:
@@ -132,6 +135,12 @@ def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any
         own = {bank: rows for bank, rows in state.items() if not bank.endswith(_UNFUSED)}
         state = MveadState(fusion, own, unfused or None, scales)
     return state, calibration
+
+
+def _on_devices(rows: Float32[np.ndarray, "M D"]) -> jax.Array | ShardedRows:
+    if mesh().size == 1:
+        return jax.device_put(np.asarray(rows))
+    return shard_rows(rows, mesh(), axis=AXIS)
 
 
 def _as_json(calibration: Calibration) -> dict[str, list[float]]:
@@ -155,7 +164,7 @@ def _read_fusion(path: Path, method: Mvead) -> dict[str, Any]:
     found = {name: value.shape for name, value in flat.items()}
     if found != wanted:
         raise UserError(f"{path}: holds other projections than this config's fusion has; train again")
-    leaves = [jax.device_put(flat[place]) for place, _ in _named(expected)]
+    leaves = [replicate(flat[place]) for place, _ in _named(expected)]
     return jax.tree.unflatten(jax.tree.structure(expected), leaves)
 
 

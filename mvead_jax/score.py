@@ -6,6 +6,8 @@
     scores/metrics.json     metrics with their protocol
     scores/report/<category>.png   pictures with their heat maps
 
+Where several processes run the job, all compute features and maps; the first writes all files.
+
 Scores are raw distances (with score.evidence, sums of standardised ones): higher is more abnormal, and no
 threshold is implied.
 """
@@ -25,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.backbone.features import FeatureStore
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.calibrate import geometry_path, keys_of, uses_geometry
 from mvead_jax.config import Config, ScoreConfig, from_dict, override
@@ -36,16 +39,18 @@ from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.tables import metrics_of
 from mvead_jax.files import read_json, whole, write_json, write_text
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
+from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.methods.mvead.evidence import Calibration, fuse_evidence, standardise
 from mvead_jax.model import build_method, fuses, read_model
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
 from mvead_jax.report.pictures import draw_category, heat_scale
-from mvead_jax.train import models, open_index, split_features
+from mvead_jax.sharding import batch_of, is_first, mesh, own_rows, place, replicate, to_host, together
+from mvead_jax.train import check_same_run, models, open_index, split_features
 
 log = logging.getLogger(__name__)
 
-_BATCH_SAMPLES = 8
+_BATCH_SAMPLES = 8  # that a device scores at a time
 # Config fields, or the start of their names, that may change between training and scoring.
 _OVERRIDDEN = (
     *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete"),
@@ -64,7 +69,7 @@ def score(
     *,
     pictures: Path | None = None,
     overrides: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """Scores the test split of a workdir's data set, or the pictures of a folder.
 
     Args:
@@ -74,45 +79,52 @@ def score(
       overrides: config fields to change, such as data.root when the data set has moved.
 
     Returns:
-      The content of metrics.json, beside which all other files lie.
+      The content of metrics.json, beside which all other files lie; None in all processes but the first.
 
     Raises:
       UserError: anything wrong with the workdir, the data or the weights.
     """
-    trained = from_dict(
-        read_json(workdir / "config.json", "a workdir of train.py"), str(workdir / "config.json")
-    )
-    config = override(trained, overrides or {})
-    for key in overrides or {}:
-        if not key.startswith(_OVERRIDDEN):
-            raise UserError(
-                f"--config.{key}: fixed by the training in {workdir}; scoring can change "
-                f"{', '.join(_OVERRIDDEN)}*; for anything else train into another --workdir"
-            )
-    if pictures is None:
-        index = open_index(config).select(split="test")
-        if not len(index):
-            raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
-    else:
-        index = load_pictures(pictures)
-    output = output or default_output(workdir, pictures)
-    scored = "test split" if pictures is None else str(pictures.resolve())
-    earlier = _check_output(output, scored)
-    Manifest(workdir).verify(workdir / "config.json")
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
-    check_files(index)
-    geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
+    with together():
+        trained = from_dict(
+            read_json(workdir / "config.json", "a workdir of train.py"), str(workdir / "config.json")
+        )
+        config = override(trained, overrides or {})
+        for key in overrides or {}:
+            if not key.startswith(_OVERRIDDEN):
+                raise UserError(
+                    f"--config.{key}: fixed by the training in {workdir}; scoring can change "
+                    f"{', '.join(_OVERRIDDEN)}*; for anything else train into another --workdir"
+                )
+        if pictures is None:
+            index = open_index(config).select(split="test")
+            if not len(index):
+                raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
+        else:
+            index = load_pictures(pictures)
+        output = output or default_output(workdir, pictures)
+        scored = "test split" if pictures is None else str(pictures.resolve())
+        earlier = _check_output(output, scored)
+        Manifest(workdir).verify(workdir / "config.json")
+        backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+        if is_first():
+            check_files(index)
+        geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
+    check_same_run(config, workdir)
     found: list[ScoredSample] = []
     for name, part in models(config, index):
         found += _score_model(config, workdir, name, part, backbone, geometries)
-    training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
-    words = protocol(config, backbone, training, scored, geometries)
-    words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
-    usual = workdir / "scores" / "maps" if pictures is not None else None
-    for name in set(earlier) - set(index.categories):  # of a run with more categories
-        (output / "maps" / f"{name}.npz").unlink(missing_ok=True)
-        (output / "report" / f"{name}.png").unlink(missing_ok=True)
-    return _write(index, found, words, output, usual)
+    metrics = None
+    with together():
+        if is_first():
+            training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
+            words = protocol(config, backbone, training, scored, geometries)
+            words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+            usual = workdir / "scores" / "maps" if pictures is not None else None
+            for name in set(earlier) - set(index.categories):  # of a run with more categories
+                (output / "maps" / f"{name}.npz").unlink(missing_ok=True)
+                (output / "report" / f"{name}.png").unlink(missing_ok=True)
+            metrics = _write(index, found, words, output, usual)
+    return metrics
 
 
 def _check_output(output: Path, scored: str) -> list[str]:
@@ -147,12 +159,58 @@ def _score_model(
     backbone: Backbone,
     geometries: Mapping[str, CategoryGeometry],
 ) -> list[ScoredSample]:
+    with together():
+        index, keys = _check_model(config, workdir, name, index, backbone, geometries)
+    features = split_features(config, index, backbone, workdir)
+    method = build_method(config, index.views, backbone, name=name)
+    with together():
+        state, calibration = read_model(workdir, name, method)
+
+    found = []
+    present = index.present()
+    with progress(f"scores {name}", len(index), "samples") as bar:
+        for category in index.categories:
+            mask = jnp.asarray(keys[category].mask)
+            planned = replicate(method.plan(keys[category]))
+            chosen = np.array([at for at, own in enumerate(index.samples) if own.category == category])
+            size = batch_of(len(chosen), _BATCH_SAMPLES)
+            for start in range(0, len(chosen), size):
+                rows = chosen[start : start + size]
+                batch = _batch(features, rows, size)
+                maps = np.array(to_host(method.anomaly_maps(state, batch, planned, mesh())))[: len(rows)]
+                bar.advance(len(rows))
+                if not is_first():
+                    continue
+                if config.score.evidence != "none":
+                    maps = _with_evidence(maps, calibration, mask, present[rows], config.score)
+                maps[~present[rows]] = np.nan
+                samples = [index.samples[row] for row in rows]
+                found += [
+                    ScoredSample(sample, index.views, own) for sample, own in zip(samples, maps, strict=True)
+                ]
+    return found
+
+
+def _check_model(
+    config: Config,
+    workdir: Path,
+    name: str,
+    index: DatasetIndex,
+    backbone: Backbone,
+    geometries: Mapping[str, CategoryGeometry],
+) -> tuple[DatasetIndex, dict[str, EpipolarKeys]]:
+    """The samples on the views that the model was trained with, and the keys of their categories.
+
+    Raises:
+      UserError: the model was not trained, or with anything else than these samples have.
+    """
     folder = workdir / "banks" / name
     if not folder.is_dir():
         trained = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "nothing"
         raise UserError(f"{name}: not trained; {folder.parent} holds {trained}")
-    for place in (folder, workdir / "models" / name):
-        Manifest(workdir).verify(place)
+    if is_first():
+        for place in (folder, workdir / "models" / name):
+            Manifest(workdir).verify(place)
     facts = read_facts(folder)
     if new := sorted(set(index.categories) - set(facts["categories"])):
         raise UserError(f"{', '.join(new)}: not trained; {folder} learned {', '.join(facts['categories'])}")
@@ -175,29 +233,16 @@ def _score_model(
     changed = [name for name, own in keys.items() if facts["geometry"].get(name) != own.digest]
     if changed and fuses(config) and config.fusion.kind == "eam":
         raise UserError(f"{folder}: trained with another geometry of {', '.join(changed)}; train again")
-    features = split_features(config, index, backbone, workdir)
-    method = build_method(config, views, backbone, name=name)
-    state, calibration = read_model(workdir, name, method)
+    return index, keys
 
-    found = []
-    with progress(f"scores {name}", len(index), "samples") as bar:
-        for category in index.categories:
-            mask = jnp.asarray(keys[category].mask)
-            planned = method.plan(keys[category])
-            chosen = [at for at, sample in enumerate(index.samples) if sample.category == category]
-            for start in range(0, len(chosen), _BATCH_SAMPLES):
-                rows = chosen[start : start + _BATCH_SAMPLES]
-                samples = tuple(index.samples[row] for row in rows)
-                present = DatasetIndex(index.root, samples, views).present()
-                batch = np.zeros((_BATCH_SAMPLES, *features.shape[1:]), np.float32)
-                batch[: len(rows)] = features[np.array(rows)]
-                maps = np.array(method.anomaly_maps(state, batch, planned))[: len(rows)]
-                if config.score.evidence != "none":
-                    maps = _with_evidence(maps, calibration, mask, present, config.score)
-                maps[~present] = np.nan
-                found += [ScoredSample(sample, views, own) for sample, own in zip(samples, maps, strict=True)]
-                bar.advance(len(rows))
-    return found
+
+def _batch(features: FeatureStore, rows: np.ndarray, size: int) -> Any:
+    """Features [size,V,N,D] over the mesh: the given rows, then zeros."""
+    places = np.arange(size)[own_rows(size)]
+    real = places < len(rows)
+    batch = np.zeros((len(places), *features.shape[1:]), np.float32)
+    batch[real] = features[rows[places[real]]]
+    return place(batch)
 
 
 def _with_evidence(

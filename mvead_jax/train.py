@@ -7,6 +7,9 @@
 
 Run again with the same workdir, it resumes: what the manifest vouches for is not made again, and a
 pre-training goes on from its last state.
+
+Where several processes run the job, all compute features and pre-train; the first does everything else, and
+writes all files but the others' features.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +38,11 @@ from mvead_jax.data.source import open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.files import append_line, locked, read_json, write_json
-from mvead_jax.geometry.category import CategoryGeometry
+from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
 from mvead_jax.model import build_method, fuses, write_model
+from mvead_jax.sharding import check_shared, from_first, is_first, same_in_all, together
 
 log = logging.getLogger(__name__)
 
@@ -52,31 +56,43 @@ def train(config: Config, workdir: Path) -> None:
       UserError: anything wrong with the config, the data, the weights or the workdir.
       Stopped: SIGTERM came during a pre-training, whose state is saved.
     """
-    _check_workdir(config, workdir)
-    index = open_index(config)
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
-    check_files(index)
-    log.info(
-        "%s, %s weights: %d x %d patches of %d pixels, %d wide",
-        *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
-    )
-    build_method(config, index.views, backbone)  # so that what does not fit is said at once
-    for _, part in models(config, index):
-        check_views(part.select(split="train"))
-    workdir.mkdir(parents=True, exist_ok=True)
-    with locked(workdir):
-        write_json(workdir / "config.json", to_dict(config))
-        write_json(workdir / "environment.json", environment())
-        _record(workdir, {"stage": "start", "environment": environment()})
+    with together():
+        _check_workdir(config, workdir)
+        index = open_index(config)
+        backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+        if is_first():
+            check_files(index)
+        log.info(
+            "%s, %s weights: %d x %d patches of %d pixels, %d wide",
+            *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
+        )
+        build_method(config, index.views, backbone)  # so that what does not fit is said at once
+        for _, part in models(config, index):
+            check_views(part.select(split="train"))
+    check_same_run(config, workdir)
+    with ExitStack() as held:
+        geometries: dict[str, CategoryGeometry] = {}
+        with together():
+            if is_first():
+                workdir.mkdir(parents=True, exist_ok=True)
+                held.enter_context(locked(workdir))
+                write_json(workdir / "config.json", to_dict(config))
+                write_json(workdir / "environment.json", environment())
+                _record(workdir, {"stage": "start", "environment": environment()})
+                if uses_geometry(config):
+                    geometries = calibrate(config, index, workdir)
         manifest = Manifest(workdir)
-        geometries = {}
-        if uses_geometry(config):
-            geometries = calibrate(config, index, workdir)
-            for category in geometries:
-                manifest.record(geometry_path(workdir, category))
+        with together():
+            if is_first():
+                for category in geometries:
+                    manifest.record(geometry_path(workdir, category))
+            elif uses_geometry(config):
+                paths = {category: geometry_path(workdir, category) for category in index.categories}
+                geometries = {category: read_geometry(path) for category, path in paths.items()}
         for name, part in models(config, index):
             _train_model(config, workdir, name, part, backbone, geometries, manifest)
-        manifest.record(workdir / "config.json")
+        if is_first():
+            manifest.record(workdir / "config.json")
     log.info("trained; now scripts/score.py --workdir %s", workdir)
 
 
@@ -91,7 +107,8 @@ def _train_model(
 ) -> None:
     """Trains one model, or finds that it is there."""
     training = index.select(split="train")
-    keys = keys_of(config, geometries, index, backbone)
+    with together():
+        keys = keys_of(config, geometries, index, backbone)
     for category, own in keys.items():
         if fuses(config) and not own.mask.any():
             log.warning("%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category)
@@ -106,28 +123,46 @@ def _train_model(
         "features": _fingerprint(config, training, backbone),
         "geometry": {category: own.digest for category, own in keys.items()},
     }
+    same_in_all(
+        json.dumps(facts),
+        f"{name}: the processes see different pictures, weights or geometry; let all read one copy of each",
+    )
     folder = workdir / "banks" / name
-    places = (folder, workdir / "models" / name)
-    if all(manifest.covers(place) for place in places) and read_facts(folder) == facts:
+    done = False
+    with together():
+        if is_first():
+            places = (folder, workdir / "models" / name)
+            done = all(manifest.covers(place) for place in places) and read_facts(folder) == facts
+    if from_first(done):
         log.info("model %s: already trained", name)
         return
-    manifest.forget(workdir / "config.json")  # until all of it is trained again
+    if is_first():
+        manifest.forget(workdir / "config.json")  # until all of it is trained again
     begin = time.monotonic()
     features = split_features(config, training, backbone, workdir)
     keeper = None
     if fuses(config):
         sections = {"fusion": dataclasses.asdict(config.fusion), "train": dataclasses.asdict(config.train)}
         decides = facts | sections | {"seed": config.seed}
-        keeper = Checkpoints(workdir / "checkpoints" / name, workdir / "metrics.jsonl", name, decides)
+        with together():
+            keeper = Checkpoints(workdir / "checkpoints" / name, workdir / "metrics.jsonl", name, decides)
     method = build_method(config, index.views, backbone, keeper=keeper, name=name)
-    with keeper.heeding_sigterm() if keeper else nullcontext():
-        state = method.fit(training, features, keys, jax.random.key(config.seed))
-    seconds = time.monotonic() - begin
-    chosen = spread_evenly(len(training), CALIBRATED)
-    calibration = calibrate_scores(method.leave_one_out(state, training, features, keys, chosen))
-    rows = write_model(workdir, name, method, state, calibration, facts, manifest)
-    log.info("banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items()))
-    _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
+    state = normal = None
+    if (
+        fuses(config) or is_first()
+    ):  # a method that fuses does so on all devices; without, there is little to do
+        with keeper.heeding_sigterm() if keeper else nullcontext():
+            state = method.fit(training, features, keys, jax.random.key(config.seed))
+        seconds = time.monotonic() - begin
+        chosen = spread_evenly(len(training), CALIBRATED)
+        normal = method.leave_one_out(state, training, features, keys, chosen)
+    with together():
+        if is_first():
+            rows = write_model(workdir, name, method, state, calibrate_scores(normal), facts, manifest)
+            log.info(
+                "banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items())
+            )
+            _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
 
 
 def open_index(config: Config) -> DatasetIndex:
@@ -148,11 +183,30 @@ def models(config: Config, index: DatasetIndex) -> list[tuple[str, DatasetIndex]
     return [(category, index.select(category=category)) for category in index.categories]
 
 
-def split_features(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> FeatureStore:
-    """Features of one split's samples, in their order, on the index's axis of views."""
-    cache = (
-        Path(config.features.cache) if config.features.cache else workdir.absolute().parent / "feature_cache"
+def check_same_run(config: Config, workdir: Path) -> None:
+    """Raises UserError in all processes unless they have the same config, workdir and cache."""
+    same_in_all(
+        json.dumps([to_dict(config), str(workdir)]),
+        "the processes were started with different configs or workdirs; start all with the same command but "
+        "for --process",
     )
+    for folder in (workdir, _cache(config, workdir)):
+        check_shared(folder)
+
+
+def _cache(config: Config, workdir: Path) -> Path:
+    """The folder of the features."""
+    if config.features.cache:
+        return Path(config.features.cache)
+    return workdir.absolute().parent / "feature_cache"
+
+
+def split_features(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> FeatureStore:
+    """Features of one split's samples, in their order, on the index's axis of views.
+
+    All processes must call.
+    """
+    cache = _cache(config, workdir)
     stores = []
     for category in index.categories:
         part = index.select(category=category)

@@ -15,7 +15,7 @@ from mvead_jax.train import open_index
 
 
 def main() -> None:
-    config, workdir = from_command_line(__doc__)
+    config, workdir, _ = from_command_line(__doc__)
     for category, geometry in calibrate(config, open_index(config), workdir).items():
         print(format_geometry(geometry, category))
 

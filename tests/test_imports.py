@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the first room to the last: a room imports only from itself and from those before it.
 ROOMS = (
-    *("errors", "files", "progress", "config", "environment"),
+    *("errors", "processes", "files", "progress", "config", "environment", "sharding"),
     *(
         "data",
         "geometry",

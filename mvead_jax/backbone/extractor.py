@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import hashlib
 import logging
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32
 
 from mvead_jax.backbone import efficientnet
@@ -20,6 +22,7 @@ from mvead_jax.backbone.dinov2 import DINOV2_SIZES, Block, random_dinov2
 from mvead_jax.backbone.weights import load_dinov2, locate_weights, read_config
 from mvead_jax.config import BackboneConfig
 from mvead_jax.errors import UserError
+from mvead_jax.sharding import local_mesh, on_each_device
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,8 @@ class Backbone:
       width: D.
       heads: of its attention; 1 where it has none.
       has_next: whether a transformer block follows the one whose output is the feature.
+      on_devices: the same for as many batches at once as this process has devices, [n B,H,W,3]; each device
+        computes its own batch as `apply` would. None: there is but one.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Backbone:
     apply: Callable[[Float32[Array, "B H W 3"]], Float32[Array, "B N D"]]
     heads: int = 1
     has_next: bool = False
+    on_devices: Callable[[Float32[Array, "nB H W 3"]], Float32[Array, "nB N D"]] | None = None
 
     def __call__(self, images: Float32[Array, "B H W 3"]) -> Float32[Array, "B N D"]:
         return self.apply(images)
@@ -90,10 +96,10 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
     graph, state = nnx.split(model)
     state = jax.device_put(state)
 
-    @jax.jit
-    def apply(state, images):
+    def forward(state, images):
         return patches(nnx.merge(graph, state), images).astype(jnp.float32)
 
+    apply = jax.jit(forward)
     shape = jax.eval_shape(
         apply, state, jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
     ).shape
@@ -111,7 +117,19 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
         heads=getattr(shape_of, "num_attention_heads", 1),
         has_next=block is not None and block < shape_of.num_hidden_layers,
         apply=lambda images: apply(state, images),
+        on_devices=_on_devices(forward, state) if local_mesh().size > 1 else None,
     )
+
+
+def _on_devices(forward: Callable, state: nnx.State) -> Callable:
+    """`Backbone.on_devices` of a function of parameters and images."""
+    each = jax.jit(on_each_device(forward, local_mesh()))
+
+    @functools.cache
+    def copies() -> nnx.State:
+        return jax.device_put(state, NamedSharding(local_mesh(), PartitionSpec()))
+
+    return lambda images: each(copies(), images)
 
 
 def next_block(config: BackboneConfig, seed: int = 0) -> Block | None:

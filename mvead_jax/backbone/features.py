@@ -4,7 +4,8 @@ The cache is a folder of chunk files, each holding [s,V,N,D] for a run of whole 
 digest of all that its numbers depend on: the backbone (weights, block, precision, sizes, code), the
 preprocessing, device kind, JAX, and the identity of its pictures (path, size and time of change of a file,
 content of prepared data). So a changed picture or setting makes another name, and a chunk is written to a
-temporary name first: what has the right name is right and whole.
+temporary name first: what has the right name is right and whole. So the processes of a run divide the chunks among
+them, and each writes its own.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
+from jaxtyping import Float32
 
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.config import FeaturesConfig
@@ -30,6 +32,16 @@ from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.files import whole
 from mvead_jax.progress import progress
+from mvead_jax.sharding import (
+    from_first,
+    local_mesh,
+    of_all,
+    own_share,
+    raise_in_all,
+    same_in_all,
+    together,
+    visible,
+)
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +96,8 @@ def extract(
 ) -> FeatureStore:
     """Features of all samples of `index` (one category and split), from the cache or computed now.
 
+    All processes must call; each computes its share of the chunks.
+
     Args:
       index: at least one sample.
       backbone: the frozen extractor.
@@ -100,13 +114,24 @@ def extract(
         _Chunk(samples, cache / f"{digest}.npy")
         for samples, digest in _digests(index, backbone, config, batch_size)
     ]
+    same_in_all(
+        " ".join(chunk.path.name for chunk in chunks),
+        f"{index.root}: the processes see different pictures of {name}, or differ in device or JAX; "
+        "let all read one copy of the data set",
+    )
     shape = (len(index.views), backbone.grid[0] * backbone.grid[1], backbone.width)
-    missing = [chunk for chunk in chunks if chunk.read(shape, config.dtype) is None]
+    missing = [number for number, chunk in enumerate(chunks) if chunk.read(shape, config.dtype) is None]
+    missing = from_first(missing)  # another process may have begun to write
     if missing:
-        _compute(name, index, missing, backbone, config, batch_size)
+        own = own_share([chunks[number] for number in missing])
+        _compute(name, index, own, backbone, config, batch_size)
     else:
         log.info("features %s: %d samples from %s", name, len(index), cache)
-    arrays = [chunk.read(shape, config.dtype) for chunk in chunks]
+    arrays = [visible(lambda chunk=chunk: chunk.read(shape, config.dtype)) for chunk in chunks]
+    with together():
+        for chunk, array in zip(chunks, arrays, strict=True):
+            if array is None:
+                raise UserError(f"{chunk.path}: written by another process and not to be seen by this one")
     return FeatureStore(arrays, [index.views] * len(chunks), index.views)
 
 
@@ -174,45 +199,85 @@ def _digest(samples, index: DatasetIndex, backbone: Backbone, config: FeaturesCo
 
 
 def _compute(
-    name, index: DatasetIndex, missing: Sequence[_Chunk], backbone: Backbone, config, batch_size
+    name, index: DatasetIndex, chunks: Sequence[_Chunk], backbone: Backbone, config, batch_size
 ) -> None:
+    """Computes and writes this process's chunks; raises what is wrong with those of all."""
+    problems: list[str] = []
+    with together():
+        if chunks:
+            problems = _compute_own(name, index, chunks, backbone, config, batch_size)
+    if problems := of_all(problems):
+        raise_in_all(DataProblems(f"{index.root}: pictures that can't be read", problems))
+
+
+def _compute_own(
+    name, index: DatasetIndex, chunks: Sequence[_Chunk], backbone: Backbone, config, batch_size
+) -> list[str]:
+    """Writes chunks; returns what was wrong with pictures."""
     views = len(index.views)
     batch = _images_in_a_pass(index, batch_size)
-    _announce(name, missing, backbone, config, views, batch)
+    _announce(name, chunks, backbone, config, views, batch)
 
-    samples = [sample for chunk in missing for sample in chunk.samples]
+    samples = [sample for chunk in chunks for sample in chunk.samples]
     pipeline = iterate(
         sample_pipeline(DatasetIndex(index.root, tuple(samples), index.views), backbone.image_size)
     )
     problems: list[str] = []
+    at_once = _devices(backbone)
     with progress(f"features {name}", len(samples) * views, "images") as bar:
-        for chunk in missing:
-            loaded = [next(pipeline) for _ in chunk.samples]
-            unreadable = [element["problem"] for element in loaded if element["problem"]]
-            problems += unreadable
-            if not unreadable:
-                features = _forward(loaded, backbone, batch)
+        for start in range(0, len(chunks), at_once):
+            readable, loaded = [], []
+            for chunk in chunks[start : start + at_once]:
+                elements = [next(pipeline) for _ in chunk.samples]
+                unreadable = [element["problem"] for element in elements if element["problem"]]
+                problems += unreadable
+                if not unreadable:
+                    readable.append(chunk)
+                    loaded.append(elements)
+            for chunk, features in zip(readable, _forward(loaded, backbone, batch), strict=True):
                 _check_finite(features, chunk.samples, backbone)
                 chunk.write(features, config.dtype)
-            bar.advance(len(chunk.samples) * views)
-    if problems:
-        raise DataProblems(f"{index.root}: pictures that can't be read", problems)
+            bar.advance(views * sum(len(chunk.samples) for chunk in chunks[start : start + at_once]))
+    return problems
 
 
-def _forward(loaded: Sequence[LoadedSample], backbone: Backbone, batch: int) -> np.ndarray:
-    """float32 [s,V,N,D]; zeros where a view is missing."""
-    present = np.stack([element["present"] for element in loaded])
-    images = np.stack([element["images"] for element in loaded])
-    flat = images.reshape(-1, *images.shape[2:])
+def _devices(backbone: Backbone) -> int:
+    """How many batches go through the backbone at once."""
+    return local_mesh().size if backbone.on_devices else 1
+
+
+def _forward(
+    chunks: Sequence[Sequence[LoadedSample]], backbone: Backbone, batch: int
+) -> list[Float32[np.ndarray, "s V N D"]]:
+    """Features of some chunks, at most one for each device; zeros where a view is missing.
+
+    A device computes `batch` images at a time, however many devices there are: that decides the last bits.
+    """
+    if not chunks:
+        return []
+    flat = []
+    for loaded in chunks:
+        images = np.stack([element["images"] for element in loaded])
+        flat.append(images.reshape(-1, *images.shape[2:]))
+    run, longest = backbone.on_devices or backbone, max(len(images) for images in flat)
     outputs = []
-    for at in range(0, len(flat), batch):
-        part = flat[at : at + batch]
-        padded = np.concatenate([part, np.zeros((batch - len(part), *part.shape[1:]), part.dtype)])
-        outputs.append((backbone(padded), len(part)))
-    features = np.concatenate([np.asarray(out, np.float32)[:count] for out, count in outputs])
-    features = features.reshape(*present.shape, *features.shape[1:])
-    features[~present] = 0
-    return features
+    for at in range(0, longest, batch):
+        passes = np.zeros((_devices(backbone), batch, *flat[0].shape[1:]), np.float32)
+        for number, images in enumerate(flat):
+            part = images[at : at + batch]
+            passes[number, : len(part)] = part
+        outputs.append(run(passes.reshape(-1, *passes.shape[2:])))
+    features = np.stack(
+        [np.asarray(out, np.float32).reshape(len(passes), batch, *out.shape[1:]) for out in outputs]
+    )
+    found = []
+    for number, (loaded, images) in enumerate(zip(chunks, flat, strict=True)):
+        present = np.stack([element["present"] for element in loaded])
+        own = features[:, number].reshape(-1, *features.shape[3:])[: len(images)]
+        own = own.reshape(*present.shape, *own.shape[1:])
+        own[~present] = 0
+        found.append(own)
+    return found
 
 
 def _check_finite(features: np.ndarray, samples: Sequence[Sample], backbone: Backbone) -> None:
@@ -238,11 +303,12 @@ def _announce(name, missing: Sequence[_Chunk], backbone: Backbone, config, views
             f"features.cache {cache}: {needed / 1e9:.2f} GB needed for {name}, {free / 1e9:.2f} GB free; "
             "make room, name another folder, or halve it by --config.features.dtype=bfloat16"
         )
-    blank = np.zeros((batch, backbone.image_size, backbone.image_size, 3), np.float32)
-    jax.block_until_ready(backbone(blank))  # compiles
+    run = backbone.on_devices or backbone
+    blank = np.zeros((_devices(backbone) * batch, backbone.image_size, backbone.image_size, 3), np.float32)
+    jax.block_until_ready(run(blank))  # compiles
     begin = time.monotonic()
-    jax.block_until_ready(backbone(blank))
-    seconds = (time.monotonic() - begin) / batch * images
+    jax.block_until_ready(run(blank))
+    seconds = (time.monotonic() - begin) / len(blank) * images
     log.info(
         "features %s: %d images to compute, %.1f MB in %s, about %.0f s",
         name,

@@ -146,7 +146,7 @@ def sharded_nearest(
     """As `nearest`, with the bank's rows split over the devices of one axis of a mesh.
 
     Args:
-      queries: the same in every process.
+      queries: the same in every process; or an array over the mesh, however it is divided.
       bank: an array, the same in every process; or what `shard_rows` made of one.
       mesh, axis: over which the rows are split; not looked at if they are split already.
       where: rows that may be found [M].
@@ -158,7 +158,6 @@ def sharded_nearest(
       ValueError: as `nearest`.
     """
     rows = bank if isinstance(bank, ShardedRows) else shard_rows(np.asarray(bank), mesh, axis=axis)
-    queries = np.asarray(queries, np.float32)
     where = np.ones(rows.count, bool) if where is None else np.asarray(where, bool)
     _check(queries.shape, (rows.count, rows.values.shape[1]), where.shape, 1, precision)
     if where.ndim != 1:
@@ -168,17 +167,21 @@ def sharded_nearest(
     allowed = jax.make_array_from_callback(allowed.shape, split, lambda place: allowed[place])
     found = []
     for part in _parts(len(queries)):
-        own = jax.make_array_from_callback(
-            queries[part].shape,
-            jax.NamedSharding(rows.mesh, P()),
-            lambda place, own=queries[part]: own[place],
-        )
+        own = _over(rows.mesh, queries[part])
         size = block_rows(block_size, len(queries[part]))
         found.append(_search_shares(own, rows.values, allowed, rows.mesh, rows.axis, size, precision))
     if not found:
         return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.int32)
     squared, index = found[0] if len(found) == 1 else map(jnp.concatenate, zip(*found, strict=True))
     return jnp.sqrt(squared), index
+
+
+def _over(mesh: Mesh, queries: Float[Array, "Q D"]) -> Float32[Array, "Q D"]:
+    """Queries as an array over the mesh: as they are, if they lie there already."""
+    if isinstance(queries, jax.Array) and queries.sharding.device_set == set(mesh.devices.flat):
+        return queries.astype(jnp.float32)
+    everywhere = jax.NamedSharding(mesh, P())
+    return jax.make_array_from_process_local_data(everywhere, np.asarray(queries, np.float32))
 
 
 @partial(jax.jit, static_argnames=("mesh", "axis", "block_rows", "precision"))

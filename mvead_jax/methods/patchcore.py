@@ -14,11 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
 from mvead_jax.bank.bounds import Precision
 from mvead_jax.bank.fill import Bank, Keep, PatchRows, fill
-from mvead_jax.bank.nearest import nearest
+from mvead_jax.bank.nearest import ShardedRows, nearest, sharded_nearest
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
 
@@ -122,15 +123,21 @@ class PatchCore:
         return maps.reshape(*maps.shape[:2], *self.grid)
 
     def anomaly_maps(
-        self, state: Banks, features: Float32[Array, "B V N D"], geometry: Any
+        self, state: Banks, features: Float32[Array, "B V N D"], geometry: Any, mesh: Mesh | None = None
     ) -> Float32[Array, "B V h w"]:
-        """Distance of every patch to the nearest row of its bank; jit-able."""
+        """Distance of every patch to the nearest row of its bank; jit-able where the banks are arrays.
+
+        Args:
+          features: with `mesh`, a multiple of its devices, divided over it.
+          state: banks of arrays, or of ShardedRows, whose devices each search their rows for all patches.
+        """
+        del geometry, mesh  # the banks know theirs
         samples, _, patches, width = features.shape
         maps = []
         for at, view in enumerate(self.views):
             queries = features[:, at].reshape(samples * patches, width)
             bank = state[view if self.per_view else SHARED].rows
-            distance, _ = nearest(queries, bank, precision=self.search)
+            distance = _distances(queries, bank, self.search)
             maps.append(distance.reshape(samples, *self.grid))
         return jnp.stack(maps, 1)
 
@@ -138,6 +145,15 @@ class PatchCore:
 def seed_from(key: jax.Array) -> int:
     """A whole number for the libraries that want one."""
     return int(np.asarray(jax.random.key_data(key)).ravel()[-1]) & 0x7FFFFFFF
+
+
+def _distances(
+    queries: Float32[Array, "Q D"], bank: Float32[Array, "M D"] | ShardedRows, precision: Precision
+) -> Float32[Array, " Q"]:
+    """Of every query to the nearest row of a bank, on one device or over those that hold its rows."""
+    if isinstance(bank, ShardedRows):
+        return sharded_nearest(queries, bank, mesh=bank.mesh, precision=precision)[0]
+    return nearest(queries, bank, precision=precision)[0]
 
 
 def check_views(index: DatasetIndex) -> None:

@@ -17,11 +17,13 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from mvead_jax.backbone.dinov2 import Block, Linear
 from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, has_keys
 from mvead_jax.methods.mvead.dense import masked_attention
+from mvead_jax.sharding import on_each_device
 
 Init = Literal["similarity", "random"]
 Keys = Bool[Array, "V V N N"] | BandPlan
@@ -229,17 +231,29 @@ def copy_block(attention: EpipolarAttention, block: Block) -> None:
     attention.output.bias[...] = source.projection.bias[...] * scale
 
 
-@partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0, static_argnames="mesh")
 def attend_batch(
     graph: nnx.GraphDef,
     parameters: Any,
     z: Float[Array, "B V N D"],
     present: Bool[Array, "B V"],
     mask: Keys,
+    *,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "B V N D"]:
-    """Fused features of samples of one category, by the attention of a graph and its parameters."""
-    attention = nnx.merge(graph, parameters)
-    return over_samples(lambda z, present: attention(z, mask, present), z, present)
+    """Fused features of samples of one category, by the attention of a graph and its parameters.
+
+    With a mesh the samples, a multiple of its devices, are divided over it.
+    """
+
+    def attend(shared, samples):
+        parameters, mask = shared
+        attention = nnx.merge(graph, parameters)
+        return over_samples(lambda z, present: attention(z, mask, present), *samples)
+
+    if mesh is not None:
+        attend = on_each_device(attend, mesh)
+    return attend((parameters, mask), (z, present))
 
 
 def over_samples(function: Callable, *batches: Any) -> Any:

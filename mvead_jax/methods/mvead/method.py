@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
 from mvead_jax.backbone.dinov2 import Block
@@ -142,6 +143,8 @@ class Mvead:
     ) -> MveadState:
         """Pre-trains the attention on the training samples and fills the banks with what it makes of them.
 
+        All processes must call; banks are filled in the first only.
+
         Args:
           index: the training samples, which should be normal.
           features: their patch features, a NumPy array or a FeatureStore.
@@ -159,8 +162,10 @@ class Mvead:
         if self.train.objective != "none" and self.train.epochs:
             pretrain(attention, samples, self.train, seed, self.keeper or _Nobody(), self.name)
         fused = attend_all(attention, samples, np.arange(len(samples)))
-        banks = self._memory.fit(index, fused, None, jax.random.fold_in(key, 0))
         parameters = nnx.to_pure_dict(nnx.state(attention))
+        if fused is None:
+            return MveadState(parameters, {})
+        banks = self._memory.fit(index, fused, None, jax.random.fold_in(key, 0))
         if not self.unfused:
             return MveadState(parameters, banks)
         plain = self._memory.fit(index, features, None, jax.random.fold_in(key, 1))
@@ -186,11 +191,16 @@ class Mvead:
         features: Float32[np.ndarray, "S V N D"],
         geometry: Geometry,
         chosen: Int[np.ndarray, " n"],
-    ) -> Float32[np.ndarray, "n V h w"]:
-        """As of `PatchCore.leave_one_out`; the samples that the banks leave out were seen in training."""
+    ) -> Float32[np.ndarray, "n V h w"] | None:
+        """As of `PatchCore.leave_one_out`; the samples that the banks leave out were seen in training.
+
+        All processes must call; None in all but the first.
+        """
         attention = self.start(0)
         nnx.update(attention, state.fusion)
         fused = attend_all(attention, self._samples(index, features, geometry), chosen)
+        if fused is None:
+            return None
         maps = self._memory.left_out(state.banks, index, fused, chosen)
         if state.unfused is None:
             return maps
@@ -198,21 +208,26 @@ class Mvead:
         return np.asarray(_added(jnp.asarray(maps), jnp.asarray(plain), state))
 
     def anomaly_maps(
-        self, state: MveadState, features: Float32[Array, "B V N D"], geometry: Keys
+        self,
+        state: MveadState,
+        features: Float32[Array, "B V N D"],
+        geometry: Keys,
+        mesh: Mesh | None = None,
     ) -> Float32[Array, "B V h w"]:
         """Distance of every attended patch to the nearest row of its bank (eq. 11).
 
         Args:
           features: a view whose features are all zero is one that the sample does not have.
           geometry: what `plan` made of the samples' category.
+          mesh: as of `PatchCore.anomaly_maps`.
         """
         features = jnp.asarray(features)
         present = (features != 0).any((2, 3))
-        fused = attend_batch(self._graph, state.fusion, features, present, geometry)
-        maps = self._memory.anomaly_maps(state.banks, fused, None)
+        fused = attend_batch(self._graph, state.fusion, features, present, geometry, mesh=mesh)
+        maps = self._memory.anomaly_maps(state.banks, fused, None, mesh)
         if state.unfused is None:
             return maps
-        return _added(maps, self._memory.anomaly_maps(state.unfused, features, None), state)
+        return _added(maps, self._memory.anomaly_maps(state.unfused, features, None, mesh), state)
 
     def _samples(self, index: DatasetIndex, features: Any, geometry: Geometry) -> NormalSamples:
         categories = index.categories

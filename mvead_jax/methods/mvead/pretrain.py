@@ -1,7 +1,8 @@
 """Multi-centre pre-training of the attention's projections on normal samples (MVEAD section 3.3).
 
 A run is a function of (config, seed, features): the order of samples follows from (seed, epoch), what is
-masked from (seed, step). So a run that goes on from any step ends in the same bytes.
+masked from (seed, step) and a sample's place in its batch. So a run that goes on from any step ends in the
+same bytes; on another number of devices it differs by the order in which float32 gradients are summed.
 
 Letters: B samples in a step, V views, N patches of a view, K centres, D width.
 """
@@ -20,6 +21,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from sklearn.cluster import MiniBatchKMeans
 
+from mvead_jax import sharding
 from mvead_jax.config import TrainConfig
 from mvead_jax.data.records import spread_evenly
 from mvead_jax.errors import Stopped, UserError
@@ -59,7 +61,7 @@ class NormalSamples:
 
 
 class Keeper(Protocol):
-    """What outlives a killed run."""
+    """What outlives a killed run. All processes call it, and hear the same."""
 
     def restore(self, like: State) -> State | None:
         """The newest state that was saved, in the shapes of `like`; None if there is none."""
@@ -80,18 +82,29 @@ class NotFinite(UserError):
 
 def attend_all(
     attention: EpipolarAttention, samples: NormalSamples, chosen: Int[np.ndarray, " n"], batch_size: int = 8
-) -> Float[np.ndarray, "n V N D"]:
-    """Attended features of some samples, `batch_size` at a time."""
+) -> Float[np.ndarray, "n V N D"] | None:
+    """Attended features of some samples, at most `batch_size` at a time on each device.
+
+    All processes must call; only the first has room for the result, the others get None.
+    """
+    sharding.meet()  # the first may have had more to do
     graph, parameters = nnx.split(attention)
+    parameters = sharding.replicate(parameters)
     _, views, *rest = samples.features.shape
-    out = np.empty((views, len(chosen), *rest), np.float32).swapaxes(0, 1)  # so that a view lies in one piece
+    out = None
+    if sharding.is_first():  # a view lies in one piece
+        out = np.empty((views, len(chosen), *rest), np.float32).swapaxes(0, 1)
     for number, keys in enumerate(samples.keys):
+        keys = sharding.replicate(keys)
         own = np.flatnonzero(samples.category[chosen] == number)
-        for start in range(0, len(own), batch_size):
-            places = own[start : start + batch_size]
-            filled = chosen[np.resize(places, batch_size)]  # repeats some, so that one size is compiled
-            fused = attend_batch(graph, parameters, samples.features[filled], samples.present[filled], keys)
-            out[places] = np.asarray(fused)[: len(places)]
+        size = sharding.batch_of(len(own), batch_size)
+        for start in range(0, len(own), size):
+            places = own[start : start + size]
+            filled = chosen[np.resize(places, size)][sharding.own_rows(size)]  # repeats: one size is compiled
+            batch = sharding.place((samples.features[filled], samples.present[filled]))
+            fused = sharding.to_host(attend_batch(graph, parameters, *batch, keys, mesh=sharding.mesh()))
+            if out is not None:
+                out[places] = fused[: len(places)]
     return out
 
 
@@ -101,7 +114,7 @@ def k_means_centers(
     """K centres for each view, by k-means over attended patches of the view (decision D7).
 
     At most `most_patches` patches of a view are looked at, of samples spread evenly over the set. A view with
-    fewer different patches than K repeats centres.
+    fewer different patches than K repeats centres. All processes must call; the first runs k-means.
 
     Raises:
       NotFinite: an attended feature is no number; the message names the samples.
@@ -112,21 +125,30 @@ def k_means_centers(
     of_view = [own[spread_evenly(len(own), wanted)] for own in having]
     chosen = np.unique(np.concatenate(of_view))
     outputs = attend_all(attention, samples, chosen)
-    if bad := [
-        samples.names[i] for i, own in zip(chosen, outputs, strict=True) if not np.isfinite(own).all()
-    ]:
+    centers = np.zeros((views, count, samples.features.shape[3]), np.float32)
+    with sharding.together():
+        if outputs is not None:
+            names = [samples.names[i] for i in chosen]
+            _check_attended(outputs, names)
+            for view in range(views):
+                own = np.searchsorted(chosen, of_view[view])
+                rows = outputs[own, view].reshape(-1, outputs.shape[-1])[:most_patches]
+                centers[view] = _k_means(rows, count, seed + view)
+    return sharding.arrays_from_first(centers)
+
+
+def _check_attended(outputs: Float[np.ndarray, "n V N D"], names: list[str]) -> None:
+    """Raises NotFinite where an attended feature of a sample is no number."""
+    if bad := [name for name, own in zip(names, outputs, strict=True) if not np.isfinite(own).all()]:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise NotFinite(f"{', '.join(bad[:3])}{more}: attended features that are no numbers, so no centres")
-    centers = []
-    for view in range(views):
-        own = np.searchsorted(chosen, of_view[view])
-        rows = outputs[own, view].reshape(-1, outputs.shape[-1])[:most_patches]
-        if count == 1:
-            centers.append(rows.mean(0, keepdims=True, dtype=np.float64))
-            continue
-        k_means = MiniBatchKMeans(min(count, len(rows)), random_state=seed + view, n_init=3, batch_size=4096)
-        centers.append(np.resize(k_means.fit(rows).cluster_centers_, (count, rows.shape[1])))
-    return np.stack(centers).astype(np.float32)
+
+
+def _k_means(rows: Float[np.ndarray, "n D"], count: int, seed: int) -> Float[np.ndarray, "K D"]:
+    if count == 1:
+        return rows.mean(0, keepdims=True, dtype=np.float64)
+    k_means = MiniBatchKMeans(min(count, len(rows)), random_state=seed, n_init=3, batch_size=4096)
+    return np.resize(k_means.fit(rows).cluster_centers_, (count, rows.shape[1]))
 
 
 def pretrain(
@@ -138,6 +160,8 @@ def pretrain(
     name: str,
 ) -> Float[np.ndarray, "V K D"]:
     """Trains the attention in place; only its projections and norm have parameters.
+
+    The samples of a step are divided over all devices; all processes must call.
 
     Args:
       attention: as it starts (decision D5).
@@ -172,14 +196,15 @@ def pretrain(
         keeper.save(state)
     first = int(state["step"])
     step = make_step(graph, optimizer, samples, config, jax.random.key(seed))
-    state = jax.tree.map(jnp.array, state)  # copies, which the step may reuse: some are the backbone's
+    # Copies, whose buffers the step may reuse: some are the backbone's.
+    state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(sharding.replicate(state))
     steps = -(-len(samples) // config.batch_size)
     with progress(f"pre-training {name}", steps * config.epochs, "steps", done=first) as bar:
         for number in range(first, steps * config.epochs):
             epoch, position = divmod(number, steps)
             if position == 0 and epoch and config.center_update == "epoch":
                 nnx.update(attention, state["parameters"])
-                state |= {"centers": jnp.asarray(k_means())}
+                state |= {"centers": sharding.replicate(k_means())}
             chosen = _order(len(samples), seed, epoch)[position * config.batch_size :][: config.batch_size]
             state, figures = step(state, make_batch(samples, chosen, config.batch_size))
             figures = {key: float(value) for key, value in figures.items()}
@@ -199,10 +224,11 @@ def _check_finite(figures: dict[str, float], where: str, names: list[str]) -> No
     """Raises NotFinite if a step went wrong; `names`: of its samples."""
     loss, norm = figures["loss"], figures["gradient_norm"]
     if not (np.isfinite(loss) and np.isfinite(norm)):
-        raise NotFinite(
+        error = NotFinite(
             f"{where} has loss {loss} and gradient norm {norm}, on {', '.join(names)}; the last good state "
             "is kept: take a lower train.learning_rate or look at these samples"
         )
+        sharding.raise_in_all(error)
 
 
 def _order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -211,35 +237,49 @@ def _order(count: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def make_batch(samples: NormalSamples, chosen: np.ndarray, size: int) -> dict[str, np.ndarray]:
-    """The chosen samples, filled up to `size` by repeats that weigh nothing."""
-    filled = np.resize(chosen, size)
-    return {
+    """The chosen samples over the mesh, filled up by repeats that weigh nothing.
+
+    Up to `size`, and to a multiple of the devices; each process reads its own rows.
+    """
+    places = np.arange(sharding.padded(size))[sharding.own_rows(sharding.padded(size))]
+    filled = chosen[places % len(chosen)]
+    rows = {
         "z": samples.features[filled],
         "present": samples.present[filled],
         "category": samples.category[filled],
-        "weight": (np.arange(size) < len(chosen)).astype(np.float32),
+        "weight": (places < len(chosen)).astype(np.float32),
     }
+    return sharding.place(rows)
 
 
 def make_step(graph, optimizer, samples: NormalSamples, config: TrainConfig, key: Array):
     """(state, batch) -> (state, figures), compiled; the state's buffers are reused."""
-    masks = jnp.asarray(samples.masks)
+    masks = sharding.replicate(samples.masks)
     # The samples of a step may be of several categories, whose bands differ in size; masks do not.
-    shared = samples.keys[0] if len(samples.keys) == 1 else None
+    shared = sharding.replicate(samples.keys[0]) if len(samples.keys) == 1 else None
 
     @partial(jax.jit, donate_argnums=0)
     def step(state: State, batch: dict[str, Array]) -> tuple[State, dict[str, Array]]:
-        keys = jax.random.split(jax.random.fold_in(key, state["step"]), len(batch["weight"]))
+        # Of a sample's place in the batch, whatever it was filled up to.
+        keys = jax.random.split(jax.random.fold_in(key, state["step"]), config.batch_size)
+        if len(batch["weight"]) > len(keys):
+            keys = keys[np.arange(len(batch["weight"])) % len(keys)]
 
-        def loss(parameters):
+        def losses(constants, rows):
+            parameters, centers, masks, shared = constants
             attention = nnx.merge(graph, parameters)
 
             def of_sample(z, present, category, key):
                 mask = masks[category]
                 keys = mask if shared is None else shared
-                return _sample_loss(attention, z, keys, mask, present, state["centers"], config, key)
+                return _sample_loss(attention, z, keys, mask, present, centers, config, key)
 
-            own = over_samples(of_sample, batch["z"], batch["present"], batch["category"], keys)
+            return over_samples(of_sample, *rows)
+
+        def loss(parameters):
+            rows = batch["z"], batch["present"], batch["category"], keys
+            constants = parameters, state["centers"], masks, shared
+            own = sharding.on_each_device(losses, sharding.mesh())(constants, rows)
             figures = {
                 name: jnp.sum(value * batch["weight"]) / batch["weight"].sum() for name, value in own.items()
             }
