@@ -110,7 +110,8 @@ def write_model(
 def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any, Calibration]:
     """The state and the calibration that `write_model` wrote.
 
-    Projections are on every device; the rows of a bank are divided over them, and a process reads only its own.
+    Projections are on every device; the rows of a bank are divided over them, and a process reads only its
+    own.
 
     Raises:
       UserError: a file that is missing or not what it should be.

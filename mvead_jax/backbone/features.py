@@ -4,8 +4,8 @@ The cache is a folder of chunk files, each holding [s,V,N,D] for a run of whole 
 digest of all that its numbers depend on: the backbone (weights, block, precision, sizes, code), the
 preprocessing, device kind, JAX, and the identity of its pictures (path, size and time of change of a file,
 content of prepared data). So a changed picture or setting makes another name, and a chunk is written to a
-temporary name first: what has the right name is right and whole. So the processes of a run divide the chunks among
-them, and each writes its own.
+temporary name first: what has the right name is right and whole. So the processes of a run divide the chunks
+among them, and each writes its own.
 """
 
 from __future__ import annotations
