@@ -23,12 +23,9 @@ test: .venv/.made
 parity: .venv-parity/.made
 	.venv-parity/bin/python -m pytest -m parity
 
-# Speed beside PyTorch and FAISS.
+# Speed beside PyTorch, FAISS and scikit-learn.
 bench: .venv-bench/.made
-	.venv-bench/bin/python scripts/benchmark.py features
-	.venv-bench/bin/python scripts/benchmark.py nearest
-	.venv-bench/bin/python scripts/benchmark.py attention
-	.venv-bench/bin/python scripts/benchmark.py epoch
+	.venv-bench/bin/python scripts/benchmark.py all
 
 lint: .venv/.made
 	.venv/bin/ruff check .

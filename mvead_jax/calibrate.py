@@ -14,6 +14,7 @@ from typing import Any
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.config import Config
 from mvead_jax.data.loading import open_image
+from mvead_jax.data.pictures import identity
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
 from mvead_jax.files import sha256
@@ -115,12 +116,11 @@ def geometry_origin(config: Config) -> dict[str, Any]:
 
 
 def _digest_of(index: DatasetIndex) -> str:
-    """Of the names, sizes and times of change of an index's pictures."""
+    """Of the names and identities of an index's pictures."""
     files = []
     for sample in index.samples:
         for view in sample.views:
-            stat = (index.root / view.image).stat()
-            files.append([view.image, stat.st_size, stat.st_mtime_ns])
+            files.append([view.image, *identity(index.root / view.image)])
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ class DataConfig:
     """Which pictures.
 
     Attributes:
-      root: folder that holds the data set.
+      root: folder that holds the data set, or what scripts/prepare_data.py made of one.
       categories: names of categories; empty = all that the root holds.
       lists: folder of JSON lists below the root: realiad_jsons, realiad_jsons_sv, realiad_jsons_fuiad_0.1 ...
       images: folder of images below the root; empty = the one that holds the categories.
@@ -137,11 +137,18 @@ class BankConfig:
     """The memory bank.
 
     Attributes:
+      kind: what a bank keeps of the training patches: all (`full`), a greedy k-centre `coreset`, or the
+        centres of `kmeans`. Decision D10.
+      share: of the patches that a coreset or k-means keeps, above 0 and at most 1.
+      projection: dimensions of the random projection in which a coreset is chosen; 0 = the features' own.
       per_view: one bank for each view (the paper's), or one for all.
       unfused: MVEAD keeps a second bank of the features as they were; scores of both are standardised by
         normal ones and added; ours.
     """
 
+    kind: Literal["full", "coreset", "kmeans"] = "full"
+    share: float = 0.1
+    projection: int = 128
     per_view: bool = True
     unfused: bool = False
 
@@ -188,11 +195,14 @@ class ScoreConfig:
         the highest on its epipolar line in the other views is added; `all`: the highest anywhere in them.
       weight: of what the other views add.
       pooling: over the other views: their `mean`, or the `max`.
+      search: the precision of the matrix products that rule bank rows out. The scores do not depend on it;
+        `bfloat16` is faster where the device multiplies it faster.
     """
 
     evidence: Literal["none", "epipolar", "all"] = "none"
     weight: float = 1.0
     pooling: Literal["mean", "max"] = "mean"
+    search: Literal["float32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)
@@ -226,6 +236,8 @@ class Config:
                 raise UserError(f"config {name}={_get(self, name)}: must not be negative, and finite")
         if self.train.mask_ratio > 1:
             raise UserError(f"config train.mask_ratio={self.train.mask_ratio}: must be at most 1")
+        if not 0 < self.bank.share <= 1:
+            raise UserError(f"config bank.share={self.bank.share}: must be above 0 and at most 1")
 
 
 _AT_LEAST_ONE = (
@@ -234,7 +246,7 @@ _AT_LEAST_ONE = (
     *("train.batch_size", "train.centers", "train.center_patches", "train.negatives"),
 )
 _NOT_NEGATIVE = (
-    *("seed", "geometry.threshold", "fusion.heads", "score.weight"),
+    *("seed", "geometry.threshold", "fusion.heads", "bank.projection", "score.weight"),
     *(
         "train.epochs",
         "train.learning_rate",

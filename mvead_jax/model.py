@@ -17,7 +17,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from mvead_jax.backbone.extractor import Backbone, next_block
-from mvead_jax.bank.store import Manifest, read_banks, write_banks
+from mvead_jax.bank.fill import Bank, Keep
+from mvead_jax.bank.nearest import ShardedRows, shard_rows
+from mvead_jax.bank.store import Manifest, map_banks, read_banks, read_samples, write_banks
 from mvead_jax.config import Config
 from mvead_jax.errors import UserError
 from mvead_jax.files import read_json, whole, write_json
@@ -25,7 +27,7 @@ from mvead_jax.methods.mvead.evidence import Calibration
 from mvead_jax.methods.mvead.method import Mvead, MveadState
 from mvead_jax.methods.mvead.pretrain import Keeper
 from mvead_jax.methods.patchcore import PatchCore
-from mvead_jax.sharding import replicate
+from mvead_jax.sharding import mesh, replicate
 
 _UNFUSED = "-unfused"  # behind the name of a bank
 
@@ -47,8 +49,9 @@ def build_method(
     Raises:
       UserError: settings that do not fit the backbone.
     """
+    keep = Keep(config.bank.kind, config.bank.share, config.bank.projection)
     if not fuses(config):
-        return PatchCore(views, backbone.grid, config.bank.per_view)
+        return PatchCore(views, backbone.grid, config.bank.per_view, keep, config.score.search)
     method = Mvead(
         views,
         backbone.grid,
@@ -61,6 +64,8 @@ def build_method(
         next_block(config.backbone, config.seed) if config.fusion.init == "copy" else None,
         keeper,
         name,
+        keep,
+        config.score.search,
     )
     _ = method.attention  # so that what does not fit is said here
     return method
@@ -84,7 +89,7 @@ def write_model(
     banks = dict(state.banks if isinstance(state, MveadState) else state)
     scales = {}
     if isinstance(state, MveadState) and state.unfused is not None:
-        banks |= {name + _UNFUSED: rows for name, rows in state.unfused.items()}
+        banks |= {name + _UNFUSED: bank for name, bank in state.unfused.items()}
         scales = {"scales": [_as_json(scale) for scale in state.scales]}
     folder = workdir / "models" / name
     if isinstance(state, MveadState):
@@ -94,21 +99,28 @@ def write_model(
         folder / "calibration.json",
         {"views": list(method.views)} | _as_json(calibration) | scales,
     )
-    write_banks(workdir / "banks" / name, banks, facts)
+    rows = {bank: own.rows for bank, own in banks.items()}
+    write_banks(workdir / "banks" / name, rows, facts, {bank: own.sample for bank, own in banks.items()})
     manifest.record(folder)
     manifest.record(workdir / "banks" / name)
-    return {bank: len(rows) for bank, rows in banks.items()}
+    return {bank: len(own) for bank, own in rows.items()}
 
 
 def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any, Calibration]:
-    """The state and the calibration that `write_model` wrote; projections and banks are on every device.
+    """The state and the calibration that `write_model` wrote.
+
+    Projections are on every device; the rows of a bank are divided over them where there are several.
 
     Raises:
       UserError: a file that is missing or not what it should be.
     """
     folder = workdir / "models" / name
-    banks = read_banks(workdir / "banks" / name)
-    state: Any = {bank: replicate(banks.pop(bank)) for bank in list(banks)}  # never twice in memory
+    # Of a bank that is divided each process reads only its own rows.
+    read = read_banks if mesh().size == 1 else map_banks
+    banks, samples = read(workdir / "banks" / name), read_samples(workdir / "banks" / name)
+    state: Any = {  # no bank is ever twice in memory
+        bank: Bank(_placed(banks.pop(bank)), samples[bank]) for bank in list(banks)
+    }
     values = read_json(folder / "calibration.json", "the calibration of a trained model")
     scales = None
     try:
@@ -126,6 +138,10 @@ def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any
         own = {bank: rows for bank, rows in state.items() if not bank.endswith(_UNFUSED)}
         state = MveadState(fusion, own, unfused or None, scales)
     return state, calibration
+
+
+def _placed(rows: np.ndarray) -> jax.Array | ShardedRows:
+    return jax.device_put(rows) if mesh().size == 1 else shard_rows(rows, mesh())
 
 
 def _as_json(calibration: Calibration) -> dict[str, list[float]]:

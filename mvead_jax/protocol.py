@@ -49,7 +49,7 @@ def protocol(
         "trusted_pairs": _trusted_words(geometries),
         "fusion": _fusion_words(config, backbone),
         "pre_training": _pre_training_words(config),
-        "bank": f"full, {'one for each view' if config.bank.per_view else 'one for all views'}",
+        "bank": _bank_words(config),
         "patch_score": _patch_score_words(config),
         "image_score": "largest patch score, no smoothing",
         "sample_score": "largest image score over its views",
@@ -121,8 +121,20 @@ def _pre_training_words(config: Config) -> str:
     return "; ".join(parts)
 
 
+def _bank_words(config: Config) -> str:
+    own = config.bank
+    views = "one for each view" if own.per_view else "one for all views"
+    if own.kind == "full":
+        return f"full, {views}"
+    if own.kind == "kmeans":
+        return f"k-means centres, {own.share:.3g} of the patches, {views}"
+    distances = f"in {own.projection} random dimensions" if own.projection else "of the features"
+    return f"greedy coreset of {own.share:.3g} of the patches, distances {distances}, {views}"
+
+
 def _patch_score_words(config: Config) -> str:
-    own, distance = config.score, "distance to the nearest patch of its bank"
+    own, row = config.score, "centre" if config.bank.kind == "kmeans" else "patch"
+    distance = f"distance to the nearest {row} of its bank"
     if fuses(config) and config.bank.unfused:
         distance = "sum of the standardised distances of attended and of plain features to their banks"
     if own.evidence == "none":

@@ -33,8 +33,8 @@ from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
 from mvead_jax.checkpoint import Checkpoints
 from mvead_jax.config import Config, differences, from_dict, to_dict
 from mvead_jax.data.loading import check_files
-from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, spread_evenly
+from mvead_jax.data.source import open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.files import append_line, locked, read_json, write_json
@@ -117,6 +117,7 @@ def _train_model(
         "categories": list(index.categories),
         "backbone": backbone.digest,
         "per_view": config.bank.per_view,
+        "kept": _kept(config),
         "unfused": config.bank.unfused,
         "training": _training_summary(training),
         "features": _fingerprint(config, training, backbone),
@@ -167,7 +168,7 @@ def _train_model(
 def open_index(config: Config) -> DatasetIndex:
     """The data set that `config` names; its notes go to the log."""
     data = config.data
-    index = load_index(
+    index = open_data(
         data.root, data.categories, lists=data.lists, images=data.images, incomplete=data.incomplete
     )
     for note in index.notes:
@@ -226,6 +227,13 @@ def _check_workdir(config: Config, workdir: Path) -> None:
     earlier = from_dict(read_json(path, "a config"), str(path))
     if changed := differences(earlier, config):
         raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
+
+
+def _kept(config: Config) -> dict[str, Any]:
+    """What the rows of a bank were chosen by."""
+    own = config.bank
+    chosen = {"share": own.share, "projection": own.projection, "seed": config.seed}
+    return {"kind": own.kind} | (chosen if own.kind != "full" else {})
 
 
 def _training_summary(index: DatasetIndex) -> dict[str, int]:

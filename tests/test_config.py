@@ -46,6 +46,9 @@ def test_an_empty_list_clears_the_field():
         ("data.image_size", "2.5", "expected int"),
         ("data.image_size", "0", "at least 1"),
         ("bank.per_view", "maybe", "expected true or false"),
+        ("bank.share", "0", "above 0 and at most 1"),
+        ("bank.share", "nan", "above 0 and at most 1"),
+        ("bank.projection", "-1", "must not be negative"),
         ("setting", "singel", "did you mean 'single'"),
     ],
 )

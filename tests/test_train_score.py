@@ -14,6 +14,7 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 from sklearn import metrics as sklearn_metrics
 
+from mvead_jax.bank.store import read_banks
 from mvead_jax.config import BackboneConfig, Config, DataConfig, load_config, override
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.score import score
@@ -162,6 +163,12 @@ def test_two_runs_give_the_same_bytes(run, root, tmp_path):
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(run)).read_bytes()
     for name in ("maps/bolt.npz", "report/bolt.png"):
         assert (tmp_path / "two/scores" / name).read_bytes() == (run / "scores" / name).read_bytes()
+
+
+def test_the_precision_of_the_search_does_not_change_a_score(run, tmp_path):
+    score(run, tmp_path / "scores", overrides={"score.search": "bfloat16"})
+    for name in ("samples.csv", "images.csv"):
+        assert (tmp_path / "scores" / name).read_bytes() == (run / "scores" / name).read_bytes()
 
 
 def test_shuffled_lists_give_the_same_bytes(run, root, tmp_path):
@@ -476,3 +483,38 @@ def test_the_demo_in_small(tmp_path):
     metrics = json.loads((tmp_path / "run/scores/metrics.json").read_text())
     assert metrics["categories"]["terminal"]["sample"]["base_rate"] == pytest.approx(5 / 7)
     assert (tmp_path / "run/scores/report/terminal.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"kind": "coreset"}, "greedy coreset of 0.5 of the patches, distances in 128 random dimensions"),
+        (
+            {"kind": "coreset", "projection": "0"},
+            "greedy coreset of 0.5 of the patches, distances of the",
+        ),
+        ({"kind": "kmeans", "per_view": "false"}, "k-means centres, 0.5 of the patches, one for all views"),
+    ],
+)
+def test_smaller_banks_are_trained_scored_and_told(run, root, tmp_path, changes, told):
+    config = config_for(root, bank__share="0.5", **{f"bank__{key}": value for key, value in changes.items()})
+    train(config, tmp_path / "run")
+    metrics = score(tmp_path / "run")
+    assert metrics["protocol"]["bank"].startswith(told)
+    full = json.loads((run / "scores/metrics.json").read_text())
+    assert metrics["mean"]["sample"]["auroc"] == pytest.approx(full["mean"]["sample"]["auroc"], abs=0.1)
+    rows, of_full = (read_banks(folder / "banks/bolt") for folder in (tmp_path / "run", run))
+    assert sum(map(len, rows.values())) == sum(map(len, of_full.values())) // 2
+    with pytest.raises(UserError, match="another config"):
+        train(dataclasses.replace(config, bank=dataclasses.replace(config.bank, share=0.3)), tmp_path / "run")
+    train(config, tmp_path / "two")
+    assert score(tmp_path / "two")["mean"] == metrics["mean"]
+
+
+def test_an_mvead_run_with_a_coreset_keeps_both_banks(root, tmp_path):
+    changes = {"method": "mvead", "bank__kind": "coreset", "bank__unfused": "true", "train__epochs": "1"}
+    changes |= {"geometry__on_failure": "unconstrained", "data__categories": "cap", "train__centers": "2"}
+    train(config_for(root, **changes), tmp_path / "run")
+    score(tmp_path / "run")
+    assert {len(rows) for rows in read_banks(tmp_path / "run/banks/cap").values()} == {1}  # of 16
+    assert np.isfinite(np.load(tmp_path / "run/scores/maps/cap.npz")["maps"]).all()

@@ -2,9 +2,10 @@
 
 The cache is a folder of chunk files, each holding [s,V,N,D] for a run of whole samples. A chunk's name is the
 digest of all that its numbers depend on: the backbone (weights, block, precision, sizes, code), the
-preprocessing, device kind, JAX, and the identity (path, size, time of change) of its pictures. So a changed
-picture or setting makes another name, and a chunk is written to a temporary name first: what has the right
-name is right and whole. So the processes of a run divide the chunks among them, and each writes its own.
+preprocessing, device kind, JAX, and the identity of its pictures (path, size and time of change of a file,
+content of prepared data). So a changed picture or setting makes another name, and a chunk is written to a
+temporary name first: what has the right name is right and whole. So the processes of a run divide the chunks
+among them, and each writes its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from jaxtyping import Float32
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.config import FeaturesConfig
 from mvead_jax.data.loading import PREPROCESSING_VERSION, LoadedSample, iterate, sample_pipeline
+from mvead_jax.data.pictures import identity
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.files import whole
@@ -183,8 +185,7 @@ def _digest(samples, index: DatasetIndex, backbone: Backbone, config: FeaturesCo
     files = []
     for sample in samples:
         for view in sample.views:
-            stat = (index.root / view.image).stat()
-            files.append([sample.id, view.name, view.image, stat.st_size, stat.st_mtime_ns])
+            files.append([sample.id, view.name, view.image, *identity(index.root / view.image)])
     key = {
         "version": [_VERSION, PREPROCESSING_VERSION],
         "backbone": backbone.digest,

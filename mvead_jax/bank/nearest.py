@@ -1,28 +1,37 @@
-"""Exact Euclidean nearest neighbours in a memory bank, by blocked matrix products.
+"""Nearest neighbours in a memory bank: exact, at any size, on any number of devices.
 
-A product of matrices gives |q-b|^2 = |q|^2 + |b|^2 - 2 q.b fast but with an error that grows with the norms,
-not with the distance. So the product only rules rows out: of every group of neighbouring bank rows it gives a
-lower bound of the distance, the rows of the best groups are compared by direct differences, and a query whose
-next best group can't be ruled out is searched again, by direct differences wherever its bound asks for it.
+    nearest          the nearest row (eq. 1 of seed 001)
+    k_nearest        the k nearest, with the count of direct comparisons
+    sharded_nearest  the bank's rows split over the devices of a mesh
+    nearest_on_disk  a bank that is read from disk piece by piece
 
-The second search costs about what a brute-force one does. Features of pictures hardly need it; banks full of
-copies of the same row, or of clusters much tighter than they are far apart, need it for most queries.
+All four give the same answer: that of direct float32 differences, the lowest row on ties. How, is in
+search.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Float32, Int32
+import numpy as np
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-_GROUP = 16  # neighbouring bank rows that share one bound
-_COMPARED = 2  # groups a query compares by direct differences before it is searched again
-_AGAIN = 8  # queries searched again at a time
-_BLOCK_ELEMENTS = 2**22  # bank rows x queries in one product: 16 MiB, for up to 16,384 queries
+from mvead_jax.bank.bounds import GROUP, Precision
+from mvead_jax.bank.search import search
+
+MOST_NEIGHBOURS = 16
+_PRODUCTS = 2**22  # bank rows x queries in one product: 16 MiB
 _FEWEST_ROWS, _MOST_ROWS = 256, 8192  # of the bank in one product
-_NOWHERE = jnp.iinfo(jnp.int32).max
+_QUERIES = 8192  # searched at once; more are searched one part after the other
+_PIECE = 2**25  # numbers in a piece of a bank on disk: 128 MiB
 
 
 def nearest(
@@ -31,15 +40,18 @@ def nearest(
     *,
     block_size: int | None = None,
     where: Bool[Array, " M"] | Bool[Array, "Q M"] | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Float32[Array, " Q"], Int32[Array, " Q"]]:
     """Distance to, and index of, the nearest bank row of every query (eq. 1 of seed 001).
 
     Args:
-      queries: finite features.
-      bank: finite features, at least one row.
-      block_size: bank rows in one matrix product, rounded up to whole groups; by default as many as fit
+      queries: finite features, of norms below 1e18.
+      bank: the same, at least one row.
+      block_size: bank rows in one matrix product, rounded up to whole groups of 16; by default as many as fit
         16 MiB of products, and at least 256. The answer does not depend on it.
       where: rows that may be found, the same for all queries [M] or for each query [Q,M].
+      precision: of the products that rule rows out. The answer does not depend on it; bfloat16 is faster
+        where the device multiplies it faster.
 
     Returns:
       Euclidean (not squared) distances, and indices, the lowest on ties. Distances are those of direct
@@ -47,155 +59,217 @@ def nearest(
       no row has distance inf and index -1.
 
     Raises:
-      ValueError: shapes that don't fit, or an empty bank.
+      ValueError: shapes that don't fit, an empty bank, or an unknown precision.
+    """
+    distance, index, _ = k_nearest(queries, bank, 1, block_size=block_size, where=where, precision=precision)
+    return distance[:, 0], index[:, 0]
+
+
+def k_nearest(
+    queries: Float[Array, "Q D"],
+    bank: Float[Array, "M D"],
+    k: int,
+    *,
+    block_size: int | None = None,
+    where: Bool[Array, " M"] | Bool[Array, "Q M"] | None = None,
+    precision: Precision = "float32",
+) -> tuple[Float32[Array, "Q k"], Int32[Array, "Q k"], Int32[Array, " Q"]]:
+    """As `nearest`, the k nearest rows by (distance, row), k <= 16.
+
+    Returns:
+      Distances and indices [Q,k], inf and -1 where fewer than k rows may be found; and with how many rows
+      each query was compared by direct differences [Q]: of M it should be few.
+
+    Raises:
+      ValueError: as `nearest`, or a k that is not 1 to 16.
     """
     queries, bank = jnp.asarray(queries, jnp.float32), jnp.asarray(bank, jnp.float32)
-    if queries.ndim != 2 or bank.ndim != 2 or queries.shape[1] != bank.shape[1]:
-        raise ValueError(f"queries {queries.shape} and bank {bank.shape} must be [Q,D] and [M,D]")
-    if bank.shape[0] == 0:
-        raise ValueError("the bank is empty")
-    if where is not None:
-        where = jnp.asarray(where, bool)
-        if where.shape not in ((bank.shape[0],), (queries.shape[0], bank.shape[0])):
-            raise ValueError(
-                f"where {where.shape} must be [M] or [Q,M] for {queries.shape[0]} x {bank.shape[0]}"
-            )
-        where = jnp.atleast_2d(where)
-    if queries.shape[0] == 0:
+    where = None if where is None else jnp.asarray(where, bool)
+    _check(queries.shape, bank.shape, bank.shape[:1] if where is None else where.shape, k, precision)
+    where = None if where is None else jnp.atleast_2d(where)
+    found = []
+    for part in _parts(len(queries)):
+        own = where if where is None or where.shape[0] == 1 else where[part]
+        rows = block_rows(block_size, len(queries[part]))
+        found.append(search(queries[part], bank, own, k=k, block_rows=rows, precision=precision))
+    if not found:
+        return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32), jnp.zeros(0, jnp.int32)
+    squared, index, compared = found[0] if len(found) == 1 else map(jnp.concatenate, zip(*found, strict=True))
+    return jnp.sqrt(squared), index, compared
+
+
+@dataclass(frozen=True)
+class ShardedRows:
+    """A bank whose rows are split over the devices of a mesh.
+
+    Attributes:
+      values: [M',D], M rows and as many zeros behind them as make equal shares.
+      count: M. mesh, axis: over which they are split.
+    """
+
+    values: Float32[Array, "rows D"]
+    count: int
+    mesh: Mesh
+    axis: str
+
+
+def shard_rows(bank: Float[np.ndarray, "M D"], mesh: Mesh, *, axis: str = "data") -> ShardedRows:
+    """Splits a bank; of an array on disk (np.memmap) each process reads only the rows of its own devices.
+
+    Raises:
+      ValueError: not [M,D], or empty.
+    """
+    if bank.ndim != 2 or bank.shape[0] == 0:
+        raise ValueError(f"bank {bank.shape} must be [M,D] with at least one row")
+    count, width = bank.shape
+    rows = -(-count // mesh.shape[axis]) * mesh.shape[axis]
+
+    def share(place: tuple[slice, ...]) -> np.ndarray:
+        begin, end, _ = place[0].indices(rows)
+        own = np.asarray(bank[begin : min(end, count)], np.float32)
+        return np.pad(own, ((0, end - begin - len(own)), (0, 0)))
+
+    values = jax.make_array_from_callback((rows, width), jax.NamedSharding(mesh, P(axis)), share)
+    return ShardedRows(values, count, mesh, axis)
+
+
+def sharded_nearest(
+    queries: Float[Array, "Q D"],
+    bank: Float[Array, "M D"] | ShardedRows,
+    *,
+    mesh: Mesh,
+    axis: str = "data",
+    block_size: int | None = None,
+    where: Bool[Array, " M"] | None = None,
+    precision: Precision = "float32",
+) -> tuple[Float32[Array, " Q"], Int32[Array, " Q"]]:
+    """As `nearest`, with the bank's rows split over the devices of one axis of a mesh.
+
+    Args:
+      queries: the same in every process.
+      bank: an array, the same in every process; or what `shard_rows` made of one.
+      mesh, axis: over which the rows are split; not looked at if they are split already.
+      where: rows that may be found [M].
+
+    Returns:
+      As `nearest`, the same on every device and in every process.
+
+    Raises:
+      ValueError: as `nearest`.
+    """
+    rows = bank if isinstance(bank, ShardedRows) else shard_rows(np.asarray(bank), mesh, axis=axis)
+    queries = np.asarray(queries, np.float32)
+    where = np.ones(rows.count, bool) if where is None else np.asarray(where, bool)
+    _check(queries.shape, (rows.count, rows.values.shape[1]), where.shape, 1, precision)
+    if where.ndim != 1:
+        raise ValueError(f"where {where.shape} must be [M]")
+    allowed = np.pad(where, (0, len(rows.values) - rows.count))[None]
+    split = jax.NamedSharding(rows.mesh, P(None, rows.axis))
+    allowed = jax.make_array_from_callback(allowed.shape, split, lambda place: allowed[place])
+    found = []
+    for part in _parts(len(queries)):
+        own = jax.make_array_from_callback(
+            queries[part].shape,
+            jax.NamedSharding(rows.mesh, P()),
+            lambda place, own=queries[part]: own[place],
+        )
+        size = block_rows(block_size, len(queries[part]))
+        found.append(_search_shares(own, rows.values, allowed, rows.mesh, rows.axis, size, precision))
+    if not found:
         return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.int32)
+    squared, index = found[0] if len(found) == 1 else map(jnp.concatenate, zip(*found, strict=True))
+    return jnp.sqrt(squared), index
+
+
+@partial(jax.jit, static_argnames=("mesh", "axis", "block_rows", "precision"))
+def _search_shares(queries, bank, allowed, mesh, axis, block_rows, precision):
+    """Each device searches its share; of what they found, the lowest by (distance, row)."""
+
+    # The search branches on its data, with no exchange between devices inside: no check of what varies.
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(), P(axis), P(None, axis)),
+        out_specs=(P(), P()),
+        check_vma=False,
+    )
+    def of_share(queries, share, allowed):
+        found = search(queries, share, allowed, k=1, block_rows=block_rows, precision=precision)
+        first = jax.lax.axis_index(axis).astype(jnp.int32) * share.shape[0]
+        index = jnp.where(found.index[:, 0] < 0, -1, found.index[:, 0] + first)
+        squared, index = (jax.lax.all_gather(x, axis) for x in (found.squared[:, 0], index))
+        best = squared.argmin(0)  # of equals the first device, which has the lower rows
+        return squared.min(0), jnp.take_along_axis(index, best[None], 0)[0]
+
+    return of_share(queries, bank, allowed)
+
+
+def nearest_on_disk(
+    queries: Float[Array, "Q D"],
+    bank: Float[np.ndarray, "M D"],
+    *,
+    piece_rows: int | None = None,
+    precision: Precision = "float32",
+    on_piece: Callable[[int], None] = lambda rows: None,
+) -> tuple[Float32[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
+    """As `nearest`, of a bank that need not fit in memory.
+
+    Args:
+      bank: such as a np.memmap; read once from its first row to its last, a piece ahead.
+      piece_rows: rows in memory at a time; by default 128 MiB of float32, of which there are up to four.
+      on_piece: is told after each piece how many rows were new.
+
+    Raises:
+      ValueError: as `nearest`.
+    """
+    _check(np.shape(queries), bank.shape, (len(bank),), 1, precision)
+    rows = min(piece_rows or max(1, _PIECE // bank.shape[1]), len(bank))
+    if rows < 1:
+        raise ValueError(f"piece_rows={piece_rows} must be at least 1")
+    queries = jnp.asarray(queries, jnp.float32)
+    distance = np.full(len(queries), np.inf, np.float32)
+    index = np.full(len(queries), -1, np.int64)
+    # The last piece starts earlier, so that one size is compiled; a row that is seen twice changes nothing.
+    starts = [min(at, len(bank) - rows) for at in range(0, len(bank), rows)]
+    read = partial(np.array, dtype=np.float32, order="C")
+    seen = 0
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(lambda: read(bank[starts[0] : starts[0] + rows]))
+        for number, start in enumerate(starts):
+            piece = ahead.result()
+            if number + 1 < len(starts):
+                following = bank[starts[number + 1] : starts[number + 1] + rows]
+                ahead = reader.submit(lambda following=following: read(following))
+            own, row = map(np.asarray, nearest(queries, piece, precision=precision))
+            nearer = own < distance  # a tie keeps the lower row
+            distance = np.where(nearer, own, distance)
+            index = np.where(nearer, row + start, index)
+            on_piece(start + rows - seen)
+            seen = start + rows
+    return distance, index
+
+
+def _parts(count: int) -> Iterator[slice]:
+    return (slice(start, start + _QUERIES) for start in range(0, count, _QUERIES))
+
+
+def block_rows(block_size: int | None, queries: int) -> int:
+    """Rows in one product, whole groups of them."""
     if block_size is None:
-        block_size = min(max(_BLOCK_ELEMENTS // queries.shape[0], _FEWEST_ROWS), _MOST_ROWS)
+        block_size = min(max(_PRODUCTS // queries, _FEWEST_ROWS), _MOST_ROWS)
     elif block_size < 1:
         raise ValueError(f"block_size={block_size} must be at least 1")
-    return _nearest(queries, bank, where, -(-block_size // _GROUP) * _GROUP)
+    return -(-block_size // GROUP) * GROUP
 
 
-@partial(jax.jit, static_argnames="block_size")
-def _nearest(queries, bank, where, block_size):
-    rows = bank.shape[0]
-    if rows < block_size:
-        block_size = -(-rows // _GROUP) * _GROUP
-        allowed = jnp.ones((1, rows), bool) if where is None else where
-        where = jnp.pad(allowed, ((0, 0), (0, block_size - rows)))
-        bank = jnp.pad(bank, ((0, block_size - rows), (0, 0)))
-    centre = bank.mean(0)
-    centred = queries - centre[None]
-    slack = _slack(queries.shape[1])
-
-    bounds, groups = _best_groups(centred, bank, centre, where, block_size, slack)
-    squared, index = _compare_groups(queries, bank, where, groups[:_COMPARED])
-    # The bound of |q-b|^2 leaves out |q|^2; both sides are halved.
-    norm = jnp.sum(centred * centred, -1)
-    limit = 0.5 * squared * (1 + 2 * slack) - (0.5 - slack) * norm
-    again = (bounds[_COMPARED] <= limit) & (bounds[_COMPARED] < jnp.inf)
-
-    def search_again(carry):
-        squared, index, again = carry
-        (few,) = jnp.nonzero(again, size=_AGAIN, fill_value=0)
-        own = where if where is None or where.shape[0] == 1 else where[few]
-        found = _direct(queries[few], centred[few], bank, centre, own, limit[few], block_size, slack)
-        return squared.at[few].set(found[0]), index.at[few].set(found[1]), again.at[few].set(False)
-
-    squared, index, _ = jax.lax.while_loop(
-        lambda carry: carry[2].any(), search_again, (squared, index, again)
-    )
-    missed = index == _NOWHERE
-    return jnp.where(missed, jnp.inf, jnp.sqrt(squared)), jnp.where(missed, -1, index)
-
-
-def _slack(width: int) -> float:
-    """Relative error bound of a float32 sum of `width` products, with room for the centring's rounding."""
-    return (width + 16) * 2.0**-24
-
-
-def _bounds(centred, block, centre, slack):
-    """Lower bounds [rows,Q] of |q-b|^2 / 2 - (1/2 - slack) |q|^2 in exact arithmetic, for a block of rows.
-
-    The product's error is at most slack (|q|^2 + |b|^2) by |q||b| <= (|q|^2 + |b|^2) / 2.
-    """
-    block = block - centre[None]
-    products = jax.lax.dot_general(block, centred, (((1,), (1,)), ((), ())), precision="highest")
-    return (0.5 - slack) * jnp.sum(block * block, -1)[:, None] - products
-
-
-def _block(bank, where, step, block_size):
-    """The step-th block of rows, its first row, and where they may be found [1 or Q, rows]. The last block
-    overlaps the one before, so that no bank is copied to be padded."""
-    start = jnp.minimum(step * block_size, bank.shape[0] - block_size)
-    block = jax.lax.dynamic_slice_in_dim(bank, start, block_size)
-    allowed = None if where is None else jax.lax.dynamic_slice_in_dim(where, start, block_size, axis=1)
-    return block, start, allowed
-
-
-def _best_groups(centred, bank, centre, where, block_size, slack):
-    """The lowest bounds [_COMPARED+1,Q] over groups of rows, and the first rows of these groups."""
-
-    def step(carry, number):
-        block, start, allowed = _block(bank, where, number, block_size)
-        bounds = _bounds(centred, block, centre, slack)
-        if allowed is not None:
-            bounds = jnp.where(allowed.T, bounds, jnp.inf)
-        grouped = bounds.reshape(block_size // _GROUP, _GROUP, -1).min(1)
-        first_rows = start + _GROUP * jnp.arange(len(grouped), dtype=jnp.int32)
-        first_rows = jnp.broadcast_to(first_rows[:, None], grouped.shape)
-        values = jnp.concatenate([carry[0], grouped])
-        rows = jnp.concatenate([carry[1], first_rows])
-        return _lowest(values, rows, _COMPARED + 1), None
-
-    shape = (_COMPARED + 1, centred.shape[0])
-    start = jnp.full(shape, jnp.inf), jnp.zeros(shape, jnp.int32)
-    steps = jnp.arange(-(-bank.shape[0] // block_size), dtype=jnp.int32)
-    return jax.lax.scan(step, start, steps)[0]
-
-
-def _lowest(values, rows, count):
-    """The `count` lowest values along axis 0, with their rows. Plain minima run in SIMD, sorts do not."""
-    places = jnp.arange(values.shape[0], dtype=jnp.int32)[:, None]
-    found = []
-    for _ in range(count):
-        low = values.min(0)
-        place = jnp.where(values == low[None], places, values.shape[0] - 1).min(0)
-        found.append((low, jnp.take_along_axis(rows, place[None], 0)[0]))
-        values = jnp.where(places == place[None], jnp.inf, values)
-    return jnp.stack([low for low, _ in found]), jnp.stack([row for _, row in found])
-
-
-def _compare_groups(queries, bank, where, groups):
-    """Squared distance and index of the nearest row of some groups [n,Q], by direct differences."""
-
-    def compare(number, carry):
-        squared, index = carry
-        row = groups[number // _GROUP] + number % _GROUP
-        difference = queries - bank[row]
-        own = jnp.sum(difference * difference, -1)
-        if where is not None:
-            allowed = where[0, row] if where.shape[0] == 1 else where[jnp.arange(len(row)), row]
-            own = jnp.where(allowed, own, jnp.inf)
-        better = (own < squared) | ((own == squared) & (row < index) & (own < jnp.inf))
-        return jnp.where(better, own, squared), jnp.where(better, row, index)
-
-    start = jnp.full(queries.shape[0], jnp.inf), jnp.full(queries.shape[0], _NOWHERE, jnp.int32)
-    return jax.lax.fori_loop(0, groups.shape[0] * _GROUP, compare, start)
-
-
-def _direct(queries, centred, bank, centre, where, limit, block_size, slack):
-    """As `nearest` for few queries: direct differences in every block in which a bound is within `limit`."""
-
-    def compare(carry, block, start, allowed):
-        differences = queries[:, None] - block[None]
-        own = jnp.sum(differences * differences, -1)
-        if allowed is not None:
-            own = jnp.where(allowed, own, jnp.inf)
-        low = own.min(1)
-        row = start + own.argmin(1).astype(jnp.int32)
-        better = low < carry[0]  # blocks come in the order of rows, so a tie keeps the lower index
-        return jnp.where(better, low, carry[0]), jnp.where(better, row, carry[1])
-
-    def step(carry, number):
-        block, start, allowed = _block(bank, where, number, block_size)
-        near = (_bounds(centred, block, centre, slack) <= limit[None]).any()
-        return jax.lax.cond(near, compare, lambda carry, *_: carry, carry, block, start, allowed), None
-
-    start = jnp.full(queries.shape[0], jnp.inf), jnp.full(queries.shape[0], _NOWHERE, jnp.int32)
-    steps = jnp.arange(-(-bank.shape[0] // block_size), dtype=jnp.int32)
-    return jax.lax.scan(step, start, steps)[0]
+def _check(queries: tuple, bank: tuple, where: tuple, k: int, precision: str) -> None:
+    if len(queries) != 2 or len(bank) != 2 or queries[1] != bank[1]:
+        raise ValueError(f"queries {queries} and bank {bank} must be [Q,D] and [M,D]")
+    if bank[0] == 0:
+        raise ValueError("the bank is empty")
+    if where not in ((bank[0],), (queries[0], bank[0])):
+        raise ValueError(f"where {where} must be [M] or [Q,M] for {queries[0]} x {bank[0]}")
+    if not 1 <= k <= MOST_NEIGHBOURS:
+        raise ValueError(f"k={k} must be 1 to {MOST_NEIGHBOURS}")
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r} must be one of {', '.join(get_args(Precision))}")

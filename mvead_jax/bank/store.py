@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
@@ -21,12 +21,16 @@ _SUFFIX = ".safetensors"
 
 
 def write_banks(
-    folder: Path, banks: Mapping[str, Float32[np.ndarray, "M D"]], facts: Mapping[str, Any]
+    folder: Path,
+    banks: Mapping[str, Float32[np.ndarray, "M D"]],
+    facts: Mapping[str, Any],
+    samples: Mapping[str, Int32[np.ndarray, " M"]] | None = None,
 ) -> None:
     """Makes <folder>/<name>.safetensors for every bank the only banks of the folder.
 
     Args:
       facts: JSON that goes into each header.
+      samples: whose each row is, as in `mvead_jax.bank.fill.Bank`.
     """
     if folder.is_dir():
         for path in folder.iterdir():  # of an earlier training, or of a writer that was killed
@@ -35,9 +39,10 @@ def write_banks(
     for name, rows in banks.items():
         with whole(folder / f"{name}{_SUFFIX}") as temporary:
             # One metadata entry: safetensors orders several of them at random.
-            save_file(
-                {"bank": np.ascontiguousarray(rows)}, temporary, {"facts": json.dumps(facts, sort_keys=True)}
-            )
+            tensors = {"bank": np.ascontiguousarray(rows)}
+            if samples is not None:
+                tensors["sample"] = np.ascontiguousarray(samples[name], np.int32)
+            save_file(tensors, temporary, {"facts": json.dumps(facts, sort_keys=True)})
 
 
 def read_banks(folder: Path) -> dict[str, Float32[np.ndarray, "M D"]]:
@@ -46,11 +51,37 @@ def read_banks(folder: Path) -> dict[str, Float32[np.ndarray, "M D"]]:
     Raises:
       UserError: no banks, or a file that is none.
     """
+    return _tensors(folder, "bank")
+
+
+def read_samples(folder: Path) -> dict[str, Int32[np.ndarray, " M"]]:
+    """Whose each row of the banks is, by name. Raises as `read_banks`."""
+    return _tensors(folder, "sample")
+
+
+def map_banks(folder: Path) -> dict[str, Float32[np.memmap, "M D"]]:
+    """The banks by name, memory-mapped: a slice of rows reads these rows from the disk and no others.
+
+    So a bank larger than memory can be searched block by block, and a process of several load its part.
+    Raises as `read_banks`.
+    """
     banks = {}
     for path in _bank_files(folder):
-        with _opened(path) as file:
-            banks[path.stem] = file.get_tensor("bank")
+        with _opened(path) as file:  # whose reader checks the header
+            shape = file.get_slice("bank").get_shape()
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            begin = file.tell() + header["bank"]["data_offsets"][0]
+        banks[path.stem] = np.memmap(path, np.dtype("<f4"), "r", begin, tuple(shape))
     return banks
+
+
+def _tensors(folder: Path, name: str) -> dict[str, np.ndarray]:
+    found = {}
+    for path in _bank_files(folder):
+        with _opened(path) as file:
+            found[path.stem] = file.get_tensor(name)
+    return found
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

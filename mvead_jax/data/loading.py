@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from PIL import Image
 
+from mvead_jax.data.pictures import Picture
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.progress import progress
@@ -46,7 +47,7 @@ class LoadedSample(TypedDict):
     problem: str
 
 
-def open_image(path: Path) -> Image.Image:
+def open_image(path: Picture) -> Image.Image:
     """The picture as 8-bit RGB, upright.
 
     Raises:
@@ -65,7 +66,7 @@ def open_image(path: Path) -> Image.Image:
         return (image if turn is None else image.transpose(turn)).convert("RGB")
 
 
-def image_size(path: Path) -> tuple[int, int]:
+def image_size(path: Picture) -> tuple[int, int]:
     """(width, height) of the upright picture from its header alone. Raises as `open_image`."""
     with _opened(path) as image:
         width, height = image.size
@@ -128,7 +129,7 @@ def iterate(pipeline: grain.MapDataset, threads: int = _THREADS) -> Iterator[Loa
 
 
 def check_files(index: DatasetIndex) -> None:
-    """Opens the header of every picture and mask; decodes nothing.
+    """Opens the header of every picture and mask; decodes nothing. Prepared data went through it before.
 
     Raises:
       DataProblems: every file that is no picture, and every mask whose size is not its picture's.
@@ -148,6 +149,8 @@ def check_files(index: DatasetIndex) -> None:
                 found.append(str(error))
         return found
 
+    if not isinstance(index.root, Path):
+        return
     found: list[str] = []
     with (
         progress("checking files", len(index), "samples") as bar,
@@ -160,9 +163,10 @@ def check_files(index: DatasetIndex) -> None:
         raise DataProblems(str(index.root), found)
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Picture) -> Image.Image:
     try:
-        image = Image.open(path, formats=_FORMATS)
+        # Pillow closes the file of a path itself.
+        image = Image.open(path if isinstance(path, Path) else path.open("rb"), formats=_FORMATS)
     except Image.UnidentifiedImageError:
         raise UserError(f"{path}: not a picture in {', '.join(_FORMATS)}; put the picture there") from None
     except (OSError, SyntaxError, ValueError, *_BOMBS) as error:

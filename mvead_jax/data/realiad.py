@@ -12,7 +12,6 @@ their files lie under NG/ all the same.
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections import Counter, defaultdict
@@ -27,9 +26,11 @@ from mvead_jax.data.records import (
     Split,
     View,
     build_index,
-    incomplete_samples,
+    chosen_categories,
+    defects_learned,
     natural_key,
     repeated_images,
+    settle_incomplete,
     unsafe_path,
 )
 from mvead_jax.errors import DataProblems, UserError
@@ -75,16 +76,10 @@ def load_index(
     if images and (why := unsafe_path(images)):
         raise UserError(f"data.images {images!r} {why}; name a folder below {root}")
     found = _find_lists(root, lists)
-    for category in categories:
-        if category not in found:
-            close = difflib.get_close_matches(category, list(found), n=1)
-            hint = f", did you mean {close[0]!r}?" if close else ";"
-            raise UserError(f"unknown category {category!r}{hint} {root} holds: {', '.join(sorted(found))}")
-
     problems: list[str] = []
     notes: list[str] = []
     samples: list[Sample] = []
-    for category in sorted(set(categories) or found):
+    for category in chosen_categories(root, categories, found):
         reader = _CategoryReader(root, category, found[category], images, incomplete)
         samples += reader.read()
         problems += reader.problems
@@ -230,10 +225,17 @@ class _CategoryReader:
         for problem in doubled:
             self._problem(problem)
         samples = [_sample(self.category, key, group) for key, group in grouped]
+        self.notes += defects_learned(self.category, samples)
         for image in repeated_images(samples) if not doubled else []:
             self._problem(f"{image}: listed in both splits; keep one entry")
         # A rejected entry leaves its sample without a view, which is no problem of its own.
-        return samples if self.problems else self._complete(samples)
+        if self.problems:
+            return samples
+        samples, notes, problems = settle_incomplete(samples, self.incomplete)
+        self.notes += notes
+        for problem in problems:
+            self._problem(problem)
+        return samples
 
     def _problem(self, text: str) -> None:
         self.problems.append(f"{self.path.relative_to(self.root)}: {text}")
@@ -310,13 +312,9 @@ class _CategoryReader:
                 "check meta.prefix, or name the folder of images by data.images"
             )
         learned = [entry for entry in entries if entry.split == "train"]
-        if defective := sum(entry.view.label == 1 for entry in learned):
-            if defective == len(learned):
-                self._problem(
-                    f"meta.normal_class {normal!r} is the anomaly_class of no training view; correct the list"
-                )
-            self.notes.append(
-                f"{self.category}: {defective} training views are labelled defective and are used"
+        if learned and all(entry.view.label == 1 for entry in learned):
+            self._problem(
+                f"meta.normal_class {normal!r} is the anomaly_class of no training view; correct the list"
             )
         return entries
 
@@ -346,24 +344,6 @@ class _CategoryReader:
         return _Listed(
             key, split, View(name, str(base / raw["image_path"]), label, mask and str(base / mask))
         )
-
-    def _complete(self, samples: list[Sample]) -> list[Sample]:
-        lacking = incomplete_samples(samples)
-        if not lacking:
-            return samples
-        if self.incomplete == "keep":
-            self.notes.append(f"{self.category}: {len(lacking)} samples lack a view and are kept")
-            return samples
-        if self.incomplete == "drop":
-            self.notes.append(f"{self.category}: {len(lacking)} samples lack a view and are left out")
-            left_out = {id(sample) for sample, _ in lacking}
-            return [sample for sample in samples if id(sample) not in left_out]
-        for sample, missing in lacking:
-            self._problem(
-                f"{sample.split} sample {sample.id} has no {', '.join(missing)}; "
-                "leave such samples out by data.incomplete=drop or use them by data.incomplete=keep"
-            )
-        return samples
 
 
 def _is_file(path: Path) -> bool:

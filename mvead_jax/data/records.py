@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
+
+from mvead_jax.data.pictures import PictureFolder
+from mvead_jax.errors import UserError
 
 Split = Literal["train", "test"]
 
@@ -62,13 +66,13 @@ class DatasetIndex:
     """Samples of a data set, sorted by (split, category, id) whatever the order of its lists.
 
     Attributes:
-      root: folder that all paths start from.
+      root: what all paths start from: `root / view.image` opens (pictures.py). A folder, or prepared data.
       samples: the samples.
       views: names of the cameras; axis V of every array made from this index.
       notes: what a reader should know and nobody has to mend ("usb: 2 incomplete samples left out").
     """
 
-    root: Path
+    root: PictureFolder
     samples: tuple[Sample, ...]
     views: tuple[str, ...]
     notes: tuple[str, ...] = field(default=())
@@ -97,7 +101,7 @@ class DatasetIndex:
         return np.array([[view in has for view in self.views] for has in names], bool).reshape(len(self), -1)
 
 
-def build_index(root: Path, samples: Iterable[Sample], notes: Sequence[str] = ()) -> DatasetIndex:
+def build_index(root: PictureFolder, samples: Iterable[Sample], notes: Sequence[str] = ()) -> DatasetIndex:
     """The index of `samples` in their fixed order."""
     ordered = tuple(sorted(samples, key=lambda sample: (sample.split, sample.category, sample.id)))
     return DatasetIndex(root, ordered, view_names(ordered), tuple(notes))
@@ -128,6 +132,48 @@ def incomplete_samples(samples: Sequence[Sample]) -> list[tuple[Sample, list[str
         if missing:
             found.append((sample, missing))
     return found
+
+
+def settle_incomplete(
+    samples: list[Sample], policy: Literal["error", "drop", "keep"]
+) -> tuple[list[Sample], list[str], list[str]]:
+    """What data.incomplete makes of the samples of one category: those that stay, notes, problems."""
+    lacking = incomplete_samples(samples)
+    if not lacking:
+        return samples, [], []
+    count, category = len(lacking), samples[0].category
+    if policy == "keep":
+        return samples, [f"{category}: {count} samples lack a view and are kept"], []
+    if policy == "drop":
+        left_out = {id(sample) for sample, _ in lacking}
+        kept = [sample for sample in samples if id(sample) not in left_out]
+        return kept, [f"{category}: {count} samples lack a view and are left out"], []
+    problems = [
+        f"{sample.split} sample {sample.id} has no {', '.join(missing)}; "
+        "leave such samples out by data.incomplete=drop or use them by data.incomplete=keep"
+        for sample, missing in lacking
+    ]
+    return samples, [], problems
+
+
+def defects_learned(category: str, samples: Iterable[Sample]) -> list[str]:
+    """The note on training views of one category that are labelled defective, if there are any."""
+    count = sum(view.label == 1 for sample in samples if sample.split == "train" for view in sample.views)
+    return [f"{category}: {count} training views are labelled defective and are used"] if count else []
+
+
+def chosen_categories(root: object, categories: Sequence[str], found: Collection[str]) -> list[str]:
+    """The categories asked for, all of `found` if none is named; sorted.
+
+    Raises:
+      UserError: one that is not there.
+    """
+    for category in categories:
+        if category not in found:
+            close = difflib.get_close_matches(category, list(found), n=1)
+            hint = f", did you mean {close[0]!r}?" if close else ";"
+            raise UserError(f"unknown category {category!r}{hint} {root} holds: {', '.join(sorted(found))}")
+    return sorted(set(categories) or found)
 
 
 def repeated_images(samples: Iterable[Sample]) -> list[str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mvead_jax.data.loading import open_image
+from mvead_jax.data.pictures import PictureFolder
 from mvead_jax.data.records import View
 from mvead_jax.evaluation.scored import ScoredSample
 
@@ -26,7 +27,7 @@ def heat_scale(maps: Float32[np.ndarray, ...]) -> tuple[float, float]:
 
 
 def draw_category(
-    root: Path, found: Sequence[ScoredSample], path: Path, scale: tuple[float, float], source: str
+    root: PictureFolder, found: Sequence[ScoredSample], path: Path, scale: tuple[float, float], source: str
 ) -> None:
     """A PNG of a few telling samples of one category, a row each, a column for each view.
 
@@ -82,7 +83,7 @@ def _telling(found: Sequence[ScoredSample]) -> list[tuple[str, ScoredSample]]:
 
 
 def _draw_view(
-    axis, root: Path, view: View, heat: Float32[np.ndarray, "h w"], low: float, high: float
+    axis, root: PictureFolder, view: View, heat: Float32[np.ndarray, "h w"], low: float, high: float
 ) -> None:
     image = open_image(root / view.image)
     scale = _SIDE / max(image.size)

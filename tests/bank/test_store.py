@@ -1,7 +1,11 @@
+import json
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
-from mvead_jax.bank.store import Manifest, read_banks, read_facts, write_banks
+from mvead_jax.bank.store import Manifest, map_banks, read_banks, read_facts, read_samples, write_banks
 from mvead_jax.errors import UserError
 
 BANKS = {"C1": np.arange(12, dtype="f4").reshape(4, 3), "C2": np.ones((2, 3), "f4")}
@@ -86,3 +90,58 @@ def test_a_file_that_is_no_bank_is_named(tmp_path):
     (tmp_path / "C1.safetensors").write_bytes(b"\xff" * 100)
     with pytest.raises(UserError, match=r"C1.safetensors: not a memory bank"):
         read_banks(tmp_path)
+
+
+def test_whose_rows_they_are_comes_back(tmp_path):
+    samples = {"C1": np.array([0, 0, 3, -1]), "C2": np.array([1, 2])}
+    write_banks(tmp_path, BANKS, FACTS, samples)
+    found = read_samples(tmp_path)
+    for name, own in samples.items():
+        np.testing.assert_array_equal(found[name], own)
+        assert found[name].dtype == np.int32
+    np.testing.assert_array_equal(read_banks(tmp_path)["C1"], BANKS["C1"])
+    np.testing.assert_array_equal(map_banks(tmp_path)["C1"], BANKS["C1"])
+
+
+def test_mapped_banks_are_the_banks_and_are_not_written_to(folder):
+    mapped = map_banks(folder)
+    for name, rows in BANKS.items():
+        np.testing.assert_array_equal(mapped[name], rows)
+        with pytest.raises(ValueError, match="read-only"):
+            mapped[name][0] = 1
+
+
+def test_a_file_that_is_no_bank_is_not_mapped(tmp_path):
+    (tmp_path / "C1.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(UserError, match=r"C1.safetensors: not a memory bank"):
+        map_banks(tmp_path)
+
+
+_SLICE = """
+import resource, sys
+from pathlib import Path
+from mvead_jax.bank.store import map_banks
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rows = map_banks(Path(sys.argv[1]))["C1"]
+part = rows[200_000:201_000].sum()
+print(rows.shape[0], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in kilobytes on Linux")
+def test_rows_of_a_mapped_bank_take_the_memory_of_these_rows(tmp_path):
+    """1.2 GB in a file of holes; 4 MB of it are read."""
+    rows, width = 300_000, 1000
+    header = {"bank": {"dtype": "F32", "shape": [rows, width], "data_offsets": [0, 4 * rows * width]}}
+    text = json.dumps(header | {"__metadata__": {"facts": "{}"}}).encode()
+    text += b" " * (-len(text) % 8)
+    with (tmp_path / "C1.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + 4 * rows * width)
+    done = subprocess.run(
+        [sys.executable, "-c", _SLICE, tmp_path], capture_output=True, text=True, check=True
+    )
+    found, kilobytes = map(int, done.stdout.split())
+    assert found == rows
+    assert kilobytes < 50_000

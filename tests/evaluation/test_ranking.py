@@ -6,7 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from mvead_jax.evaluation.ranking import auroc, average_precision, f1_max
+from mvead_jax.evaluation.ranking import (
+    auroc,
+    average_precision,
+    f1_max,
+    f1_max_threshold,
+    fpr_at_tpr,
+)
 
 
 def sklearn_f1_max(labels, scores):
@@ -24,7 +30,32 @@ def test_agrees_with_scikit_learn_on_scores_full_of_ties(pairs):
     if labels.sum():
         expected = metrics.average_precision_score(labels, scores)
         assert average_precision(scores, labels) == pytest.approx(expected, abs=1e-12)
-        assert f1_max(scores, labels) == pytest.approx(sklearn_f1_max(labels, scores), abs=1e-12)
+        best = f1_max(scores, labels)
+        assert best == pytest.approx(sklearn_f1_max(labels, scores), abs=1e-12)
+        reaching = {t for t in scores if metrics.f1_score(labels, scores >= t) >= best - 1e-12}
+        assert f1_max_threshold(scores, labels) == max(reaching)
+
+
+@given(
+    st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=60),
+    st.sampled_from([0.05, 0.07, 0.5, 0.57, 0.95, 1.0]),
+)
+@settings(deadline=None)
+def test_the_fpr_at_a_tpr_is_that_of_the_first_threshold_that_reaches_it(pairs, tpr):
+    scores = np.array([score for score, _ in pairs], "f4")
+    labels = np.array([label for _, label in pairs], int)
+    if 0 < labels.sum() < len(labels):
+        false, true, _ = metrics.roc_curve(labels, scores, drop_intermediate=False)
+        expected = false[np.argmax(true >= tpr)]
+        assert fpr_at_tpr(scores, labels, tpr) == pytest.approx(expected, abs=1e-12)
+    else:
+        assert math.isnan(fpr_at_tpr(scores, labels, tpr))
+
+
+@pytest.mark.parametrize("tpr", [0, -0.1, 1.1, math.nan])
+def test_a_tpr_outside_its_range_is_refused(tpr):
+    with pytest.raises(ValueError, match="at most 1"):
+        fpr_at_tpr(np.array([1.0, 2.0]), np.array([0, 1]), tpr)
 
 
 def test_agrees_with_scikit_learn_on_many_distinct_scores():
@@ -48,10 +79,19 @@ def test_infinite_scores_are_scores():
     assert auroc(np.array([np.inf, np.inf]), np.array([1, 0])) == 0.5
 
 
-@pytest.mark.parametrize("metric", [auroc, average_precision, f1_max])
+@pytest.mark.parametrize("metric", [auroc, average_precision, f1_max, f1_max_threshold, fpr_at_tpr])
 def test_a_ranking_without_defects_has_no_value(metric):
     assert math.isnan(metric(np.array([1.0, 2.0]), np.array([0, 0])))
     assert math.isnan(metric(np.array([]), np.array([], int)))
+
+
+def test_constant_scores_say_nothing():
+    scores, labels = np.full(10, 3.0), np.arange(10) < 4
+    assert auroc(scores, labels) == 0.5
+    assert average_precision(scores, labels) == 0.4
+    assert f1_max(scores, labels) == pytest.approx(8 / 14)
+    assert f1_max_threshold(scores, labels) == 3
+    assert fpr_at_tpr(scores, labels) == 1
 
 
 def test_auroc_of_defects_alone_has_no_value():

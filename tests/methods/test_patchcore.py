@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from mvead_jax.bank.fill import Keep
 from mvead_jax.data.records import DatasetIndex, Sample, View
 from mvead_jax.errors import UserError
 from mvead_jax.methods.patchcore import PatchCore
@@ -109,3 +110,37 @@ def test_left_out_a_sample_that_nobody_stands_beside_has_no_score(per_view):
     maps = method.leave_one_out(method.fit(index, train, None, None), index, train, None, np.array([0]))
     assert np.isnan(maps[0, 1]).all() == per_view
     assert np.isfinite(maps[0, 0]).all()
+
+
+# ---- what a bank keeps (decision D10)
+
+
+@pytest.mark.parametrize("per_view", [True, False])
+def test_a_coreset_leaves_a_samples_own_rows_out(per_view):
+    index, train = index_of(4, missing={(1, "C2")}), random_features(0, 4)
+    method = PatchCore(VIEWS, (2, 3), per_view, Keep("coreset", 0.5, 0))
+    state = method.fit(index, train, None, jax.random.key(1))
+    chosen = np.arange(4)
+    maps = method.leave_one_out(state, index, train, None, chosen).reshape(4, 3, 6)
+    for s, v, n in np.ndindex(*maps.shape):
+        if not index.present()[s, v]:
+            assert np.isnan(maps[s, v, n])
+            continue
+        bank = state[VIEWS[v] if per_view else "shared"]
+        others = bank.rows[bank.sample != s]
+        expected = np.linalg.norm(others - train[s, v, n], axis=1).min() if len(others) else np.nan
+        np.testing.assert_allclose(maps[s, v, n], expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["coreset", "kmeans"])
+def test_smaller_banks_follow_from_the_key_and_differ_between_views(kind):
+    index, train = index_of(6), np.repeat(random_features(0, 6)[:, :1], 3, axis=1)  # three views alike
+    method = PatchCore(VIEWS, (2, 3), keep=Keep(kind, 0.25, 4))
+    one, two, other = (method.fit(index, train, None, jax.random.key(seed)) for seed in (1, 1, 2))
+    assert [len(bank.rows) for bank in one.values()] == [9, 9, 9]
+    for view in VIEWS:
+        np.testing.assert_array_equal(one[view].rows, two[view].rows)
+    assert not np.array_equal(one["C1"].rows, other["C1"].rows)
+    assert not np.array_equal(one["C1"].rows, one["C2"].rows)
+    maps = method.leave_one_out(one, index, train, None, np.array([0, 5]))
+    assert np.isfinite(maps).all()

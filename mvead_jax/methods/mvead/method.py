@@ -18,6 +18,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
 from mvead_jax.backbone.dinov2 import Block
+from mvead_jax.bank.bounds import Precision
+from mvead_jax.bank.fill import Keep
 from mvead_jax.config import FusionConfig, TrainConfig
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.errors import UserError
@@ -33,7 +35,7 @@ from mvead_jax.methods.mvead.attention import (
 from mvead_jax.methods.mvead.banded import plan_bands
 from mvead_jax.methods.mvead.evidence import CALIBRATED, Calibration, calibrate_scores, standardise
 from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
-from mvead_jax.methods.patchcore import Banks, PatchCore, check_views
+from mvead_jax.methods.patchcore import Banks, PatchCore, check_views, seed_from
 
 Geometry = Mapping[str, EpipolarKeys]  # of each category
 Parameters = Mapping[str, Any]  # of the attention, nested by module
@@ -70,6 +72,7 @@ class Mvead:
       block: the backbone's next transformer block, if fusion.init is copy and it has one; else None.
       keeper: keeps states of the pre-training; None: a run that is killed starts over.
       name: of the model, for messages.
+      keep: what a bank keeps of the patches. search: precision of the products that rule bank rows out.
     """
 
     views: tuple[str, ...]
@@ -83,6 +86,8 @@ class Mvead:
     block: Block | None = None
     keeper: Keeper | None = None
     name: str = ""
+    keep: Keep = field(default_factory=Keep)
+    search: Precision = "float32"
 
     @cached_property
     def attention(self) -> AttentionConfig:
@@ -151,7 +156,7 @@ class Mvead:
           Stopped: the keeper was asked to stop.
         """
         check_views(index)
-        seed = _seed(key)
+        seed = seed_from(key)
         samples = self._samples(index, features, geometry)
         attention = self.start(seed)
         if self.train.objective != "none" and self.train.epochs:
@@ -160,10 +165,10 @@ class Mvead:
         parameters = nnx.to_pure_dict(nnx.state(attention))
         if fused is None:
             return MveadState(parameters, {})
-        banks = self._memory.fit(index, fused, None, None)
+        banks = self._memory.fit(index, fused, None, jax.random.fold_in(key, 0))
         if not self.unfused:
             return MveadState(parameters, banks)
-        plain = self._memory.fit(index, features, None, None)
+        plain = self._memory.fit(index, features, None, jax.random.fold_in(key, 1))
         chosen = spread_evenly(len(samples), CALIBRATED)
         scales = (
             calibrate_scores(self._memory.left_out(banks, index, fused[chosen], chosen)),
@@ -237,7 +242,7 @@ class Mvead:
 
     @property
     def _memory(self) -> PatchCore:
-        return PatchCore(self.views, self.grid, self.per_view)
+        return PatchCore(self.views, self.grid, self.per_view, self.keep, self.search)
 
 
 def _added(
@@ -261,8 +266,3 @@ class _Nobody:
 
     def stopping(self):
         return False
-
-
-def _seed(key: jax.Array) -> int:
-    """A whole number for the libraries that want one."""
-    return int(np.asarray(jax.random.key_data(key)).ravel()[-1]) & 0x7FFFFFFF

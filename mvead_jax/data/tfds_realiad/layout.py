@@ -1,0 +1,63 @@
+"""Where prepared data lies, and what of it is not finished; without TFDS, which takes a second to load.
+
+<root>/<category>/realiad/<config>/1.0.0/    as prepare.py writes it: a category is whole or not there
+<root>/realiad/<config>/1.0.0/               as the builder alone writes it, all categories in one
+<root>/unfinished.json                       while prepare.py is at work, and if it was killed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mvead_jax.errors import UserError
+from mvead_jax.files import read_json, write_json
+
+NAME, VERSION = "realiad", "1.0.0"
+_UNFINISHED = "unfinished.json"
+
+Undone = dict[str, str]  # of a category: {"category", "images", "lists"}
+
+
+def builder_folder(root: Path, category: str, config: str) -> Path:
+    """Where prepare.py writes a category."""
+    return root / category / NAME / config / VERSION
+
+
+def prepared_folders(root: Path) -> list[Path]:
+    """Folders of all prepared data below `root`; sorted."""
+    found = [
+        *root.glob(f"*/{NAME}/*/{VERSION}/metadata.json"),
+        *root.glob(f"{NAME}/*/{VERSION}/metadata.json"),
+    ]
+    return sorted(path.parent for path in found)
+
+
+def is_prepared(root: Path) -> bool:
+    """Whether `root` is a folder of prepared data, finished or not."""
+    return (root / _UNFINISHED).is_file() or bool(prepared_folders(root))
+
+
+def read_unfinished(root: Path) -> list[Undone]:
+    """What prepare.py has not done yet.
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    path = root / _UNFINISHED
+    if not path.is_file():
+        return []
+    entries = read_json(path, "a list of scripts/prepare_data.py")
+    if not isinstance(entries, list) or not all(
+        isinstance(entry, dict) and {"category", "images", "lists"} <= entry.keys() for entry in entries
+    ):
+        raise UserError(f"{path}: not what scripts/prepare_data.py writes; delete it and run that again")
+    return entries
+
+
+def write_unfinished(root: Path, undone: Sequence[Undone]) -> None:
+    """Notes what is not done yet; no file when all is."""
+    if undone:
+        write_json(root / _UNFINISHED, list(undone))
+    else:
+        (root / _UNFINISHED).unlink(missing_ok=True)

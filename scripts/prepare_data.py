@@ -1,0 +1,61 @@
+"""Prepare a data set once: whole samples in ArrayRecord (TFDS), and a report of what is in it.
+
+    python scripts/prepare_data.py --root DIR --output data/realiad_256 --images realiad_256
+
+Then train with --config.data.root=data/realiad_256: same features, same scores. Pictures are kept as they
+are, so the output is as large as the input. Killed, it goes on where it stopped: a category is whole or not
+there.
+The report (report-<config>.md and .json in the output) counts by category, split, class, view and defect, and
+names pictures that are the same. --report_only prints it, of raw or prepared data, and prepares nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mvead_jax.data.report import as_markdown, data_report, digests_of
+from mvead_jax.data.source import open_data
+from mvead_jax.data.tfds_realiad.prepare import check_counts, prepare
+from mvead_jax.errors import UserError, run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
+    parser.add_argument("--output", type=Path, help="folder of the prepared data")
+    parser.add_argument("--categories", default="", help="comma list; all that the root holds if not given")
+    parser.add_argument(
+        "--lists", default="realiad_jsons", help="folder of lists below the root (data.lists)"
+    )
+    parser.add_argument(
+        "--images", default="", help="folder of images below the root, if there are several (data.images)"
+    )
+    parser.add_argument("--report_only", action="store_true", help="print the report, prepare nothing")
+    parser.add_argument(
+        "--allow_other_counts", action="store_true", help="go on when the counts are not Real-IAD's"
+    )
+    arguments = parser.parse_args()
+    chosen = {
+        "categories": [name.strip() for name in arguments.categories.split(",") if name.strip()],
+        "lists": arguments.lists,
+        "images": arguments.images,
+    }
+    if arguments.report_only:
+        index = open_data(arguments.root, **chosen, incomplete="keep")
+        report = data_report(index, arguments.lists, digests_of(index))
+        print(as_markdown(report), end="")
+        check_counts(report, arguments.allow_other_counts)
+    elif arguments.output is None:
+        raise UserError("--output is missing; name a folder for the prepared data, or ask for --report_only")
+    else:
+        allow = arguments.allow_other_counts
+        for path in prepare(arguments.root, arguments.output, **chosen, allow_other_counts=allow):
+            print(f"report: {path}")
+        print(f"prepared: train with --config.data.root={arguments.output}")
+
+
+if __name__ == "__main__":
+    run(main)
