@@ -16,12 +16,14 @@ from jax.sharding import AxisType, Mesh
 from mvead_jax import processes, sharding
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.backbone.features import extract
+from mvead_jax.bank.fill import Bank
 from mvead_jax.config import BackboneConfig, FeaturesConfig, TrainConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.errors import UserError
 from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention, attend_batch
 from mvead_jax.methods.mvead.pretrain import NormalSamples, attend_all, make_batch, pretrain
 from mvead_jax.methods.patchcore import PatchCore
+from mvead_jax.model import _placed
 
 S, V, N, D = 7, 3, 4, 8
 DEVICES = (1, 2, 4)
@@ -34,6 +36,7 @@ def on(monkeypatch):
     def choose(count):
         mesh = Mesh(np.array(jax.devices()[:count]), (sharding.AXIS,), axis_types=(AxisType.Auto,))
         monkeypatch.setattr(sharding, "mesh", lambda: mesh)
+        monkeypatch.setattr("mvead_jax.model.mesh", lambda: mesh)
         for module in ("sharding", "backbone.extractor", "backbone.features"):
             monkeypatch.setattr(f"mvead_jax.{module}.local_mesh", lambda: mesh)
         return mesh
@@ -150,13 +153,14 @@ def test_a_batch_filled_up_holds_the_chosen_samples_first_and_the_rest_weighs_no
 @pytest.mark.parametrize("count", DEVICES)
 def test_distances_to_banks_are_those_of_one_device(on, count):
     rng = np.random.default_rng(1)
-    banks = {f"C{v}": rng.normal(size=(40, D)).astype("f4") for v in range(V)}
+    rows = {f"C{v}": rng.normal(size=(41, D)).astype("f4") for v in range(V)}
     features = rng.normal(size=(4, V, N, D)).astype("f4")
-    method = PatchCore(tuple(banks), (2, 2))
-    expected = method.anomaly_maps(banks, features, None)
+    method = PatchCore(tuple(rows), (2, 2))
+    expected = method.anomaly_maps({name: Bank(own) for name, own in rows.items()}, features, None)
     mesh = on(count)
-    placed = sharding.replicate(banks), jnp.asarray(sharding.place(features))
-    np.testing.assert_array_equal(method.anomaly_maps(*placed, None, mesh), expected)
+    banks = {name: Bank(_placed(own)) for name, own in rows.items()}
+    found = method.anomaly_maps(banks, jnp.asarray(sharding.place(features)), None, mesh)
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "dinov2-small"])
