@@ -23,7 +23,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention, attend_batch
 from mvead_jax.methods.mvead.pretrain import NormalSamples, attend_all, make_batch, pretrain
 from mvead_jax.methods.patchcore import PatchCore
-from mvead_jax.model import _placed
+from mvead_jax.model import _on_devices
 
 S, V, N, D = 7, 3, 4, 8
 DEVICES = (1, 2, 4)
@@ -158,7 +158,7 @@ def test_distances_to_banks_are_those_of_one_device(on, count):
     method = PatchCore(tuple(rows), (2, 2))
     expected = method.anomaly_maps({name: Bank(own) for name, own in rows.items()}, features, None)
     mesh = on(count)
-    banks = {name: Bank(_placed(own)) for name, own in rows.items()}
+    banks = {name: Bank(_on_devices(own)) for name, own in rows.items()}
     found = method.anomaly_maps(banks, jnp.asarray(sharding.place(features)), None, mesh)
     np.testing.assert_array_equal(found, expected)
 
