@@ -29,6 +29,7 @@ from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.evaluation.folder import ImageLine, read_images, read_maps, write_replicates
 from mvead_jax.evaluation.pixel_bootstrap import pixel_replicates
 from mvead_jax.evaluation.pixels import pixel_metrics
+from mvead_jax.evaluation.pooling import largest_of_views, listed_labels, sample_numbers
 from mvead_jax.evaluation.protocols import EvaluationProtocol, digest, resolve
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
@@ -131,7 +132,7 @@ class Scene:
         """int [n] by the protocol's rule: 1, 0, or -1 where it is unknown."""
         if self.protocol.image_label == "mask":
             return np.where(self.truth.known, self.truth.defective.astype(int), -1)
-        return np.array([-1 if line.label is None else line.label for line in self.lines])
+        return listed_labels(self.lines)
 
 
 def metrics_of_category(
@@ -139,19 +140,18 @@ def metrics_of_category(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
     """({level: metrics}, {"<level>_<metric>": [B]}) of one category."""
     lines, protocol = scene.lines, scene.protocol
-    names = list(dict.fromkeys(line.sample for line in lines))
-    numbers = {name: number for number, name in enumerate(names)}
-    sample = np.array([numbers[line.sample] for line in lines])
+    sample = sample_numbers(lines)
     scores, labels = scene.image_scores(), scene.image_labels()
-    listed = np.array([-1 if line.label is None else line.label for line in lines])
-    drawn = copies(_largest(listed, sample), config.bootstrap, config.seed, lines[0].category)
+    # Drawn by the list's labels under every protocol, so that all draw the same.
+    strata = largest_of_views(listed_labels(lines), sample)
+    drawn = copies(strata, config.bootstrap, config.seed, lines[0].category)
     if protocol.sample_score == "max":
-        pooled = _largest(scores, sample)
+        pooled = largest_of_views(scores, sample)
     else:
         pooled = np.bincount(sample, scores.astype(np.float64)) / np.bincount(sample)
     levels, resampled = {}, {}
     for level, own_scores, own_labels, own_sample in (
-        ("sample", pooled, _largest(labels, sample), np.arange(len(names))),
+        ("sample", pooled, largest_of_views(labels, sample), np.arange(len(pooled))),
         ("image", scores, labels, sample),
     ):
         known = own_labels >= 0
@@ -188,13 +188,6 @@ def _pixels(
     if len(drawn) and not any(map(math.isnan, exact.values())):
         return found, pixel_replicates(samples, drawn, exact, found["fpr_limit"])
     return found, {name: np.full(len(drawn), np.nan) for name in exact}
-
-
-def _largest(values: np.ndarray, sample: np.ndarray) -> np.ndarray:
-    """Of the views of each sample."""
-    found = np.full(sample.max() + 1, -np.inf, np.result_type(values.dtype, np.float32))
-    np.maximum.at(found, sample, values)
-    return found.astype(values.dtype)
 
 
 def _views(folder: Path, lines: Sequence[ImageLine], index: DatasetIndex) -> dict[tuple[str, str, str], View]:
