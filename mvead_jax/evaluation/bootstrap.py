@@ -52,7 +52,7 @@ def ranking_replicates(
     scores, labels, sample = scores[order], labels[order], sample[order]
     last = np.append(scores[1:] != scores[:-1], np.full(min(1, len(scores)), True))
     parts = []
-    for start in range(0, len(drawn), _ROWS):
+    for start in range(0, max(1, len(drawn)), _ROWS):
         weight = drawn[start : start + _ROWS, sample].astype(np.float64)
         true = np.cumsum(weight * labels, 1)[:, last]
         false = np.cumsum(weight * (1 - labels), 1)[:, last]

@@ -26,7 +26,8 @@ def enlarge(
     """
     rows = _operator(maps.shape[1], height, crop, smoothing)
     columns = _operator(maps.shape[2], width, crop, smoothing)
-    return (rows @ maps.astype(np.float64) @ columns.T).astype(np.float32)
+    tall = (rows @ maps.astype(np.float64)).reshape(-1, maps.shape[2])
+    return (tall @ columns.T).astype(np.float32).reshape(-1, height, width)
 
 
 @functools.lru_cache(maxsize=32)
