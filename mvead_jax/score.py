@@ -105,6 +105,7 @@ def score(
             files = files or _begin(output, earlier)
             files.add(category, found)
             _draw(index, category, found, output, usual)
+            del found  # or it would be held until the next is there
     training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
     words = protocol(config, backbone, training, scored, geometries)
     words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")

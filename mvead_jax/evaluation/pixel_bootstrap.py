@@ -19,7 +19,8 @@ from mvead_jax.evaluation.bootstrap import curve_replicates
 from mvead_jax.evaluation.counting import Sketch, thinned
 from mvead_jax.evaluation.regions import Region, defect_pixels
 
-_LOOKED_AT = 2000  # pixels of a kind of a sample, from which edges are chosen
+_LOOKED_AT = 500  # pixels of a kind of a sample, from which edges are chosen
+_ROWS = 64  # resamples at a time
 _SHARE = 1 / 400  # of the pixels of a kind, and of the regions' weight, between two edges
 
 # A call yields (sample, maps [v,H,W], masks [v,H,W]) of all samples, some of them in several pieces.
@@ -50,8 +51,14 @@ def pixel_replicates(
     """
     counts = count_samples(samples, drawn.shape[1])
     binned = curve_replicates(*counts.of(np.ones((1, drawn.shape[1]), np.int64)), fpr_limit)
-    found = curve_replicates(*counts.of(drawn), fpr_limit)
-    return {name: np.clip(values + (exact[name] - binned[name]), 0, 1) for name, values in found.items()}
+    parts = [
+        curve_replicates(*counts.of(drawn[start : start + _ROWS]), fpr_limit)
+        for start in range(0, len(drawn), _ROWS)
+    ]
+    return {
+        name: np.clip(np.concatenate([part[name] for part in parts]) + (exact[name] - binned[name]), 0, 1)
+        for name in binned
+    }
 
 
 def count_samples(samples: Samples, count: int) -> SampleCounts:

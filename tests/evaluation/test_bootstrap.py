@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from metric_cases import cases
 
-from mvead_jax.evaluation.bootstrap import copies, interval, paired, ranking_replicates
-from mvead_jax.evaluation.pixel_bootstrap import pixel_replicates
+from mvead_jax.evaluation.bootstrap import copies, curve_replicates, interval, paired, ranking_replicates
+from mvead_jax.evaluation.pixel_bootstrap import count_samples, pixel_replicates
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.ranking import auroc, average_precision, f1_max
 
@@ -58,6 +58,18 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
         low, high = interval(ranking_replicates(scores, labels, np.arange(120), drawn)["auroc"])
         hits += low <= truth <= high
     assert 0.89 < hits / 200 < 0.99
+
+
+def test_bins_cost_less_than_a_thousandth():
+    maps, masks = cases(shape=(24, 32, 32))["outlier"]
+    exact = pixel_metrics(lambda: [(maps, masks)]).to_dict()
+    counts = count_samples(lambda: ((at // 3, maps[at : at + 1], masks[at : at + 1]) for at in range(24)), 8)
+    assert counts.true.sum() == masks.sum()
+    assert counts.false.sum() == (~masks).sum()
+    assert counts.weight.sum() == pytest.approx(exact["regions"])
+    binned = curve_replicates(*counts.of(np.ones((1, 8), int)), 0.3)
+    for name, value in binned.items():
+        assert value[0] == pytest.approx(exact[name], abs=1e-3), name
 
 
 @pytest.mark.parametrize("name", ["random", "skewed", "outlier", "tied", "narrow"])
