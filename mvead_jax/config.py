@@ -206,6 +206,36 @@ class ScoreConfig:
 
 
 @dataclass(frozen=True)
+class EvalConfig:
+    """How maps and scores are compared with the truth (evaluation/protocols.py).
+
+    Attributes:
+      protocol: a named one, or `custom`, which the fields down to image_label describe; only it reads them.
+      size: maps and masks are compared at `input` size, at the `mask`'s own, or at this many pixels a side.
+      crop: the middle share of width and height that is compared; 1 = all.
+      mask_resize: of masks, to that size. mask_threshold: what lies above it then is a defect, 0 to 254.
+      smoothing: of maps at that size: `none`; `gaussian:4`, of sigma 4 pixels; `gaussian5`, 5 x 5 taps.
+      image_score: the largest `patch` score; or of the map as compared the `max`, or the mean of the highest
+        1 % (`top1`).
+      sample_score: of its image scores the `max`, or the `mean`.
+      image_label: of the `list`, or 1 if any pixel of the `mask` as compared is a defect.
+      bootstrap: resamples for the intervals; 0 = no intervals. seed: of them.
+    """
+
+    protocol: Literal["mvead", "mvad", "official", "dinomaly", "custom"] = "mvead"
+    size: str = "input"
+    crop: float = 1.0
+    mask_resize: Literal["bilinear", "nearest"] = "bilinear"
+    mask_threshold: int = 127
+    smoothing: str = "gaussian:4"
+    image_score: Literal["patch", "max", "top1"] = "patch"
+    sample_score: Literal["max", "mean"] = "max"
+    image_label: Literal["list", "mask"] = "list"
+    bootstrap: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Config:
     """One experiment.
 
@@ -226,6 +256,7 @@ class Config:
     bank: BankConfig = field(default_factory=BankConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self):
         for name in _AT_LEAST_ONE:
@@ -247,6 +278,7 @@ _AT_LEAST_ONE = (
 )
 _NOT_NEGATIVE = (
     *("seed", "geometry.threshold", "fusion.heads", "bank.projection", "score.weight"),
+    *("eval.bootstrap", "eval.seed"),
     *(
         "train.epochs",
         "train.learning_rate",

@@ -1,4 +1,7 @@
-"""How a run's metrics came about, in full and in words: what stands beside every figure."""
+"""How a run's scores came about, in full and in words: what stands beside every figure.
+
+How they were compared with the truth is added by evaluate.py.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ def protocol(
     scored: str,
     geometries: Mapping[str, CategoryGeometry],
 ) -> dict[str, Any]:
-    """How the metrics came about, in full.
+    """How the scores and maps came about, in full.
 
     Args:
       training: the counts that train.py left with the banks.
@@ -51,11 +54,6 @@ def protocol(
         "pre_training": _pre_training_words(config),
         "bank": _bank_words(config),
         "patch_score": _patch_score_words(config),
-        "image_score": "largest patch score, no smoothing",
-        "sample_score": "largest image score over its views",
-        "image_label": "the list's anomaly_class of that view" if labelled else "unknown",
-        "sample_label": "defective if any of its views is" if labelled else "unknown",
-        "pixel_metrics": "none, so no evaluation size, smoothing or mask threshold",
         "epoch": "last" if _trains(config) else "none: nothing is trained",
         "mean": "plain mean over categories",
         "seed": config.seed,
@@ -64,8 +62,13 @@ def protocol(
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of all fields of a config: that of training with what scoring changed in it."""
-    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()
+    """SHA-256 of all fields that decide the scores: those of training with what scoring changed in them.
+
+    Not of the section eval, for maps can be evaluated again; evaluation_digest tells that.
+    """
+    fields = to_dict(config)
+    del fields["eval"]
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def _trains(config: Config) -> bool:

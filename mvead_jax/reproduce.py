@@ -30,6 +30,8 @@ from mvead_jax.config import Config, differences, from_dict
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.beside import Outcome, Table
 from mvead_jax.evaluation.kinds import ScoredImage
+from mvead_jax.evaluation.protocols import digest as evaluation_digest
+from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.files import read_json, whole, write_json, write_text
 from mvead_jax.protocol import config_digest
 from mvead_jax.score import score
@@ -114,7 +116,13 @@ def is_finished(run: Run, output: Path) -> bool:
         return False
     words = read_metrics(workdir)["protocol"]
     models = Manifest(workdir).digest(workdir / "banks", workdir / "models")
-    return words.get("config_digest") == config_digest(run.config) and words.get("models_digest") == models
+    own = resolve(run.config.eval.protocol, run.config.eval, run.config.data.image_size)
+    expected = {
+        "config_digest": config_digest(run.config),
+        "models_digest": models,
+        "evaluation_digest": evaluation_digest(own, run.config.eval),
+    }
+    return all(words.get(key) == value for key, value in expected.items())
 
 
 def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:

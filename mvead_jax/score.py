@@ -3,8 +3,12 @@
     scores/samples.csv      category,sample,label,score,worst_view
     scores/images.csv       category,sample,view,image_path,label,score
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
-    scores/metrics.json     metrics with their protocol
+    scores/environment.json what the scores were computed on
     scores/report/<category>.png   pictures with their heat maps
+    scores/metrics*.json    metrics with their protocol, and bootstrap.npz: see evaluate.py
+
+A category is written as soon as it is scored, so that no two are held; metrics.json comes last, and without
+it the folder is not finished.
 
 Where several processes run the job, all compute features and maps; the first writes all files.
 
@@ -14,10 +18,9 @@ threshold is implied.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,10 +37,12 @@ from mvead_jax.config import Config, ScoreConfig, from_dict, override
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_pictures
 from mvead_jax.data.records import DatasetIndex
+from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
+from mvead_jax.evaluate import evaluate, protocols_of
+from mvead_jax.evaluation.folder import ScoreFiles, maps_path
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.evaluation.tables import metrics_of
-from mvead_jax.files import read_json, whole, write_json, write_text
+from mvead_jax.files import read_json, whole, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.methods.mvead.evidence import Calibration, fuse_evidence, standardise
@@ -54,8 +59,10 @@ _BATCH_SAMPLES = 8  # that a device scores at a time
 # Config fields, or the start of their names, that may change between training and scoring.
 _OVERRIDDEN = (
     *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete"),
-    *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score."),
+    *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
 )
+# Of these, what may change between scoring and evaluating the maps again.
+_EVALUATED = ("data.root", "data.lists", "data.images", "data.incomplete", "eval.")
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
@@ -69,6 +76,7 @@ def score(
     *,
     pictures: Path | None = None,
     overrides: Mapping[str, str] | None = None,
+    protocols: Sequence[str] = (),
 ) -> dict[str, Any] | None:
     """Scores the test split of a workdir's data set, or the pictures of a folder.
 
@@ -77,6 +85,7 @@ def score(
       output: folder of the result files; None = `default_output`.
       pictures: a folder of new pictures, named as in Real-IAD; their labels are unknown.
       overrides: config fields to change, such as data.root when the data set has moved.
+      protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
 
     Returns:
       The content of metrics.json, beside which all other files lie; None in all processes but the first.
@@ -85,22 +94,9 @@ def score(
       UserError: anything wrong with the workdir, the data or the weights.
     """
     with together():
-        trained = from_dict(
-            read_json(workdir / "config.json", "a workdir of train.py"), str(workdir / "config.json")
-        )
-        config = override(trained, overrides or {})
-        for key in overrides or {}:
-            if not key.startswith(_OVERRIDDEN):
-                raise UserError(
-                    f"--config.{key}: fixed by the training in {workdir}; scoring can change "
-                    f"{', '.join(_OVERRIDDEN)}*; for anything else train into another --workdir"
-                )
-        if pictures is None:
-            index = open_index(config).select(split="test")
-            if not len(index):
-                raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
-        else:
-            index = load_pictures(pictures)
+        config = _config(workdir, overrides or {}, _OVERRIDDEN)
+        protocols_of(config, protocols)  # so that what does not fit is said at once
+        index = _test_split(config) if pictures is None else load_pictures(pictures)
         output = output or default_output(workdir, pictures)
         scored = "test split" if pictures is None else str(pictures.resolve())
         earlier = _check_output(output, scored)
@@ -110,21 +106,85 @@ def score(
             check_files(index)
         geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
     check_same_run(config, workdir)
-    found: list[ScoredSample] = []
+    usual = workdir / "scores" if pictures is not None else None
+    files = None
     for name, part in models(config, index):
-        found += _score_model(config, workdir, name, part, backbone, geometries)
+        for category, found in _score_model(config, workdir, name, part, backbone, geometries):
+            with together():
+                if is_first():
+                    files = files or _begin(output, earlier)
+                    files.add(category, found)
+                    _draw(index, category, found, output, usual)
+            del found  # or it would be held until the next is there
     metrics = None
     with together():
         if is_first():
             training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
             words = protocol(config, backbone, training, scored, geometries)
             words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
-            usual = workdir / "scores" / "maps" if pictures is not None else None
-            for name in set(earlier) - set(index.categories):  # of a run with more categories
-                (output / "maps" / f"{name}.npz").unlink(missing_ok=True)
-                (output / "report" / f"{name}.png").unlink(missing_ok=True)
-            metrics = _write(index, found, words, output, usual)
+            metrics = evaluate(output, index, words, config, protocols)
     return metrics
+
+
+def evaluate_again(
+    workdir: Path,
+    output: Path | None = None,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    protocols: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The metrics of a finished scoring of the test split, from its files: no model, backbone or features.
+
+    Args and returns as `score`.
+
+    Raises:
+      UserError: as `score`; the scoring is not finished.
+    """
+    config = _config(workdir, overrides or {}, _EVALUATED)
+    output = output or default_output(workdir, None)
+    before = read_json(output / "metrics.json", "the scores of a finished scripts/score.py")
+    try:
+        words, categories = dict(before["protocol"]), tuple(before["categories"])
+        scored = words["scored"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
+    if scored != "test split":
+        raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
+    index = _test_split(replace(config, data=replace(config.data, categories=categories)))
+    return evaluate(output, index, words, config, protocols)
+
+
+def _config(workdir: Path, overrides: Mapping[str, str], changeable: tuple[str, ...]) -> Config:
+    """The config of training with what scoring may change."""
+    path = workdir / "config.json"
+    config = override(from_dict(read_json(path, "a workdir of train.py"), str(path)), overrides)
+    for key in overrides:
+        if not key.startswith(changeable):
+            fixed = "fixed by the training" if changeable == _OVERRIDDEN else "fixed by the scoring"
+            raise UserError(
+                f"--config.{key}: {fixed} in {workdir}; this can change "
+                f"{', '.join(changeable)}*; for anything else train into another --workdir"
+            )
+    return config
+
+
+def _test_split(config: Config) -> DatasetIndex:
+    index = open_index(config).select(split="test")
+    if not len(index):
+        raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
+    return index
+
+
+def _begin(output: Path, earlier: Sequence[str]) -> ScoreFiles:
+    """Empty lists, and nothing of an earlier scoring that would outlive this one."""
+    for path in [*output.glob("metrics*.json"), output / "bootstrap.npz"]:
+        path.unlink(missing_ok=True)
+    for name in earlier:
+        maps_path(output, name).unlink(missing_ok=True)
+        (output / "report" / f"{name}.png").unlink(missing_ok=True)
+    files = ScoreFiles(output)
+    write_json(output / "environment.json", environment())
+    return files
 
 
 def _check_output(output: Path, scored: str) -> list[str]:
@@ -158,7 +218,9 @@ def _score_model(
     index: DatasetIndex,
     backbone: Backbone,
     geometries: Mapping[str, CategoryGeometry],
-) -> list[ScoredSample]:
+) -> Iterator[tuple[str, list[ScoredSample]]]:
+    """Each category of the model, once all of it is scored; without samples in all processes but the
+    first."""
     with together():
         index, keys = _check_model(config, workdir, name, index, backbone, geometries)
     features = split_features(config, index, backbone, workdir)
@@ -166,10 +228,10 @@ def _score_model(
     with together():
         state, calibration = read_model(workdir, name, method)
 
-    found = []
     present = index.present()
     with progress(f"scores {name}", len(index), "samples") as bar:
         for category in index.categories:
+            found = []
             mask = jnp.asarray(keys[category].mask)
             planned = replicate(method.plan(keys[category]))
             chosen = np.array([at for at, own in enumerate(index.samples) if own.category == category])
@@ -188,7 +250,7 @@ def _score_model(
                 found += [
                     ScoredSample(sample, index.views, own) for sample, own in zip(samples, maps, strict=True)
                 ]
-    return found
+            yield category, found
 
 
 def _check_model(
@@ -274,58 +336,13 @@ def _geometries(config: Config, workdir: Path, index: DatasetIndex) -> dict[str,
     return found
 
 
-def _write(
-    index: DatasetIndex,
-    found: list[ScoredSample],
-    protocol: dict[str, Any],
-    output: Path,
-    usual: Path | None,
-) -> dict[str, Any]:
-    """Writes all result files; `usual`: maps of the test split, by whose scale new pictures are drawn."""
-    sample_lines = [
-        [one.sample.category, one.sample.id, _label(one.sample.label), _number(one.score), one.worst_view]
-        for one in found
-    ]
-    image_lines = [
-        [
-            *(one.sample.category, one.sample.id, view.name, view.image),
-            *(_label(view.label), _number(one.image_score(view.name))),
-        ]
-        for one in found
-        for view in one.sample.views
-    ]
-    _write_csv(output / "samples.csv", "category,sample,label,score,worst_view", sample_lines)
-    _write_csv(output / "images.csv", "category,sample,view,image_path,label,score", image_lines)
-    for category in index.categories:
-        own = [one for one in found if one.sample.category == category]
-        maps = [one.maps[one.views.index(view.name)] for one in own for view in one.sample.views]
-        with whole(output / "maps" / f"{category}.npz") as temporary, temporary.open("wb") as file:
-            np.savez(file, maps=np.stack(maps).astype(np.float16))
-    metrics = metrics_of(found, protocol)
-    write_json(output / "metrics.json", metrics)
-    with progress("pictures", len(index.categories), "categories") as bar:
-        for category in index.categories:
-            own = [one for one in found if one.sample.category == category]
-            maps, source = np.concatenate([one.maps.ravel() for one in own]), "these samples"
-            if usual is not None and (usual / f"{category}.npz").exists():
-                with np.load(usual / f"{category}.npz") as file:
-                    maps, source = file["maps"].astype(np.float32), "the test split"
-            with whole(output / "report" / f"{category}.png") as temporary:
-                draw_category(index.root, own, temporary, heat_scale(maps), source)
-            bar.advance()
-    return metrics
-
-
-def _write_csv(path: Path, header: str, lines: list[list[str]]) -> None:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header.split(","), *lines])
-    write_text(path, text.getvalue())
-
-
-def _label(label: int | None) -> str:
-    return "" if label is None else str(label)
-
-
-def _number(value: np.float32) -> str:
-    """Digits enough to read the same float32 back."""
-    return f"{value:.9g}"
+def _draw(
+    index: DatasetIndex, category: str, found: Sequence[ScoredSample], output: Path, usual: Path | None
+) -> None:
+    """report/<category>.png; `usual`: scores of the test split, by whose scale new pictures are drawn."""
+    maps, source = np.concatenate([one.maps.ravel() for one in found]), "these samples"
+    if usual is not None and maps_path(usual, category).exists():
+        with np.load(maps_path(usual, category)) as file:
+            maps, source = file["maps"].astype(np.float32), "the test split"
+    with whole(output / "report" / f"{category}.png") as temporary:
+        draw_category(index.root, found, temporary, heat_scale(maps), source)

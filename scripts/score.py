@@ -1,6 +1,12 @@
-"""Score the test split of a trained run, or new pictures.
+"""Score the test split of a trained run, or new pictures; or evaluate maps again.
 
-python scripts/score.py --workdir runs/realiad [--input DIR] [--output DIR] [--config.data.root=DIR ...]
+python scripts/score.py --workdir runs/realiad [--protocol mvad,official] [--config.data.root=DIR ...]
+python scripts/score.py --workdir runs/realiad --from-maps [--protocol mvad,official]
+python scripts/score.py --workdir runs/realiad --input DIR [--output DIR]
+
+metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
+metrics_<name>.json by each of the named ones. --from-maps needs the scores folder and the data set's masks,
+and neither model nor features.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
@@ -11,7 +17,8 @@ import sys
 from pathlib import Path
 
 from mvead_jax.config import split_overrides
-from mvead_jax.errors import run
+from mvead_jax.errors import UserError, run
+from mvead_jax.evaluation.protocols import NAMES
 from mvead_jax.processes import flags, from_flags, guard, is_guarded
 
 
@@ -29,22 +36,36 @@ def main() -> None:
         type=Path,
         help="folder of the results; default <workdir>/scores, with --input <workdir>/scores_<its name>",
     )
+    parser.add_argument("--protocol", default="", help=f"comma-separated: {', '.join(NAMES)}")
+    parser.add_argument("--from-maps", action="store_true", help="evaluate the maps of a finished scoring")
     arguments, rest = parser.parse_known_args()
     overrides = split_overrides(rest)
+    protocols = [name.strip() for name in arguments.protocol.split(",") if name.strip()]
+    if arguments.input and (protocols or arguments.from_maps):
+        raise UserError("--input: new pictures have no labels; leave out --protocol and --from-maps")
     processes = from_flags(arguments)
+    if processes and arguments.from_maps:
+        raise UserError("--from-maps: one process evaluates; leave out the flags of several")
     if processes and not is_guarded():
         sys.exit(guard())
 
     from mvead_jax.evaluation.tables import format_table  # not before: a guard needs no JAX
-    from mvead_jax.score import default_output, score
+    from mvead_jax.files import read_json
+    from mvead_jax.score import default_output, evaluate_again, score
     from mvead_jax.sharding import is_first, joined
 
     with joined(processes):
         output = arguments.output or default_output(arguments.workdir, arguments.input)
-        metrics = score(arguments.workdir, output, pictures=arguments.input, overrides=overrides)
+        options = {"overrides": overrides, "protocols": protocols}
+        if arguments.from_maps:
+            metrics = evaluate_again(arguments.workdir, output, **options)
+        else:
+            metrics = score(arguments.workdir, output, pictures=arguments.input, **options)
         if not is_first():
             return
-        if arguments.input is None:
+        for name in protocols:
+            print(format_table(read_json(output / f"metrics_{name}.json", "metrics")), end="\n\n")
+        if arguments.input is None and not protocols:
             print(format_table(metrics))
         print(f"written to {output}")
 

@@ -24,8 +24,10 @@ ROOMS = (
         "model",
         "protocol",
         "checkpoint",
+        "evaluate",
         "train",
         "score",
+        "compare",
         "reproduce",
     ),
 )

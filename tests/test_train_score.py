@@ -61,7 +61,7 @@ def test_the_workdir_holds_what_the_design_says(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     banks = {f"banks/{c}/C{v}.safetensors" for c in ("bolt", "cap") for v in range(1, 6)}
     scores = {"samples.csv", "images.csv", "metrics.json", "maps/bolt.npz", "maps/cap.npz"}
-    scores |= {"report/bolt.png", "report/cap.png"}
+    scores |= {"report/bolt.png", "report/cap.png", "environment.json", "bootstrap.npz"}
     assert files == {
         *("config.json", "environment.json", "metrics.jsonl", "manifest.json"),
         *banks,
@@ -139,6 +139,10 @@ def test_the_protocol_tells_what_was_done(root, tmp_path):
         "image_label",
         "sample_label",
         "pixel_metrics",
+        "smoothing",
+        "masks",
+        "intervals",
+        "evaluation",
         "epoch",
         "mean",
     ):
@@ -352,6 +356,55 @@ def test_fewer_categories_leave_no_maps_of_the_others(run, tmp_path):
     score(tmp_path / "run", overrides={"data.categories": "cap"})
     assert [path.name for path in (tmp_path / "run/scores/maps").iterdir()] == ["cap.npz"]
     assert [path.name for path in (tmp_path / "run/scores/report").iterdir()] == ["cap.png"]
+
+
+@pytest.mark.parametrize("setting", ["single", "multi"])
+def test_a_scoring_that_is_killed_leaves_whole_categories_and_is_done_again(
+    run, root, tmp_path, setting, monkeypatch
+):
+    workdir = tmp_path / "run"
+    if setting == "single":
+        shutil.copytree(run, workdir)
+    else:
+        train(config_for(root, setting=setting), workdir)
+    drawn = []
+
+    def killed(index, category, *arguments):
+        if drawn:
+            raise KeyboardInterrupt
+        drawn.append(category)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mvead_jax.score._draw", killed)
+        with pytest.raises(KeyboardInterrupt):
+            score(workdir)
+    assert not (workdir / "scores/metrics.json").exists()
+    listed = {line["category"] for line in lines(workdir / "scores/images.csv")}
+    assert listed == {path.stem for path in (workdir / "scores/maps").iterdir()} == {"bolt", "cap"}
+    (workdir / "scores/maps/cap.npz").unlink()
+    score(workdir)
+    if setting == "single":
+        assert results(workdir) == results(run)
+        assert (workdir / "scores/metrics.json").read_bytes() == (run / "scores/metrics.json").read_bytes()
+
+
+def test_maps_are_evaluated_again_by_the_script(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    for name in ("banks", "models", "manifest.json"):
+        path = tmp_path / "run" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = (tmp_path / "run/scores/metrics.json").read_bytes()
+    done = script(
+        "scripts/score.py", "--workdir", tmp_path / "run", "--from-maps", "--protocol", "mvad,official"
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| pixel") == 2
+    assert "evaluation: mvad: " in done.stdout
+    assert (tmp_path / "run/scores/metrics.json").read_bytes() == before
+    assert json.loads((tmp_path / "run/scores/metrics_official.json").read_text())["mean"]["pixel"]["aupro"]
+    done = script("scripts/score.py", "--workdir", run, "--input", run, "--from-maps")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --input: new pictures have no labels")
 
 
 def test_one_model_for_all_refuses_a_category_it_never_saw(root, tmp_path):

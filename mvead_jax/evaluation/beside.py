@@ -56,7 +56,8 @@ class Outcome:
     def protocol(self) -> dict[str, Any]:
         """How its figures came about, but for the digests."""
         own = self.metrics["protocol"] if self.metrics else {}
-        return {key: value for key, value in own.items() if key not in ("config_digest", "models_digest")}
+        digests = ("config_digest", "models_digest", "evaluation_digest")
+        return {key: value for key, value in own.items() if key not in digests}
 
     def facts(self) -> dict[str, Any]:
         """What goes with its figures into JSON."""

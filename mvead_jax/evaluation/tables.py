@@ -1,4 +1,4 @@
-"""Scores and labels -> metrics per category and their mean, as JSON and as a table for people."""
+"""Metrics of categories and their mean, as JSON and as tables for people."""
 
 from __future__ import annotations
 
@@ -8,87 +8,128 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mvead_jax.evaluation.bootstrap import interval
 from mvead_jax.evaluation.ranking import auroc, average_precision, f1_max
-from mvead_jax.evaluation.scored import ScoredSample
 
-LEVELS = ("sample", "image")
 METRICS = {"auroc": auroc, "ap": average_precision, "f1_max": f1_max}
+# What each level has, in the order of the tables.
+LEVELS = {"sample": tuple(METRICS), "image": tuple(METRICS), "pixel": (*METRICS, "aupro")}
+_TITLES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AUPRO", "base_rate": "base rate"}
+
+# Of one category: {"<level>_<metric>": its resampled values [B]}.
+Replicates = Mapping[str, Float[np.ndarray, " B"]]
 
 
-def metrics_of(found: Sequence[ScoredSample], protocol: Mapping[str, Any]) -> dict[str, Any]:
+def level_metrics(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> dict[str, Any]:
+    """Metrics of samples or images with what they are of. NaN where the labels allow none."""
+    values: dict[str, Any] = {name: metric(scores, labels) for name, metric in METRICS.items()}
+    count, defective = len(labels), int(labels.sum())
+    return {
+        **values,
+        "count": count,
+        "defective": defective,
+        "base_rate": defective / count if count else math.nan,
+    }
+
+
+def metrics_of(
+    categories: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    protocol: Mapping[str, Any],
+    replicates: Sequence[Replicates] = (),
+) -> dict[str, Any]:
     """The content of metrics.json.
 
     Args:
-      found: all scored samples. Samples and images without a label are left out.
+      categories: {name: {level: metrics}}.
       protocol: how the numbers came about; goes with them wherever they go.
+      replicates: of each category, in the same order; none = no intervals.
 
     Returns:
       {"protocol", "categories": {name: {level: metrics}}, "mean": {level: metrics}}. Metrics are in [0,1],
       NaN where a category has only one label. A mean is the plain mean over the categories that have a
-      value, and counts them.
+      value, and counts them. "interval" holds [low, high] of each metric, 95 %.
     """
-    per_category = {}
-    for category in sorted({one.sample.category for one in found}):
-        own = [one for one in found if one.sample.category == category]
-        per_category[category] = {
-            "sample": _level_metrics([(one.sample.label, one.score) for one in own]),
-            "image": _level_metrics(
-                [(view.label, one.image_score(view.name)) for one in own for view in one.sample.views]
-            ),
-        }
-    mean = {level: _mean([metrics[level] for metrics in per_category.values()]) for level in LEVELS}
-    return {"protocol": dict(protocol), "categories": per_category, "mean": mean}
-
-
-def _level_metrics(lines: Sequence[tuple[int | None, np.float32]]) -> dict[str, Any]:
-    labels = np.array([label for label, _ in lines if label is not None], np.int64)
-    scores = np.array([score for label, score in lines if label is not None], np.float32)
-    values: dict[str, Any] = {name: metric(scores, labels) for name, metric in METRICS.items()}
-    count = len(labels)
-    return {
-        **values,
-        "count": count,
-        "defective": int(labels.sum()),
-        "base_rate": int(labels.sum()) / count if count else math.nan,
+    found = {
+        name: {level: own | _intervals(level, replicates[at : at + 1]) for level, own in levels.items()}
+        for at, (name, levels) in enumerate(categories.items())
     }
+    mean = {
+        level: _mean(level, [own[level] for own in categories.values()]) | _intervals(level, replicates)
+        for level in LEVELS
+    }
+    return {"protocol": dict(protocol), "categories": found, "mean": mean}
 
 
-def _mean(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def mean_replicates(values: Sequence[Float[np.ndarray, " B"]]) -> Float[np.ndarray, " B"]:
+    """The mean over the categories that have the metric: those without it are NaN in every resample."""
+    known = [own for own in values if not np.isnan(own).all()]
+    return np.mean(known, 0) if known else np.array([np.nan])
+
+
+def _intervals(level: str, replicates: Sequence[Replicates]) -> dict[str, Any]:
+    if not replicates:
+        return {}
+    names = {metric: f"{level}_{metric}" for metric in LEVELS[level]}
+    values = {metric: mean_replicates([own[name] for own in replicates]) for metric, name in names.items()}
+    return {"interval": {metric: interval(own) for metric, own in values.items()}}
+
+
+def _mean(level: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name in (*METRICS, "base_rate"):
-        values = [row[name] for row in rows if not math.isnan(row[name])]
-        found[name] = math.fsum(values) / len(values) if values else math.nan
+    for name in (*LEVELS[level], "base_rate"):
+        found[name] = _plain_mean([row[name] for row in rows])
+    if level == "pixel":
+        found["error"] = {name: _plain_mean([row["error"][name] for row in rows]) for name in LEVELS[level]}
     found["categories"] = sum(not math.isnan(row["auroc"]) for row in rows)
     return found
 
 
-def format_table(metrics: Mapping[str, Any]) -> str:
-    """The metrics in percent, one line for each category, the mean, the base rates and the protocol.
+def _plain_mean(values: Sequence[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
 
-    The table is Markdown in plain ASCII.
+
+def format_table(metrics: Mapping[str, Any]) -> str:
+    """The metrics in percent with their intervals, and the protocol, as Markdown in plain ASCII.
+
+    A table for each level; a line for each category, and the mean.
     """
-    table = Table(box=box.MARKDOWN)
-    table.add_column("category")
-    for level in LEVELS:
-        for name in ("AUROC", "AP", "F1-max", "base rate"):
-            table.add_column(f"{level} {name}", justify="right")
     rows = [*metrics["categories"].items(), (f"mean of {len(metrics['categories'])}", metrics["mean"])]
-    for name, levels in rows:
-        cells = [_percent(levels[level][key]) for level in LEVELS for key in (*METRICS, "base_rate")]
-        table.add_row(name, *cells)
     text = io.StringIO()
     console = Console(file=text, width=160, color_system=None)
-    console.print(table)
-    protocol = metrics["protocol"]
-    console.print("percent; base rate = share of defective. Protocol:", highlight=False)
-    for key, value in protocol.items():
+    for level, names in LEVELS.items():
+        table = Table(box=box.MARKDOWN)
+        table.add_column(level)
+        for name in (*names, "base_rate"):
+            table.add_column(_TITLES[name], justify="right")
+        for category, levels in rows:
+            own = levels[level]
+            cells = [_cell(own, name) for name in names]
+            table.add_row(category, *cells, _percent(own["base_rate"]))
+        console.print(table)
+    note = "percent; base rate = share of defective"
+    if any("interval" in own for own in metrics["mean"].values()):
+        note += "; in brackets 95 % of the bootstrap over samples"
+    console.print(f"{note}. Protocol:", highlight=False)
+    for key, value in metrics["protocol"].items():
         console.print(f"  {key}: {value}", highlight=False, markup=False, soft_wrap=True)
     return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
-def _percent(value: float) -> str:
-    return "-" if math.isnan(value) else f"{100 * value:.1f}"
+def _cell(own: Mapping[str, Any], name: str) -> str:
+    """`84.6 [79.1, 89.9]`."""
+    value = _percent(own[name])
+    if value == "-" or "interval" not in own:
+        return value
+    low, high = map(_percent, own["interval"][name])
+    return f"{value} [{low}, {high}]"
+
+
+def _percent(value: float | None) -> str:
+    """metrics.json says null where there is no figure, `metrics_of` says NaN."""
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"

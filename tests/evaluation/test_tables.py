@@ -7,85 +7,93 @@ from sklearn.metrics import roc_auc_score
 
 from mvead_jax.data.records import Sample, View
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.evaluation.tables import format_table, metrics_of
+from mvead_jax.evaluation.tables import LEVELS, format_table, level_metrics, metrics_of
 from mvead_jax.files import write_json
 
 PROTOCOL = {"method": "patchcore", "image_score": "largest"}
 
 
-def scored(category, number, labels, maxima):
+def scored(labels, maxima):
     """A sample whose view v has label labels[v] and image score maxima[v]; None: no such view."""
     views = tuple(View(f"C{v + 1}", "x", label) for v, label in enumerate(labels) if maxima[v] is not None)
     maps = np.stack([np.full((2, 2), np.nan if top is None else top, "f4") for top in maxima])
     maps[:, 0, 0] -= 1
-    return ScoredSample(
-        Sample(f"{category}{number}", category, "test", views),
-        tuple(f"C{v + 1}" for v in range(len(labels))),
-        maps,
-    )
+    names = tuple(f"C{v + 1}" for v in range(len(labels)))
+    return ScoredSample(Sample("a1", "a", "test", views), names, maps)
 
 
-def random_samples(category, count, seed):
-    rng = np.random.default_rng(seed)
-    return [
-        scored(category, n, list(map(int, rng.integers(0, 2, 3) * (n % 2))), list(rng.normal(size=3)))
-        for n in range(count)
-    ]
+def category(seed, defects=True):
+    """({level: metrics}, {"<level>_<metric>": [B]}) of random scores."""
+    random = np.random.default_rng(seed)
+    labels = (np.arange(30) % 2) * defects
+    levels = {level: level_metrics(random.normal(size=30) + labels, labels) for level in LEVELS}
+    aupro = random.random() if defects else math.nan
+    levels["pixel"] |= {"aupro": aupro, "error": dict.fromkeys(LEVELS["pixel"], 0.0)}
+    replicates = {
+        f"{level}_{name}": levels[level][name] + random.uniform(-0.1, 0.1, 50)
+        for level, names in LEVELS.items()
+        for name in names
+    }
+    return levels, replicates
 
 
 def test_scores_follow_eq_11():
-    one = scored("a", 1, [0, 1, 0], [1.0, 3.0, 2.0])
+    one = scored([0, 1, 0], [1.0, 3.0, 2.0])
     assert one.image_score("C3") == 2
     assert one.score == 3
     assert one.worst_view == "C2"
 
 
 def test_of_views_that_tie_the_first_is_the_worst():
-    assert scored("a", 1, [0, 0, 0], [1.0, 2.0, 2.0]).worst_view == "C2"
+    assert scored([0, 0, 0], [1.0, 2.0, 2.0]).worst_view == "C2"
 
 
 def test_a_missing_view_has_no_part_in_the_score():
-    one = scored("a", 1, [0, 1], [1.0, None])
+    one = scored([0, 1], [1.0, None])
     assert one.score == 1
     assert one.worst_view == "C1"
 
 
-def test_metrics_are_those_of_the_samples_and_images_of_a_category():
-    found = random_samples("a", 20, 0) + random_samples("b", 20, 1)
-    metrics = metrics_of(found, PROTOCOL)
-    own = [one for one in found if one.sample.category == "b"]
-    expected = roc_auc_score([one.sample.label for one in own], [one.score for one in own])
-    assert metrics["categories"]["b"]["sample"]["auroc"] == pytest.approx(expected)
-    expected = roc_auc_score(
-        [view.label for one in own for view in one.sample.views],
-        [one.image_score(view.name) for one in own for view in one.sample.views],
-    )
-    assert metrics["categories"]["b"]["image"]["auroc"] == pytest.approx(expected)
-    both = [metrics["categories"][name]["image"]["ap"] for name in "ab"]
-    assert metrics["mean"]["image"]["ap"] == pytest.approx(np.mean(both))
+def test_metrics_of_a_level_are_scikit_learns_with_what_they_are_of():
+    random = np.random.default_rng(0)
+    scores, labels = random.normal(size=40), np.arange(40) % 4 == 0
+    found = level_metrics(scores, labels.astype(int))
+    assert found["auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert (found["count"], found["defective"], found["base_rate"]) == (40, 10, 0.25)
 
 
-def test_unlabelled_samples_count_for_nothing():
-    found = random_samples("a", 20, 0)
-    more = [*found, scored("a", 99, [None, None, None], [9.0, 9.0, 9.0])]
-    assert metrics_of(more, PROTOCOL)["categories"] == metrics_of(found, PROTOCOL)["categories"]
+def test_a_mean_is_plain_and_its_interval_that_of_resampled_means():
+    (a, of_a), (b, of_b) = category(0), category(1)
+    found = metrics_of({"a": a, "b": b}, PROTOCOL, [of_a, of_b])
+    assert found["mean"]["image"]["ap"] == pytest.approx((a["image"]["ap"] + b["image"]["ap"]) / 2)
+    both = (of_a["pixel_aupro"] + of_b["pixel_aupro"]) / 2
+    assert found["mean"]["pixel"]["interval"]["aupro"] == pytest.approx(np.quantile(both, [0.025, 0.975]))
+    own = np.quantile(of_b["sample_auroc"], [0.025, 0.975])
+    assert found["categories"]["b"]["sample"]["interval"]["auroc"] == pytest.approx(own)
 
 
 def test_a_category_without_defects_has_no_auroc_and_the_mean_says_how_many_have(tmp_path):
-    found = random_samples("a", 20, 0) + [scored("b", n, [0, 0, 0], [1.0, 2.0, float(n)]) for n in range(3)]
-    metrics = metrics_of(found, PROTOCOL)
-    assert math.isnan(metrics["categories"]["b"]["sample"]["auroc"])
-    assert metrics["mean"]["sample"]["categories"] == 1
-    assert metrics["mean"]["sample"]["auroc"] == metrics["categories"]["a"]["sample"]["auroc"]
-    write_json(tmp_path / "metrics.json", metrics)
-    assert json.loads((tmp_path / "metrics.json").read_text())["categories"]["b"]["sample"]["auroc"] is None
-    assert " - " in format_table(metrics)
+    (a, of_a), (b, of_b) = category(0), category(1, defects=False)
+    found = metrics_of({"a": a, "b": b}, PROTOCOL, [of_a, of_b])
+    assert math.isnan(found["categories"]["b"]["sample"]["auroc"])
+    assert found["mean"]["sample"]["categories"] == 1
+    assert found["mean"]["sample"]["auroc"] == a["sample"]["auroc"]
+    assert found["mean"]["sample"]["interval"] == found["categories"]["a"]["sample"]["interval"]
+    write_json(tmp_path / "metrics.json", found)
+    read = json.loads((tmp_path / "metrics.json").read_text())
+    assert read["categories"]["b"]["sample"]["auroc"] is None
+    assert format_table(read) == format_table(found)
+    assert " - " in format_table(found)
 
 
-def test_the_table_carries_base_rates_and_protocol():
-    text = format_table(metrics_of(random_samples("audiojack", 20, 0), PROTOCOL))
-    assert "base rate" in text
-    assert "audiojack" in text
-    assert "mean of 1" in text
-    assert "image_score: largest" in text
+def test_the_table_has_every_level_with_intervals_base_rates_and_protocol():
+    levels, replicates = category(0)
+    text = format_table(metrics_of({"audiojack": levels}, PROTOCOL, [replicates]))
+    found = metrics_of({"audiojack": levels}, PROTOCOL, [replicates])["mean"]["pixel"]
+    low, high = (100 * one for one in found["interval"]["aupro"])
+    assert f"{100 * found['aupro']:.1f} [{low:.1f}, {high:.1f}]" in text
+    for word in ("sample", "image", "pixel", "AUPRO", "base rate", "mean of 1", "image_score: largest"):
+        assert word in text
     assert text.isascii()
+    assert max(map(len, text.splitlines())) <= 120
+    assert "[" not in format_table(metrics_of({"audiojack": levels}, PROTOCOL))

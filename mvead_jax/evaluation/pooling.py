@@ -1,0 +1,28 @@
+"""From the views of a sample to the sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from mvead_jax.evaluation.folder import ImageLine
+
+
+def sample_numbers(lines: Sequence[ImageLine]) -> Int[np.ndarray, " n"]:
+    """Whose each line is: samples are counted from 0 in the order in which they come."""
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(line.sample, len(numbers)) for line in lines])
+
+
+def listed_labels(lines: Sequence[ImageLine]) -> Int[np.ndarray, " n"]:
+    """1, 0, or -1 where it is unknown."""
+    return np.array([-1 if line.label is None else line.label for line in lines])
+
+
+def largest_of_views(values: Shaped[np.ndarray, " n"], sample: Int[np.ndarray, " n"]) -> np.ndarray:
+    """[S], of the type of `values`."""
+    order = np.argsort(sample, kind="stable")
+    starts = np.flatnonzero(np.diff(sample[order], prepend=-1))
+    return np.maximum.reduceat(values[order], starts)

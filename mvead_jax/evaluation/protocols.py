@@ -1,0 +1,191 @@
+"""Evaluation protocols by name: how maps and scores are compared with labels and masks.
+
+Papers that report "AUROC on Real-IAD" resize maps and masks differently, smooth or not, and take other image
+and sample scores; a number without its protocol means little. A protocol here says which arrays are
+compared. The metrics of these arrays are always ours: exact, where some public evaluators count in 50 or
+1,000 bins, and AUPRO by MVTec's definition (docs/metrics.md).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from mvead_jax.config import EvalConfig
+from mvead_jax.errors import UserError
+
+INPUT = -1  # size: that of the backbone's input
+OWN = 0  # size: that of the mask, or of the picture where there is none
+_CUSTOM_FIELDS = (
+    *("size", "crop", "mask_resize", "mask_threshold", "smoothing"),
+    *("image_score", "sample_score", "image_label"),
+)
+
+
+@dataclass(frozen=True)
+class EvaluationProtocol:
+    """Which arrays are compared. The fields are those of `config.EvalConfig`.
+
+    Attributes:
+      name: the protocol's.
+      source: where its facts come from.
+      size: pixels a side at which maps and masks are compared; INPUT or OWN.
+    """
+
+    name: str
+    source: str
+    size: int
+    crop: float = 1.0
+    mask_resize: str = "bilinear"
+    mask_threshold: int = 127
+    smoothing: str = "none"
+    image_score: str = "max"
+    sample_score: str = "max"
+    image_label: str = "list"
+
+    def words(self) -> dict[str, str]:
+        """For people, in full; the keys are those of metrics.json's "protocol"."""
+        side = "the mask's own size" if self.size == OWN else f"{self.size} x {self.size}"
+        crop = "" if self.crop == 1 else f", the middle {self.crop:g} of width and height of maps and masks"
+        image = {
+            "patch": "largest patch score, float32, no smoothing",
+            "max": "largest value of the map as compared",
+            "top1": "mean of the highest 1 % of the map as compared",
+        }[self.image_score]
+        pooled = "largest" if self.sample_score == "max" else "mean"
+        label = {
+            "list": "the list's anomaly_class of that view",
+            "mask": "defective if any pixel of the mask as compared is",
+        }[self.image_label]
+        resized = "" if self.size == OWN else f"resized {self.mask_resize}, then "
+        return {
+            "evaluation": f"{self.name}: {self.source}",
+            "image_score": image,
+            "sample_score": f"{pooled} image score over its views",
+            "image_label": label,
+            "sample_label": "defective if any of its views is",
+            "pixel_metrics": f"float16 patch maps, bilinear (half-pixel centres) to {side}{crop}; AUROC, AP "
+            "and F1-max of all pixels, AUPRO of 8-connected regions up to FPR 0.3",
+            "smoothing": _SMOOTHING_WORDS.get(self.smoothing, self.smoothing.replace(":", ", sigma ")),
+            "masks": f"{resized}a defect above {self.mask_threshold} of 255",
+        }
+
+
+_SMOOTHING_WORDS = {"none": "none", "gaussian5": "gaussian, 5 x 5 taps of sigma 4, zeros outside"}
+
+
+def _mvead() -> EvaluationProtocol:
+    """Ours and the default. Scores and labels are the MVEAD paper's; it reports no pixel metrics, so these
+    follow decision D11: at the input size, gaussian of sigma 4."""
+    source = "MVEAD's scores and labels; pixel metrics by decision D11"
+    return EvaluationProtocol("mvead", source, INPUT, smoothing="gaussian:4", image_score="patch")
+
+
+def _mvad() -> EvaluationProtocol:
+    """MVAD's public code on ADer: masks resized bilinearly, > 0.5, and the image's label is whether any pixel
+    of it is left, so that tiny defects can vanish; maps at 256, gaussian of sigma 4, before the maximum."""
+    source = "ADer / MVAD's public evaluator"
+    return EvaluationProtocol("mvad", source, 256, smoothing="gaussian:4", image_label="mask")
+
+
+def _official() -> EvaluationProtocol:
+    """Real-IAD's official evaluation on adeval: at each mask's own size, > 127, nothing smoothed."""
+    return EvaluationProtocol("official", "Real-IAD's official evaluation (adeval)", OWN)
+
+
+def _dinomaly() -> EvaluationProtocol:
+    """Dinomaly's public utils.py: pictures resized to 448 and cropped to the middle 392; maps and masks of
+    that crop at 256, masks nearest and > 0, gaussian of 5 x 5 taps (sigma 4, zeros outside), top 1 %.
+
+    A backbone here sees the whole picture, so the crop (7/8 of either side) is taken from its map. Dinomaly's
+    masks pass a bilinear resize to 448 before the nearest one, which widens them by up to a pixel; here they
+    do not. It has no sample score; the largest image score stands in.
+    """
+    return EvaluationProtocol(
+        *("dinomaly", "Dinomaly's public evaluator; the sample score is ours", 256),
+        crop=392 / 448,
+        mask_resize="nearest",
+        mask_threshold=0,
+        smoothing="gaussian5",
+        image_score="top1",
+    )
+
+
+_NAMED = {"mvead": _mvead, "mvad": _mvad, "official": _official, "dinomaly": _dinomaly}
+NAMES = (*_NAMED, "custom")
+
+
+def resolve(name: str, config: EvalConfig, image_size: int) -> EvaluationProtocol:
+    """The protocol of this name.
+
+    Args:
+      config: `custom` takes its fields from here.
+      image_size: of the backbone's input.
+
+    Raises:
+      UserError: no such name, a field that does not fit, or one that only `custom` reads.
+    """
+    if name not in NAMES:
+        raise UserError(f"protocol {name!r}: no such protocol; choose from {', '.join(NAMES)}")
+    if name == "custom":
+        found = _custom(config)
+    else:
+        found = _NAMED[name]()
+        default = EvalConfig()
+        for field in _CUSTOM_FIELDS:
+            value = getattr(config, field)
+            if config.protocol != "custom" and value != getattr(default, field):
+                raise UserError(f"config eval.{field}={value!r}: read only by eval.protocol=custom")
+    return dataclasses.replace(found, size=image_size) if found.size == INPUT else found
+
+
+def _custom(config: EvalConfig) -> EvaluationProtocol:
+    named = {"input": INPUT, "mask": OWN}
+    size = named.get(config.size)
+    if size is None:
+        size = int(config.size) if config.size.isascii() and config.size.isdigit() else 0
+        if size < 1:
+            raise UserError(f"config eval.size={config.size!r}: expected input, mask, or a number of pixels")
+    if not 0 < config.crop <= 1:
+        raise UserError(f"config eval.crop={config.crop:g}: must be above 0 and at most 1")
+    if config.crop < 1 and size == OWN:
+        raise UserError(
+            f"config eval.crop={config.crop:g}: eval.size=mask compares whole masks; leave it at 1"
+        )
+    if not 0 <= config.mask_threshold <= 254:
+        raise UserError(f"config eval.mask_threshold={config.mask_threshold}: must be 0 to 254")
+    sigma(config.smoothing)
+    fields = {field: getattr(config, field) for field in _CUSTOM_FIELDS if field != "size"}
+    return EvaluationProtocol("custom", "fields of the config's section eval", size, **fields)
+
+
+def sigma(smoothing: str) -> float | None:
+    """Of `gaussian:<sigma>`, in pixels; None for `none` and `gaussian5`.
+
+    Raises:
+      UserError: another text.
+    """
+    if smoothing in ("none", "gaussian5"):
+        return None
+    kind, _, number = smoothing.partition(":")
+    try:
+        value = float(number) if kind == "gaussian" else 0.0
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1000:
+        raise UserError(
+            f"config eval.smoothing={smoothing!r}: expected none, gaussian:<sigma in pixels> or gaussian5"
+        )
+    return value
+
+
+def digest(protocol: EvaluationProtocol, config: EvalConfig) -> str:
+    """SHA-256 of what decides the metrics of given maps, and their intervals."""
+    facts: dict[str, Any] = dataclasses.asdict(protocol) | {
+        "bootstrap": config.bootstrap,
+        "seed": config.seed,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()

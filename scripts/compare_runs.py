@@ -1,0 +1,57 @@
+"""Compare two scored runs: metrics with paired intervals, scores, ranks, settings, machines; pass or fail.
+
+python scripts/compare_runs.py A B [--tolerance-score 1e-4] [--tolerance-metric 1e-3] [--json FILE]
+
+A and B are workdirs that scripts/score.py has scored, or their scores folders. Exit code 0: the same
+experiment with the same result, within the tolerances; 1: not; 2: an error. Differences are B - A. With two
+methods the verdict says that they are two; the intervals and p say whether one is better.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+from mvead_jax.compare import Tolerances, compare, read_run
+from mvead_jax.errors import UserError, run
+from mvead_jax.evaluation.agreement_text import format_comparison
+from mvead_jax.files import write_json
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise UserError(f"--tolerance {text!r}: expected a number from 0 on")
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    default = Tolerances()
+    parser.add_argument("a", type=Path, metavar="A", help="workdir or scores folder")
+    parser.add_argument("b", type=Path, metavar="B", help="workdir or scores folder")
+    parser.add_argument(
+        "--tolerance-score",
+        default=str(default.score),
+        help="of an image score, relative to its category's median score; default %(default)s",
+    )
+    parser.add_argument(
+        "--tolerance-metric", default=str(default.metric), help="of a metric in [0,1]; default %(default)s"
+    )
+    parser.add_argument("--json", type=Path, help="write everything that is printed, and more, to this file")
+    arguments = parser.parse_args()
+    tolerances = Tolerances(_number(arguments.tolerance_score), _number(arguments.tolerance_metric))
+    found = compare(read_run(arguments.a), read_run(arguments.b), tolerances)
+    if arguments.json:
+        write_json(arguments.json, found)
+    print(format_comparison(found))
+    sys.exit(0 if found["pass"] else 1)
+
+
+if __name__ == "__main__":
+    run(main)
