@@ -1,4 +1,4 @@
-"""Strict numerics, eight CPU devices and no network, for every test."""
+"""Strict numerics, four CPU devices and no network, for every test."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-jax.config.update("jax_num_cpu_devices", 8)
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # The tests compile the same small programs over and over, in several processes.
