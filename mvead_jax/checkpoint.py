@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from mvead_jax.errors import Stopped, UserError
 from mvead_jax.files import append_line, read_json, write_json, write_text
-from mvead_jax.sharding import arrays_from_first, from_first, in_any, is_first, together
+from mvead_jax.sharding import arrays_from_first, from_first, in_any, is_first, meet, together
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +143,7 @@ class Checkpoints:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+        meet()  # the first process may still have been at the banks
         if self.stopping():
             raise Stopped(f"pre-training {self._model}: stopped at its end")
 

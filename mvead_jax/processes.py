@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -150,6 +151,12 @@ class _Relay:
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
+    def _pass_on(self, line: bytes) -> None:
+        """Nobody may be there to read; the process must be read from all the same, or it would hang."""
+        with suppress(OSError, ValueError):
+            self._target.write(line)
+            self._target.flush()
+
     def _run(self) -> None:
         left = 0  # lines of a note of the service that are still to come
         for line in self._source:
@@ -158,7 +165,6 @@ class _Relay:
             if noted:
                 left = _CONTINUED if line.endswith(b":\n") else 0
             if not (self.fatal or noted or left or _GLOO.search(line)):
-                self._target.write(line)
-                self._target.flush()
+                self._pass_on(line)
             if left and not noted:
                 left = 0 if b"CoordinationServiceError" in line else left - 1

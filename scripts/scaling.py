@@ -16,7 +16,7 @@ from mvead_jax.errors import UserError, run
 
 TRAINING, TEST, VIEWS = 36_465, 114_585, 5  # pictures of realiad_jsons
 PATCHES, WIDTH, BLOCKS, EPOCHS = 256, 768, 7, 50
-QUERIES_AT_ONCE = 8192
+QUERIES_AT_ONCE = 8 * PATCHES  # of a view: score.py gives a device eight samples at a time
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ def stages() -> list[Work]:
         # Clean and masked, forward and twice that backward.
         Work("pre-training, 50 epochs", steps * 2 * 3 * fusion, steps * 2 * 3 * 6 * features),
         Work("fusing both splits", pictures / VIEWS * fusion, pictures / VIEWS * 2 * features),
+        # With n devices each holds an n-th of the rows and n times as many queries come at once.
         Work("search", search, passes * rows * WIDTH * 4),
     ]
 
@@ -91,7 +92,7 @@ def main() -> None:
         intensity = work.operations / work.moved
         print(f"| {work.name} | {work.operations / 1e15:.1f} | {work.moved / 1e12:.2f} | {intensity:.0f} |")
     print("\n| devices | " + " | ".join(work.name for work in stages()), end=" | ")
-    print("search, bfloat16 certified | sum with it | a view's bank on each device |")
+    print("search, bfloat16 certified | sum with it | banks on each device |")
     print("|---" * (len(stages()) + 4) + "|")
     for device in DEVICES:
         for count in (1, 8):
@@ -100,13 +101,14 @@ def main() -> None:
 
 def _line(device: Device, count: int, share: float) -> str:
     def seconds(work: Work, rate: float) -> float:
-        return max(work.operations / (share * rate), work.moved / device.bandwidth) / count
+        moved = work.moved / (count if work.name == "search" else 1)
+        return max(work.operations / (share * rate), moved / device.bandwidth) / count
 
     times = [seconds(work, device.float32) for work in stages()]
     times.append(seconds(stages()[-1], device.bfloat16))
     cells = " | ".join(_duration(one) for one in times)
     total = _duration(sum(times[:-2]) + times[-1])
-    bank = TRAINING * PATCHES * WIDTH * 4 / VIEWS / count
+    bank = TRAINING * PATCHES * WIDTH * 4 / count
     fits = "" if bank < 0.8 * device.memory else ", too large"
     return f"| {count} x {device.name} | {cells} | {total} | {bank / 1e9:.1f} GB{fits} |"
 

@@ -127,11 +127,13 @@ def extract(
         _compute(name, index, own, backbone, config, batch_size)
     else:
         log.info("features %s: %d samples from %s", name, len(index), cache)
-    arrays = [visible(lambda chunk=chunk: chunk.read(shape, config.dtype)) for chunk in chunks]
     with together():
-        for chunk, array in zip(chunks, arrays, strict=True):
+        arrays = []
+        for chunk in chunks:
+            array = visible(lambda chunk=chunk: chunk.read(shape, config.dtype))
             if array is None:
                 raise UserError(f"{chunk.path}: written by another process and not to be seen by this one")
+            arrays.append(array)
     return FeatureStore(arrays, [index.views] * len(chunks), index.views)
 
 

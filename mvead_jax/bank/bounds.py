@@ -36,9 +36,9 @@ def coarse(centred: Float32[Array, "n D"], precision: Precision) -> Coarse:
     norm = jnp.sqrt(jnp.sum(centred * centred, -1))
     if precision == "float32":
         return Coarse(centred, norm, jnp.zeros_like(norm))
-    values = centred.astype(jnp.bfloat16)
-    lost = centred - values.astype(jnp.float32)
-    return Coarse(values, norm, jnp.sqrt(jnp.sum(lost * lost, -1)))
+    rounded = jax.lax.reduce_precision(centred, exponent_bits=8, mantissa_bits=7)
+    lost = centred - rounded
+    return Coarse(rounded.astype(jnp.bfloat16), norm, jnp.sqrt(jnp.sum(lost * lost, -1)))
 
 
 def slack(width: int) -> float:

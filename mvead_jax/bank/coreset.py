@@ -27,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
+from mvead_jax.bank.bounds import slack as slack_of
 from mvead_jax.bank.projection import Rows, Slabs, origin_of, projected
 from mvead_jax.progress import progress
 
@@ -112,7 +113,7 @@ def select(
     least = [_first_distances(height, min(rows - at * height, height)) for at in range(len(slabs))]
     centres, taken, chosen = slabs[first // height][first % height][None], np.array([first]), []
     seconds = _seconds_of_a_block(slabs[0], least[0], origin, candidates) * len(slabs)
-    log.info("coreset: about %.0f s", seconds * size / _STEPS[-1])
+    log.info("coreset: at least %.0f s", seconds * size / _STEPS[-1])
     with progress("coreset", size, "rows") as bar:
         while True:
             chosen.append(taken)
@@ -179,7 +180,7 @@ def _advance(points, least, centres, places, origin, used, candidates):
 
 def _nearer(points, least, centres, origin, used):
     """`least` lowered by those centres that are nearer. Bounds leave out |x|^2 and are halved."""
-    slack = (points.shape[1] + 16) * 2.0**-24  # of a float32 sum of d products, and of subtracting the origin
+    slack = slack_of(points.shape[1])
     centred = centres - origin[None]
     bias = (0.5 - slack) * jnp.sum(centred * centred, -1)
     bias = jnp.where(jnp.arange(len(centres)) < used, bias, jnp.inf)

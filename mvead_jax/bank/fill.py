@@ -13,6 +13,7 @@ from mvead_jax.bank.coreset import greedy_coreset
 
 NOBODY = -1  # whose a row is that belongs to no sample
 _READ_ROWS = 2**15
+_FEW_ROWS = 2**16
 
 
 class Bank(NamedTuple):
@@ -93,7 +94,8 @@ def fill(rows: PatchRows, keep: Keep, seed: int) -> Bank:
     size = keep.size(rows.shape[0])
     if keep.kind == "kmeans":
         everything = rows[0 : rows.shape[0]]
-        size = min(size, len(np.unique(everything, axis=0)))  # or centres would be the same
+        if len(everything) <= _FEW_ROWS:  # a large bank has more different rows than centres
+            size = min(size, len(np.unique(everything, axis=0)))  # or centres would be the same
         k_means = MiniBatchKMeans(size, random_state=seed, n_init=1, batch_size=4096)
         return Bank(k_means.fit(everything).cluster_centers_, np.full(size, NOBODY, np.int32))
     if keep.kind == "full":

@@ -5,8 +5,8 @@
     sharded_nearest  the bank's rows split over the devices of a mesh
     nearest_on_disk  a bank that is read from disk piece by piece
 
-All four give the same answer: that of direct float32 differences, the lowest row on ties. How, is in
-search.py.
+k neighbours are found on one device only. All four give the same answer: that of direct float32 differences,
+the lowest row on ties. How, is in search.py.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def nearest(
     Returns:
       Euclidean (not squared) distances, and indices, the lowest on ties. Distances are those of direct
       float32 differences, so that a query that is itself a bank row has distance 0. A query that may find
-      no row has distance inf and index -1.
+      no row has distance inf and index -1; so has one whose squares leave float32.
 
     Raises:
       ValueError: shapes that don't fit, an empty bank, or an unknown precision.
@@ -104,10 +104,12 @@ class ShardedRows:
 
     Attributes:
       values: [M',D], M rows and as many zeros behind them as make equal shares.
+      real: [1,M'], which are rows and no filling.
       count: M. mesh, axis: over which they are split.
     """
 
     values: Float32[Array, "rows D"]
+    real: Bool[Array, "1 rows"]
     count: int
     mesh: Mesh
     axis: str
@@ -130,7 +132,13 @@ def shard_rows(bank: Float[np.ndarray, "M D"], mesh: Mesh, *, axis: str = "data"
         return np.pad(own, ((0, end - begin - len(own)), (0, 0)))
 
     values = jax.make_array_from_callback((rows, width), jax.NamedSharding(mesh, P(axis)), share)
-    return ShardedRows(values, count, mesh, axis)
+    return ShardedRows(values, _split(np.arange(rows) < count, mesh, axis), count, mesh, axis)
+
+
+def _split(allowed: Bool[np.ndarray, " rows"], mesh: Mesh, axis: str) -> Bool[Array, "1 rows"]:
+    """A mask of rows over the devices that hold them."""
+    place = jax.NamedSharding(mesh, P(None, axis))
+    return jax.make_array_from_callback((1, len(allowed)), place, lambda index: allowed[None][index])
 
 
 def sharded_nearest(
@@ -158,13 +166,14 @@ def sharded_nearest(
       ValueError: as `nearest`.
     """
     rows = bank if isinstance(bank, ShardedRows) else shard_rows(np.asarray(bank), mesh, axis=axis)
-    where = np.ones(rows.count, bool) if where is None else np.asarray(where, bool)
-    _check(queries.shape, (rows.count, rows.values.shape[1]), where.shape, 1, precision)
-    if where.ndim != 1:
-        raise ValueError(f"where {where.shape} must be [M]")
-    allowed = np.pad(where, (0, len(rows.values) - rows.count))[None]
-    split = jax.NamedSharding(rows.mesh, P(None, rows.axis))
-    allowed = jax.make_array_from_callback(allowed.shape, split, lambda place: allowed[place])
+    shape = (rows.count,) if where is None else np.shape(where)
+    _check(queries.shape, (rows.count, rows.values.shape[1]), shape, 1, precision)
+    if len(shape) != 1:
+        raise ValueError(f"where {shape} must be [M]")
+    allowed = rows.real
+    if where is not None:
+        padded = np.pad(np.asarray(where, bool), (0, len(rows.values) - rows.count))
+        allowed = _split(padded, rows.mesh, rows.axis)
     found = []
     for part in _parts(len(queries)):
         own = _over(rows.mesh, queries[part])
@@ -226,23 +235,25 @@ def nearest_on_disk(
       ValueError: as `nearest`.
     """
     _check(np.shape(queries), bank.shape, (len(bank),), 1, precision)
-    rows = min(piece_rows or max(1, _PIECE // bank.shape[1]), len(bank))
-    if rows < 1:
+    if piece_rows is not None and piece_rows < 1:
         raise ValueError(f"piece_rows={piece_rows} must be at least 1")
+    rows = min(piece_rows or max(1, _PIECE // bank.shape[1]), len(bank))
     queries = jnp.asarray(queries, jnp.float32)
     distance = np.full(len(queries), np.inf, np.float32)
     index = np.full(len(queries), -1, np.int64)
     # The last piece starts earlier, so that one size is compiled; a row that is seen twice changes nothing.
     starts = [min(at, len(bank) - rows) for at in range(0, len(bank), rows)]
-    read = partial(np.array, dtype=np.float32, order="C")
     seen = 0
+
+    def read(start: int) -> Float32[np.ndarray, "rows D"]:
+        return np.array(bank[start : start + rows], np.float32, order="C")
+
     with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(lambda: read(bank[starts[0] : starts[0] + rows]))
+        ahead = reader.submit(read, starts[0])
         for number, start in enumerate(starts):
             piece = ahead.result()
             if number + 1 < len(starts):
-                following = bank[starts[number + 1] : starts[number + 1] + rows]
-                ahead = reader.submit(lambda following=following: read(following))
+                ahead = reader.submit(read, starts[number + 1])
             own, row = map(np.asarray, nearest(queries, piece, precision=precision))
             nearer = own < distance  # a tie keeps the lower row
             distance = np.where(nearer, own, distance)

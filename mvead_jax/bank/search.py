@@ -20,14 +20,14 @@ from jaxtyping import Array, Bool, Float32, Int32
 
 from mvead_jax.bank.bounds import GROUP, Precision
 from mvead_jax.bank.clusters import by_clusters, find_clusters, nearest_seed
-from mvead_jax.bank.stages import NOWHERE, Found, by_differences, by_products, nothing, squared_distances
+from mvead_jax.bank.stages import NOWHERE, Found, by_differences, by_products, nothing
 
-_AGAIN = 128  # queries searched again by float32 products at a time
-_CLUSTERED = 256  # queries searched by clusters at a time
-_DIRECT, _DIRECT_ROWS = 32, 128  # queries, and rows of a block, compared directly at a time
+_AGAIN_QUERIES = 128  # queries searched again by float32 products at a time
+_CLUSTERED_QUERIES = 256  # queries searched by clusters at a time
+_DIRECT_QUERIES, _DIRECT_ROWS = 32, 128  # queries, and rows of a block, compared directly at a time
 _PROBED = 64  # queries that tell which stage to begin with
-_FAILED = {"bfloat16": 0.2, "float32": 0.5}  # share of them from which on products in it are left out
-_MANY = 64  # queries left by the products for which clusters are looked for
+_MOST_UNSETTLED = {"bfloat16": 0.2, "float32": 0.5}  # share of them from which on products in it are left out
+_LEFT_FOR_CLUSTERS = 64  # queries left by the products for which clusters are looked for
 _FEWEST_ROWS, _FEWEST_QUERIES = 8192, 512  # for which clusters are looked for
 
 
@@ -67,11 +67,11 @@ def search(
     products = partial(by_products, centre=centre, block_rows=block_rows)
     differences = partial(by_differences, centre=centre, block_rows=min(block_rows, _DIRECT_ROWS))
 
-    def by(precision, found, again):
+    def through_products(precision, found, again):
         found, again = products(queries, bank, where, found, precision=precision)
         if precision == "bfloat16":
             stage = partial(products, precision="float32")
-            found, again = _again(stage, _AGAIN, queries, bank, where, found, again)
+            found, again = _again(stage, _AGAIN_QUERIES, queries, bank, where, found, again)
         return found, again
 
     def clustered(found, again):
@@ -79,37 +79,40 @@ def search(
         order = jnp.argsort(nearest_seed(queries, clusters.seeds))  # like queries look at the same blocks
         found, again = jax.tree.map(lambda x: x[..., order], (found, again))
         stage = partial(by_clusters, clusters=clusters)
-        found, again = _again(stage, _CLUSTERED, queries[order], bank, where, found, again)
+        found, again = _again(stage, _CLUSTERED_QUERIES, queries[order], bank, where, found, again)
         back = jnp.argsort(order)
         return jax.tree.map(lambda x: x[..., back], (found, again))
 
     found, again = nothing(k, count), jnp.ones(count, bool)
     if rows < _FEWEST_ROWS or count < _FEWEST_QUERIES or (where is not None and where.shape[0] > 1):
-        found, again = by(precision, found, again)
+        found, again = through_products(precision, found, again)
     else:
         some = queries[:: -(-count // _PROBED)]
-        found, again = _from_the_right_stage(by, products, some, bank, where, found, again, precision)
-        found, again = jax.lax.cond(again.sum() > _MANY, clustered, lambda *same: same, found, again)
-    found, _ = _again(differences, _DIRECT, queries, bank, where, found, again)
+        found, again = _from_the_right_stage(
+            through_products, products, some, bank, where, found, again, precision
+        )
+        found, again = jax.lax.cond(
+            again.sum() > _LEFT_FOR_CLUSTERS, clustered, lambda *same: same, found, again
+        )
+    found, _ = _again(differences, _DIRECT_QUERIES, queries, bank, where, found, again)
 
-    # Once more in one way for all, so that equal rows are equally far whichever stage found them.
-    none = found.index == NOWHERE
-    squared = squared_distances(queries, bank, jnp.where(none, 0, found.index))
-    squared, index = jnp.where(none, jnp.inf, squared), jnp.where(none, -1, found.index)
-    return Neighbours(squared.T, index.T, found.compared)
+    index = jnp.where(found.index == NOWHERE, -1, found.index)
+    return Neighbours(found.squared.T, index.T, found.compared)
 
 
-def _from_the_right_stage(by, products, some, bank, where, found: Found, again, precision: Precision):
+def _from_the_right_stage(
+    through_products, products, some, bank, where, found: Found, again, precision: Precision
+):
     """Searches by products of `precision` or of float32, or leaves all to clusters: `some` queries tell."""
     start = nothing(found.squared.shape[0], len(some))
 
     def settles(precision):
-        return products(some, bank, where, start, precision=precision)[1].mean() <= _FAILED[precision]
+        return products(some, bank, where, start, precision=precision)[1].mean() <= _MOST_UNSETTLED[precision]
 
-    stages = [lambda *same: same, partial(by, "float32")]
+    stages = [lambda *same: same, partial(through_products, "float32")]
     choice = settles("float32").astype(jnp.int32)
     if precision == "bfloat16":
-        stages.append(partial(by, "bfloat16"))
+        stages.append(partial(through_products, "bfloat16"))
         choice = jnp.where(settles("bfloat16"), 2, choice)
     return jax.lax.switch(choice, stages, found, again)
 

@@ -25,6 +25,7 @@ from mvead_jax.bank.bounds import (
 )
 
 NOWHERE = jnp.iinfo(jnp.int32).max  # the row of a neighbour that is none
+_LANES = 64  # partial sums of a sum of squares
 _SPARE = {"float32": 3, "bfloat16": 15}  # rows beyond k that are compared before a query is searched again
 
 
@@ -79,7 +80,7 @@ def by_differences(
 
     def compare(found: Found, block, start, allowed):
         differences = queries[:, None] - block[None]
-        own = jnp.where(allowed.T, jnp.sum(differences * differences, -1), jnp.inf)  # [Q,rows]
+        own = jnp.where(allowed.T, sum_of_squares(differences), jnp.inf)  # [Q,rows]
         low, place = jax.lax.top_k(-own, min(k, own.shape[1]))  # of equals the lower row
         row = jnp.where(jnp.isinf(low), NOWHERE, start + place.astype(jnp.int32))
         squared, index = jnp.concatenate([found.squared, -low.T]), jnp.concatenate([found.index, row.T])
@@ -120,11 +121,28 @@ def squared_distances(
 ) -> Float32[Array, "n Q"]:
     """Of each query to n rows of its own, by direct differences."""
 
-    def to_one(own):
-        difference = queries - bank[own]
-        return jnp.sum(difference * difference, -1)
+    return jax.lax.map(lambda own: sum_of_squares(queries - bank[own]), rows)
 
-    return jax.lax.map(to_one, rows)
+
+def sum_of_squares(x: Float32[Array, "*n D"]) -> Float32[Array, "*n"]:
+    """|x|^2 in an order of sums that is the same for every n and wherever it is compiled.
+
+    So equal rows are equally far whichever stage, block or device compares them. The squares are finished
+    before the sums begin, or the two would be contracted in some places and not in others.
+    """
+    width = x.shape[-1]
+    lanes = min(_LANES, 1 << (width - 1).bit_length())
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -width % lanes)])
+    squares = jax.lax.optimization_barrier(x * x)
+
+    def add(number, total):
+        return total + jax.lax.dynamic_slice_in_dim(squares, number * lanes, lanes, axis=-1)
+
+    total = jax.lax.fori_loop(0, squares.shape[-1] // lanes, add, jnp.zeros((*x.shape[:-1], lanes), x.dtype))
+    while lanes > 1:
+        lanes //= 2
+        total = total[..., :lanes] + total[..., lanes:]
+    return total[..., 0]
 
 
 def ranked(squared: Float32[Array, "n Q"], index: Int32[Array, "n Q"], count: int) -> tuple[Array, Array]:

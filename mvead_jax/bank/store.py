@@ -39,7 +39,7 @@ def write_banks(
     for name, rows in banks.items():
         with whole(folder / f"{name}{_SUFFIX}") as temporary:
             # One metadata entry: safetensors orders several of them at random.
-            tensors = {"bank": np.ascontiguousarray(rows)}
+            tensors = {"bank": np.ascontiguousarray(rows, np.float32)}
             if samples is not None:
                 tensors["sample"] = np.ascontiguousarray(samples[name], np.int32)
             save_file(tensors, temporary, {"facts": json.dumps(facts, sort_keys=True)})
@@ -67,11 +67,12 @@ def map_banks(folder: Path) -> dict[str, Float32[np.memmap, "M D"]]:
     """
     banks = {}
     for path in _bank_files(folder):
-        with _opened(path) as file:  # whose reader checks the header
-            shape = file.get_slice("bank").get_shape()
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-            begin = file.tell() + header["bank"]["data_offsets"][0]
+        with _opened(path) as file, path.open("rb") as raw:
+            shape = file.get_slice("bank").get_shape()  # safetensors has checked the header
+            header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))["bank"]
+            if header["dtype"] != "F32":
+                raise ValueError(f"holds {header['dtype']}, not F32")
+            begin = raw.tell() + header["data_offsets"][0]
         banks[path.stem] = np.memmap(path, np.dtype("<f4"), "r", begin, tuple(shape))
     return banks
 

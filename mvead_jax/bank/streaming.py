@@ -82,10 +82,11 @@ def _pieces(blocks) -> Iterator[Float[np.ndarray, "n D"]]:
         height = max(_READ_ELEMENTS // block.shape[1], 1024)
         parts.append(np.asarray(block, np.float32))
         count += len(block)
-        while count >= height:
+        if count >= height:
             joined = np.concatenate(parts)
-            yield joined[:height]
-            parts, count = [joined[height:]], count - height
+            whole = count - count % height
+            yield from (joined[start : start + height] for start in range(0, whole, height))
+            parts, count = [joined[whole:]], count - whole
     if count:
         yield np.concatenate(parts)
 

@@ -1,4 +1,5 @@
-"""Queries per second of the exact search in a memory bank, beside FAISS's IndexFlatL2 and PyTorch's cdist.
+"""Queries per second of the exact search in a memory bank, beside FAISS's IndexFlatL2, PyTorch's cdist and
+scikit-learn.
 Needs the extra `bench` (faiss-cpu, torch); about two minutes on two cores.
 
 Ours runs twice: with float32 products, and with bfloat16 products whose rounding is bounded; both answer with
@@ -45,6 +46,7 @@ def _on(kind: str, args: argparse.Namespace) -> list[dict]:
     import jax
     import numpy as np
     import torch
+    from sklearn.neighbors import NearestNeighbors
 
     faiss.omp_set_num_threads(args.threads)
     torch.set_num_threads(args.threads)
@@ -53,6 +55,7 @@ def _on(kind: str, args: argparse.Namespace) -> list[dict]:
     flat.add(bank)
     on_device = jax.device_put(queries), jax.device_put(bank)
     of_torch = torch.from_numpy(queries), torch.from_numpy(bank)
+    neighbours = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(bank)
     product, blocks = _plain_product(args)
 
     def cdist() -> Any:
@@ -64,6 +67,7 @@ def _on(kind: str, args: argparse.Namespace) -> list[dict]:
         "bfloat16, certified": lambda: _ours(*on_device, "bfloat16"),
         "faiss IndexFlatL2": lambda: flat.search(queries, 1)[1][:, 0],
         "torch cdist": cdist,
+        "scikit-learn brute": lambda: neighbours.kneighbors(queries, return_distance=False)[:, 0],
         "plain product": lambda: product(*on_device).block_until_ready(),
     }
     truth = _float64(queries, bank)
@@ -74,7 +78,7 @@ def _on(kind: str, args: argparse.Namespace) -> list[dict]:
         "threads": args.threads,
     }
     right = {}
-    for name, run in list(contestants.items())[:4]:
+    for name, run in list(contestants.items())[:5]:
         index = np.asarray(run()[0] if name in list(contestants)[:2] else run())
         chosen = np.sqrt(((queries.astype("f8") - bank[index].astype("f8")) ** 2).sum(1))
         right[name] = float((chosen <= truth * (1 + 1e-6)).mean())
@@ -82,6 +86,7 @@ def _on(kind: str, args: argparse.Namespace) -> list[dict]:
         if right[name] < 1:
             raise RuntimeError(f"{name}: {right[name]:.4%} of the neighbours are those of float64")
     seconds = take_turns(contestants, args.rounds)
+    seconds["plain product"] = [one * args.rows / blocks for one in seconds["plain product"]]
     results = []
     ours = list(contestants)[:2]
     for name in ours:
@@ -94,7 +99,7 @@ def _on(kind: str, args: argparse.Namespace) -> list[dict]:
         peers = {peer: values for peer, values in seconds.items() if peer not in ours}
         own_seconds = {name: seconds[name], **peers}
         results.append(report(f"nearest {kind} {name}", "queries", args.queries, own_seconds, own))
-    flops = 2 * args.queries * blocks * args.width
+    flops = 2 * args.queries * args.rows * args.width
     print(f"  plain product: {flops / min(seconds['plain product']) / 1e9:.0f} GFLOP/s at best")
     return results
 

@@ -1,4 +1,4 @@
-"""x"""
+"""Contestants in turns on one machine: timing, cores, and the report of who was how fast."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ run(lambda: greedy_coreset(features, 140_000, seed=0))
 def test_an_interrupt_is_answered_within_three_seconds():
     """The selection runs for minutes; the announcement says that it is about to start."""
     with subprocess.Popen([sys.executable, "-c", _LONG], stderr=subprocess.PIPE, text=True) as process:
-        while "about" not in (line := process.stderr.readline()):
+        while "at least" not in (line := process.stderr.readline()):
             assert line, "ended before it began"
         time.sleep(3)
         process.send_signal(signal.SIGINT)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from jax.sharding import AxisType
@@ -12,6 +13,7 @@ from jax.sharding import AxisType
 from mvead_jax.bank import nearest as module
 from mvead_jax.bank.bounds import coarse, lower_bounds
 from mvead_jax.bank.nearest import k_nearest, nearest, nearest_on_disk, shard_rows, sharded_nearest
+from mvead_jax.bank.stages import sum_of_squares
 
 
 def oracle(queries, bank, where=None):
@@ -231,6 +233,38 @@ def test_a_row_at_the_very_centre_is_found():
     distance, index = nearest(np.zeros((1, 24), "f4"), bank)
     assert index[0] == 5
     assert distance[0] == 0
+
+
+def test_near_ties_come_in_one_order_however_many_queries_there_are():
+    # Rows that are permutations of one vector: their distances differ in the last bits of a sum only.
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=24).astype("f4")
+    bank = np.stack([rng.permutation(vector) for _ in range(600)])
+    distance, index, _ = k_nearest(np.zeros((40, 24), "f4"), bank, 16)
+    alone = k_nearest(np.zeros((1, 24), "f4"), bank, 16)
+    np.testing.assert_array_equal(distance, np.repeat(alone[0], 40, axis=0))
+    np.testing.assert_array_equal(index, np.repeat(alone[1], 40, axis=0))
+    order = np.lexsort((alone[1][0], alone[0][0]))
+    np.testing.assert_array_equal(order, np.arange(16))
+
+
+def test_what_rounding_takes_away_is_known_under_jit():
+    # A compiler may leave out the way from float32 to bfloat16 and back, and the bound would be void.
+    x = gaussian(3)[1]
+    lost = x - x.astype(ml_dtypes.bfloat16).astype("f4")
+    found = jax.jit(coarse, static_argnums=1)(x, "bfloat16")
+    np.testing.assert_array_equal(found.values, x.astype(ml_dtypes.bfloat16))
+    np.testing.assert_allclose(found.lost, np.sqrt((lost.astype("f8") ** 2).sum(1)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [1, 3, 64, 100, 768])
+def test_sums_of_squares_do_not_depend_on_the_shape(width):
+    x = gaussian(5, rows=300, width=width)[1]
+    expected = np.asarray(sum_of_squares(jnp.asarray(x)))
+    np.testing.assert_allclose(expected, (x.astype("f8") ** 2).sum(1), rtol=1e-6)
+    compiled = jax.jit(lambda x, y: sum_of_squares(x[:, None] - y[None]))
+    np.testing.assert_array_equal(compiled(x, np.zeros((1, width), "f4"))[:, 0], expected)
+    np.testing.assert_array_equal(compiled(np.zeros((1, width), "f4"), x[:7])[0], expected[:7])
 
 
 def test_fewer_rows_than_k_leave_places_empty():
