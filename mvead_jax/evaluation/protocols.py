@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,10 @@ class EvaluationProtocol:
             "image_score": image,
             "sample_score": f"{pooled} image score over its views",
             "image_label": label,
-            "sample_label": "defective if any of its views is",
+            "sample_label": {
+                "list": "defective if any of its views is",
+                "mask": "defective if any of its views is, unknown if that of a view is",
+            }[self.image_label],
             "pixel_metrics": f"float16 patch maps, bilinear (half-pixel centres) to {side}{crop}; AUROC, AP "
             "and F1-max of all pixels, AUPRO of 8-connected regions up to FPR 0.3",
             "smoothing": _SMOOTHING_WORDS.get(self.smoothing, self.smoothing.replace(":", ", sigma ")),
@@ -118,12 +122,15 @@ _NAMED = {"mvead": _mvead, "mvad": _mvad, "official": _official, "dinomaly": _di
 NAMES = (*_NAMED, "custom")
 
 
-def resolve(name: str, config: EvalConfig, image_size: int) -> EvaluationProtocol:
+def resolve(
+    name: str, config: EvalConfig, image_size: int, asked: Collection[str] = ()
+) -> EvaluationProtocol:
     """The protocol of this name.
 
     Args:
       config: `custom` takes its fields from here.
       image_size: of the backbone's input.
+      asked: for which protocols too; with `custom` among them the config may hold its fields.
 
     Raises:
       UserError: no such name, a field that does not fit, or one that only `custom` reads.
@@ -137,7 +144,7 @@ def resolve(name: str, config: EvalConfig, image_size: int) -> EvaluationProtoco
         default = EvalConfig()
         for field in _CUSTOM_FIELDS:
             value = getattr(config, field)
-            if config.protocol != "custom" and value != getattr(default, field):
+            if "custom" not in (config.protocol, *asked) and value != getattr(default, field):
                 raise UserError(f"config eval.{field}={value!r}: read only by eval.protocol=custom")
     return dataclasses.replace(found, size=image_size) if found.size == INPUT else found
 
