@@ -4,6 +4,9 @@ Papers that report "AUROC on Real-IAD" resize maps and masks differently, smooth
 and sample scores; a number without its protocol means little. A protocol here says which arrays are
 compared. The metrics of these arrays are always ours: exact, where some public evaluators count in 50 or
 1,000 bins, and AUPRO by MVTec's definition (docs/metrics.md).
+
+Size, threshold, smoothing and scores are those of the public codes; interpolation is not. Maps here are enlarged
+once, bilinearly with half-pixel centres, and masks are resized by Pillow.
 """
 
 from __future__ import annotations
@@ -90,7 +93,11 @@ def _mvead() -> EvaluationProtocol:
 
 def _mvad() -> EvaluationProtocol:
     """MVAD's public code on ADer: masks resized bilinearly, > 0.5, and the image's label is whether any pixel
-    of it is left, so that tiny defects can vanish; maps at 256, gaussian of sigma 4, before the maximum."""
+    of it is left, so that tiny defects can vanish; maps at 256, gaussian of sigma 4, before the maximum.
+
+    ADer's cal_anomaly_map resizes maps with align_corners=True in some of its branches: the centres of corner
+    pixels fall on those of corner patches. Here the corners of the pictures do, half a patch further out.
+    """
     source = "ADer / MVAD's public evaluator"
     return EvaluationProtocol("mvad", source, 256, smoothing="gaussian:4", image_label="mask")
 
@@ -106,7 +113,9 @@ def _dinomaly() -> EvaluationProtocol:
 
     A backbone here sees the whole picture, so the crop (7/8 of either side) is taken from its map. Dinomaly's
     masks pass a bilinear resize to 448 before the nearest one, which widens them by up to a pixel; here they
-    do not. It has no sample score; the largest image score stands in.
+    do not. Its maps are enlarged twice, with align_corners=True to 392 and bilinearly to 256; here once, with
+    half-pixel centres. Its nearest masks are torch's, which round a place down; Pillow's take the pixel under
+    the new one's centre. It has no sample score; the largest image score stands in.
     """
     return EvaluationProtocol(
         *("dinomaly", "Dinomaly's public evaluator; the sample score is ours", 256),
