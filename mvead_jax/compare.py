@@ -4,9 +4,9 @@ For a run repeated on another device, other numbers of devices or other versions
 and metrics agree within stated tolerances (docs/reproducibility.md)? For two methods: by how much do the
 metrics differ, and would chance do that? Reads the files that score.py left, and needs no data set.
 
-Sample and image metrics are computed from samples and images that both runs scored, by the default rule
-(largest patch score, list's labels). Pixel metrics are those of metrics.json, if both have the same samples
-and protocol.
+Metrics are those of metrics.json, and their resamples those of bootstrap.npz, if both runs have the same
+samples and evaluation protocol. Otherwise those of samples and images are computed from what both runs
+scored, by the default rule (largest patch score, list's labels), and those of pixels are not compared.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mvead_jax.config import from_dict, to_dict
+from mvead_jax.config import EvalConfig, from_dict, to_dict
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.agreement import rank_changes, score_differences
 from mvead_jax.evaluation.bootstrap import copies, paired, ranking_replicates
@@ -29,8 +29,9 @@ from mvead_jax.evaluation.tables import LEVELS, level_metrics, mean_replicates
 from mvead_jax.files import read_json
 
 # Fields that say where things lie or how many fit at once, not what is computed; eval is in the protocol.
+# score.search is none either: scores do not depend on it.
 _PLACES = ("data.root", "data.images", "features.cache", "backbone.weights", "backbone.directory")
-_PLACES += ("backbone.batch_size", "eval.")
+_PLACES += ("backbone.batch_size", "geometry.cameras", "score.search", "eval.")
 # Of the protocol: what follows from these, and what differs wherever the last bits do.
 _NOT_COMPARED = ("config_digest", "models_digest", "weights")
 
@@ -50,11 +51,19 @@ class Tolerances:
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """What score.py left. config: of the workdir, None where only the scores folder was kept."""
+    """What score.py left.
+
+    Attributes:
+      protocol: of metrics.json.
+      values: {category: {level: {metric: value}}} of metrics.json, NaN where it is not defined.
+      replicates: of bootstrap.npz, categories in the order of `values`; none where there is none.
+      config: of the workdir, None where only the scores folder was kept.
+    """
 
     name: str
     images: Mapping[tuple[str, str, str], ImageLine]
-    metrics: Mapping[str, Any]
+    protocol: Mapping[str, Any]
+    values: Mapping[str, Mapping[str, Mapping[str, float]]]
     replicates: Mapping[str, np.ndarray]
     config: Mapping[str, Any] | None
     environments: Mapping[str, Any]
@@ -69,16 +78,22 @@ def read_run(path: Path) -> ScoredRun:
     folder = path if (path / "images.csv").exists() else path / "scores"
     if not (folder / "images.csv").exists():
         raise UserError(f"{path}: holds no images.csv or scores/images.csv; name a workdir or scores folder")
+    images = {(line.category, line.sample, line.view): line for line in read_images(folder)}
     metrics = read_json(folder / "metrics.json", "the scores of a finished scripts/score.py")
-    if not isinstance(metrics, dict) or not isinstance(metrics.get("protocol"), dict):
-        raise UserError(f"{folder / 'metrics.json'}: not written by score.py; score again")
+    try:
+        protocol, values = dict(metrics["protocol"]), _values(metrics)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{folder / 'metrics.json'}: not written by score.py; score again") from None
+    if values.keys() != {key[0] for key in images}:
+        raise UserError(f"{folder / 'metrics.json'}: of other categories than images.csv; score again")
     places = {"train": folder.parent / "environment.json", "score": folder / "environment.json"}
     config = folder.parent / "config.json"
     return ScoredRun(
         name=str(path),
-        images={(line.category, line.sample, line.view): line for line in read_images(folder)},
-        metrics=metrics,
-        replicates=read_replicates(folder),
+        images=images,
+        protocol=protocol,
+        values=values,
+        replicates=read_replicates(folder, metrics),
         config=to_dict(from_dict(read_json(config, "a config"), str(config))) if config.exists() else None,
         environments={
             name: read_json(place, "of train.py") for name, place in places.items() if place.exists()
@@ -86,9 +101,20 @@ def read_run(path: Path) -> ScoredRun:
     )
 
 
-def compare(
-    a: ScoredRun, b: ScoredRun, tolerances: Tolerances, *, resamples: int = 1000, seed: int = 0
-) -> dict[str, Any]:
+def _values(metrics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    return {
+        category: {
+            level: {
+                name: math.nan if levels[level][name] is None else float(levels[level][name])
+                for name in names
+            }
+            for level, names in LEVELS.items()
+        }
+        for category, levels in metrics["categories"].items()
+    }
+
+
+def compare(a: ScoredRun, b: ScoredRun, tolerances: Tolerances) -> dict[str, Any]:
     """Everything that differs, JSON-ready; "problems" says why "pass" is false.
 
     Differences are b - a, with [low, high] of 95 % and p of the paired bootstrap (evaluation/bootstrap.py).
@@ -109,15 +135,17 @@ def compare(
     found["settings"] = setting_differences(a, b)
     found["environment"] = environment_differences(a, b)
     found["scores"], found["ranks"], values = {}, {}, {}
+    whole = not (missing["only_a"] or missing["only_b"] or relabelled)
+    found["pixel"] = _why_not_metrics(a, b) if whole else "not compared: other samples or labels"
     for category in dict.fromkeys(key[0] for key in common):
         own = [key for key in common if key[0] == category]
         lines = [[run.images[key] for key in own] for run in (a, b)]
         scores = [np.array([line.score for line in part]) for part in lines]
         found["scores"][category] = of_scores = score_differences(*scores)
         of_scores["at"] = "/".join(own[of_scores["at"]][1:])
-        values[category], found["ranks"][category] = _of_category(*lines, resamples, seed)
-    whole = not (missing["only_a"] or missing["only_b"] or relabelled)
-    found["pixel"] = _add_pixels(a, b, values) if whole else "not compared: other samples or labels"
+        sample = sample_numbers(lines[0])
+        found["ranks"][category] = rank_changes(*(largest_of_views(one, sample) for one in scores))
+        values[category] = _recomputed(*lines) if found["pixel"] else _told(a, b, category)
     found["metrics"] = _metric_differences(values)
     found["problems"] = problems(found, tolerances)
     found["pass"] = not found["problems"]
@@ -159,7 +187,7 @@ def problems(found: Mapping[str, Any], tolerances: Tolerances) -> list[str]:
 
 def setting_differences(a: ScoredRun, b: ScoredRun) -> list[str]:
     """What makes them two experiments: fields of the configs, and of the protocols beside the figures."""
-    told = [run.metrics["protocol"] for run in (a, b)]
+    told = [run.protocol for run in (a, b)]
     keys = [key for key in dict.fromkeys([*told[0], *told[1]]) if key not in _NOT_COMPARED]
     pairs = [(f"protocol {key}", *(own.get(key) for own in told)) for key in keys]
     if a.config and b.config:
@@ -181,13 +209,39 @@ def environment_differences(a: ScoredRun, b: ScoredRun) -> list[str]:
     return found
 
 
-def _of_category(
-    a: Sequence[ImageLine], b: Sequence[ImageLine], resamples: int, seed: int
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({level: {metric: (a, b, a's replicates, b's replicates)}}, rank changes of the samples)."""
+def _why_not_metrics(a: ScoredRun, b: ScoredRun) -> str:
+    """Why the figures of metrics.json can't stand beside each other; empty if they can."""
+    digests = [run.protocol.get("evaluation_digest") for run in (a, b)]
+    if None in digests:
+        return "not compared: scored by an earlier version; run score.py --from-maps"
+    return "" if digests[0] == digests[1] else "not compared: other evaluation protocols"
+
+
+def _told(a: ScoredRun, b: ScoredRun, category: str) -> dict[str, Any]:
+    """{level: {metric: (a, b, a's replicates, b's replicates)}} of metrics.json and bootstrap.npz."""
+    at = [list(run.values).index(category) for run in (a, b)]
+
+    def replicates(run: ScoredRun, row: int, name: str) -> np.ndarray:
+        return run.replicates[name][row] if run.replicates else np.array([np.nan])
+
+    return {
+        level: {
+            name: (
+                *(run.values[category][level][name] for run in (a, b)),
+                *(replicates(run, row, f"{level}_{name}") for run, row in zip((a, b), at, strict=True)),
+            )
+            for name in names
+        }
+        for level, names in LEVELS.items()
+    }
+
+
+def _recomputed(a: Sequence[ImageLine], b: Sequence[ImageLine]) -> dict[str, Any]:
+    """As `_told`, of samples and images that both have; labels are A's."""
     sample, labels = sample_numbers(a), listed_labels(a)
     of_samples = largest_of_views(labels, sample)
-    drawn = copies(of_samples, resamples, seed, a[0].category)
+    default = EvalConfig()
+    drawn = copies(of_samples, default.bootstrap, default.seed, a[0].category)
     scores = [np.array([line.score for line in lines]) for lines in (a, b)]
     pooled = [largest_of_views(own, sample) for own in scores]
     levels = {}
@@ -202,27 +256,7 @@ def _of_category(
             name: (values[0][name], values[1][name], replicates[0][name], replicates[1][name])
             for name in LEVELS[level]
         }
-    return levels, rank_changes(*pooled)
-
-
-def _add_pixels(a: ScoredRun, b: ScoredRun, values: Mapping[str, Any]) -> str:
-    """Adds the pixel level to `values`; or says why not. Replicates of metrics.json's own resamples."""
-    digests = [run.metrics["protocol"].get("evaluation_digest") for run in (a, b)]
-    if None in digests:
-        return "not compared: scored by an earlier version; run score.py --from-maps"
-    if digests[0] != digests[1]:
-        return "not compared: other evaluation protocols"
-    for at, category in enumerate(a.metrics["categories"]):
-        own = [run.metrics["categories"][category]["pixel"] for run in (a, b)]
-        resampled = [run.replicates for run in (a, b)]
-        values[category]["pixel"] = {
-            name: (
-                *(math.nan if one[name] is None else one[name] for one in own),
-                *(run[f"pixel_{name}"][at] if run else np.array([np.nan]) for run in resampled),
-            )
-            for name in LEVELS["pixel"]
-        }
-    return ""
+    return levels
 
 
 def _metric_differences(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -210,7 +210,8 @@ class EvalConfig:
     """How maps and scores are compared with the truth (evaluation/protocols.py).
 
     Attributes:
-      protocol: a named one, or `custom`, which the fields down to image_label describe; only it reads them.
+      protocol: a named one, or `custom`, which the fields down to image_label describe; only it reads them
+        (it may be asked for beside another: score.py --protocol custom).
       size: maps and masks are compared at `input` size, at the `mask`'s own, or at this many pixels a side.
       crop: the middle share of width and height that is compared; 1 = all.
       mask_resize: of masks, to that size. mask_threshold: what lies above it then is a defect, 0 to 254.

@@ -11,7 +11,21 @@ from typing import Any
 
 import jax
 
-_PACKAGES = ("mvead_jax", "jax", "jaxlib", "flax", "numpy", "pillow", "safetensors", "grain", "scikit-learn")
+_PACKAGES = (
+    *(
+        "mvead_jax",
+        "jax",
+        "jaxlib",
+        "flax",
+        "numpy",
+        "scipy",
+        "scikit-learn",
+        "pillow",
+        "safetensors",
+        "grain",
+    ),
+    *("opencv-python-headless", "tensorflow-datasets", "array_record"),
+)
 
 
 def environment() -> dict[str, Any]:
@@ -20,14 +34,34 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu": _cpu(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "processes": jax.process_count(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES},
         "commit": _commit(),
         "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
     }
+
+
+def _version(package: str) -> str | None:
+    """None where it is not there: a build of OpenCV by another name, or no ArrayRecord on Windows."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """The model's name, whose vector width decides rounding; empty if the system does not tell."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except (OSError, UnicodeDecodeError):
+        pass
+    return platform.processor()
 
 
 def _commit() -> str | None:

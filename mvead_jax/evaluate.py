@@ -2,6 +2,9 @@
 
     scores/metrics.json          by the run's own protocol, config eval.protocol
     scores/metrics_<name>.json   by each protocol that was asked for by name
+    scores/regions.csv           every defect region as the run's own protocol compares it: place and size,
+                                 largest and mean score, and the share found at the F1-max threshold
+    scores/regions_<name>.csv    by each protocol that was asked for by name
     scores/bootstrap.npz         resampled metrics of the run's own protocol, for compare_runs.py
 
 Needs neither model nor backbone, and one category at a time: its maps as they are on disk, and a bit for each
@@ -16,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float16, Float32
@@ -26,11 +29,23 @@ from mvead_jax.data.records import DatasetIndex, View
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.bootstrap import copies, ranking_replicates
 from mvead_jax.evaluation.enlarging import enlarge
-from mvead_jax.evaluation.folder import ImageLine, read_images, read_maps, write_replicates
+from mvead_jax.evaluation.folder import (
+    ImageLine,
+    read_images,
+    read_maps,
+    write_regions,
+    write_replicates,
+)
 from mvead_jax.evaluation.pixel_bootstrap import pixel_replicates
 from mvead_jax.evaluation.pixels import pixel_metrics
-from mvead_jax.evaluation.pooling import largest_of_views, listed_labels, sample_numbers
+from mvead_jax.evaluation.pooling import (
+    labels_of_samples,
+    largest_of_views,
+    listed_labels,
+    sample_numbers,
+)
 from mvead_jax.evaluation.protocols import EvaluationProtocol, digest, resolve
+from mvead_jax.evaluation.regions import Region
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
 from mvead_jax.files import write_json
@@ -46,7 +61,7 @@ def protocols_of(config: Config, names: Sequence[str] = ()) -> list[EvaluationPr
       UserError: no such protocol, or a field that does not fit.
     """
     chosen = dict.fromkeys([config.eval.protocol, *names])
-    return [resolve(name, config.eval, config.data.image_size) for name in chosen]
+    return [resolve(name, config.eval, config.data.image_size, names) for name in chosen]
 
 
 def evaluate(
@@ -69,8 +84,7 @@ def evaluate(
     protocols = protocols_of(config, names)
     lines = read_images(folder)
     views = _views(folder, lines, index)
-    found: dict[str, dict[str, Any]] = {protocol.name: {} for protocol in protocols}
-    replicates: dict[str, list[dict[str, np.ndarray]]] = {protocol.name: [] for protocol in protocols}
+    found: dict[str, dict[str, Found]] = {protocol.name: {} for protocol in protocols}
     categories = [(name, list(own)) for name, own in groupby(lines, lambda line: line.category)]
     labelled = any(line.label is not None for line in lines)
     with progress("metrics", len(categories) * len(protocols), "categories x protocols") as bar:
@@ -79,18 +93,22 @@ def evaluate(
             of_views = [views[name, line.sample, line.view] for line in own]
             for protocol in protocols:
                 scene = Scene(own, maps, Truth(index.root, of_views, protocol), protocol)
-                found[protocol.name][name], resampled = metrics_of_category(scene, config.eval)
-                replicates[protocol.name].append(resampled)
+                found[protocol.name][name] = metrics_of_category(scene, config.eval)
                 bar.advance(note=f"{name} {protocol.name}")
-    for protocol in protocols[::-1]:  # the run's own last, for metrics.json says that all is there
+    metrics = {}
+    for protocol in protocols:
         told = {**words, **_words(protocol, config.eval, labelled)}
-        resampled = replicates[protocol.name] if config.eval.bootstrap and labelled else []
-        metrics = metrics_of(found[protocol.name], told, resampled)
-        if protocol.name in names:
-            write_json(folder / f"metrics_{protocol.name}.json", metrics)
-    write_replicates(folder, resampled)
-    write_json(folder / "metrics.json", metrics)
-    return metrics
+        levels = {name: own.levels for name, own in found[protocol.name].items()}
+        resampled = _resampled(found[protocol.name], config.eval, labelled)
+        metrics[protocol.name] = metrics_of(levels, told, resampled)
+    for name in dict.fromkeys(names):
+        write_regions(folder / f"regions_{name}.csv", _regions(found[name]))
+        write_json(folder / f"metrics_{name}.json", metrics[name])
+    own = config.eval.protocol
+    write_regions(folder / "regions.csv", _regions(found[own]))
+    write_replicates(folder, metrics[own], _resampled(found[own], config.eval, labelled))
+    write_json(folder / "metrics.json", metrics[own])  # last: it says that all is there
+    return metrics[own]
 
 
 @dataclass(frozen=True)
@@ -128,20 +146,38 @@ class Scene:
                 scores[places] = np.partition(flat, -top, 1)[:, -top:].mean(1, dtype=np.float64)
         return scores
 
-    def image_labels(self) -> np.ndarray:
-        """int [n] by the protocol's rule: 1, 0, or -1 where it is unknown."""
+    def labels(self, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of the images [n] and of the samples [S] by the protocol's rule: 1, 0, or -1 where it is unknown.
+
+        Args:
+          sample: whose each image is.
+        """
         if self.protocol.image_label == "mask":
-            return np.where(self.truth.known, self.truth.defective.astype(int), -1)
-        return listed_labels(self.lines)
+            of_images = np.where(self.truth.known, self.truth.defective.astype(int), -1)
+            return of_images, labels_of_samples(of_images, sample)
+        of_images = listed_labels(self.lines)
+        return of_images, largest_of_views(of_images, sample)
 
 
-def metrics_of_category(
-    scene: Scene, config: EvalConfig
-) -> tuple[dict[str, dict[str, Any]], dict[str, np.ndarray]]:
-    """({level: metrics}, {"<level>_<metric>": [B]}) of one category."""
+class Found(NamedTuple):
+    """Of one category under one protocol.
+
+    Attributes:
+      levels: {level: metrics}.
+      replicates: {"<level>_<metric>": [B]}.
+      regions: with the line of the image that each lies in.
+    """
+
+    levels: dict[str, dict[str, Any]]
+    replicates: dict[str, np.ndarray]
+    regions: list[tuple[ImageLine, Region]]
+
+
+def metrics_of_category(scene: Scene, config: EvalConfig) -> Found:
+    """Everything that is compared."""
     lines, protocol = scene.lines, scene.protocol
     sample = sample_numbers(lines)
-    scores, labels = scene.image_scores(), scene.image_labels()
+    scores, (labels, of_samples) = scene.image_scores(), scene.labels(sample)
     # Drawn by the list's labels under every protocol, so that all draw the same.
     strata = largest_of_views(listed_labels(lines), sample)
     drawn = copies(strata, config.bootstrap, config.seed, lines[0].category)
@@ -151,7 +187,7 @@ def metrics_of_category(
         pooled = np.bincount(sample, scores.astype(np.float64)) / np.bincount(sample)
     levels, resampled = {}, {}
     for level, own_scores, own_labels, own_sample in (
-        ("sample", pooled, largest_of_views(labels, sample), np.arange(len(pooled))),
+        ("sample", pooled, of_samples, np.arange(len(pooled))),
         ("image", scores, labels, sample),
     ):
         known = own_labels >= 0
@@ -159,14 +195,15 @@ def metrics_of_category(
         levels[level] = level_metrics(*of_known)
         values = ranking_replicates(*of_known, own_sample[known], drawn)
         resampled |= {f"{level}_{metric}": own for metric, own in values.items()}
-    levels["pixel"], values = _pixels(scene, sample, drawn)
-    return levels, resampled | {f"pixel_{metric}": own for metric, own in values.items()}
+    levels["pixel"], values, regions = _pixels(scene, sample, drawn)
+    resampled |= {f"pixel_{metric}": own for metric, own in values.items()}
+    return Found(levels, resampled, regions)
 
 
 def _pixels(
     scene: Scene, sample: np.ndarray, drawn: np.ndarray
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Of all views whose pixels are known."""
+) -> tuple[dict[str, Any], dict[str, np.ndarray], list[tuple[ImageLine, Region]]]:
+    """Metrics, replicates and regions of all views whose pixels are known."""
     places, truth = np.flatnonzero(scene.truth.known).tolist(), scene.truth
 
     def batches():
@@ -177,8 +214,10 @@ def _pixels(
             for piece in scene.pieces(list(own)):
                 yield int(number), scene.enlarged(piece), truth.masks(piece)
 
-    found = pixel_metrics(batches).to_dict()
-    found |= {
+    measured = pixel_metrics(batches)
+    # A region counts the images as they were read: only those whose pixels are known.
+    regions = [(scene.lines[places[region.image]], region) for region in measured.regions]
+    found = measured.to_dict() | {
         "images": len(places),
         "left_out": len(scene.lines) - len(places),
         "defective_without_mask": truth.without_mask,
@@ -186,8 +225,17 @@ def _pixels(
     }
     exact = {name: found[name] for name in LEVELS["pixel"]}
     if len(drawn) and not any(map(math.isnan, exact.values())):
-        return found, pixel_replicates(samples, drawn, exact, found["fpr_limit"])
-    return found, {name: np.full(len(drawn), np.nan) for name in exact}
+        return found, pixel_replicates(samples, drawn, exact, found["fpr_limit"]), regions
+    return found, {name: np.full(len(drawn), np.nan) for name in exact}, regions
+
+
+def _resampled(found: Mapping[str, Found], config: EvalConfig, labelled: bool) -> list[dict[str, np.ndarray]]:
+    """Of each category; none where there are no intervals."""
+    return [own.replicates for own in found.values()] if config.bootstrap and labelled else []
+
+
+def _regions(found: Mapping[str, Found]) -> list[tuple[ImageLine, Region]]:
+    return [one for own in found.values() for one in own.regions]
 
 
 def _views(folder: Path, lines: Sequence[ImageLine], index: DatasetIndex) -> dict[tuple[str, str, str], View]:

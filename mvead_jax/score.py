@@ -5,7 +5,8 @@
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/environment.json what the scores were computed on
     scores/report/<category>.png   pictures with their heat maps
-    scores/metrics*.json    metrics with their protocol, and bootstrap.npz: see evaluate.py
+    scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
+    scores/unfinished.json  of what, while it is scored
 
 A category is written as soon as it is scored, so that no two are held; metrics.json comes last, and without
 it the folder is not finished.
@@ -40,7 +41,7 @@ from mvead_jax.data.records import DatasetIndex
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
-from mvead_jax.evaluation.folder import ScoreFiles, maps_path
+from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, read_maps
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.files import read_json, whole, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
@@ -56,13 +57,14 @@ from mvead_jax.train import check_same_run, models, open_index, split_features
 log = logging.getLogger(__name__)
 
 _BATCH_SAMPLES = 8  # that a device scores at a time
+_UNFINISHED = "unfinished.json"  # in the folder of the results
 # Config fields, or the start of their names, that may change between training and scoring.
 _OVERRIDDEN = (
     *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete"),
     *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
 )
 # Of these, what may change between scoring and evaluating the maps again.
-_EVALUATED = ("data.root", "data.lists", "data.images", "data.incomplete", "eval.")
+_EVALUATED = ("data.root", "data.images", "eval.")
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
@@ -112,7 +114,7 @@ def score(
         for category, found in _score_model(config, workdir, name, part, backbone, geometries):
             with together():
                 if is_first():
-                    files = files or _begin(output, earlier)
+                    files = files or _begin(output, scored, [*earlier, *index.categories])
                     files.add(category, found)
                     _draw(index, category, found, output, usual)
             del found  # or it would be held until the next is there
@@ -123,6 +125,7 @@ def score(
             words = protocol(config, backbone, training, scored, geometries)
             words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
             metrics = evaluate(output, index, words, config, protocols)
+            (output / _UNFINISHED).unlink()
     return metrics
 
 
@@ -150,7 +153,14 @@ def evaluate_again(
         raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
     if scored != "test split":
         raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
-    index = _test_split(replace(config, data=replace(config.data, categories=categories)))
+    # What was scored is fixed, and it may have been scored by other lists than it was trained on.
+    data = replace(
+        config.data,
+        categories=categories,
+        lists=str(words.get("lists", config.data.lists)),
+        incomplete=words.get("incomplete_samples", config.data.incomplete),
+    )
+    index = _test_split(replace(config, data=data))
     return evaluate(output, index, words, config, protocols)
 
 
@@ -175,11 +185,16 @@ def _test_split(config: Config) -> DatasetIndex:
     return index
 
 
-def _begin(output: Path, earlier: Sequence[str]) -> ScoreFiles:
-    """Empty lists, and nothing of an earlier scoring that would outlive this one."""
-    for path in [*output.glob("metrics*.json"), output / "bootstrap.npz"]:
+def _begin(output: Path, scored: str, categories: Sequence[str]) -> ScoreFiles:
+    """Empty lists, and nothing of an earlier scoring that would outlive this one.
+
+    Args:
+      categories: that the folder holds or is about to, for whoever comes next if this is killed.
+    """
+    write_json(output / _UNFINISHED, {"scored": scored, "categories": list(dict.fromkeys(categories))})
+    for path in [*output.glob("metrics*.json"), *output.glob("regions*.csv"), output / "bootstrap.npz"]:
         path.unlink(missing_ok=True)
-    for name in earlier:
+    for name in categories:
         maps_path(output, name).unlink(missing_ok=True)
         (output / "report" / f"{name}.png").unlink(missing_ok=True)
     files = ScoreFiles(output)
@@ -197,18 +212,24 @@ def _check_output(output: Path, scored: str) -> list[str]:
         raise UserError(f"--output {output}: is a file; name a folder")
     if not output.exists() or not any(output.iterdir()):
         return []
-    if not (output / "samples.csv").exists():
+    if not any((output / name).exists() for name in ("samples.csv", _UNFINISHED)):
         raise UserError(f"--output {output}: holds other files; name a new folder")
-    if not (output / "metrics.json").exists():
-        return []  # killed before the end
-    before = read_json(output / "metrics.json", "metrics of score.py")
+    path = output / _UNFINISHED
     try:
-        source, categories = before["protocol"].get("scored", scored), list(before["categories"])
+        if path.exists():  # killed before the end
+            before = read_json(path, "what score.py began")
+            source, categories = before["scored"], before["categories"]
+        elif (path := output / "metrics.json").exists():
+            before = read_json(path, "metrics of score.py")
+            source, categories = before["protocol"].get("scored", scored), list(before["categories"])
+        else:
+            source, categories = scored, sorted({line.category for line in read_images(output)})
+        categories = [name for name in categories if Path(name).name == name]
     except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{output / 'metrics.json'}: not written by score.py; name a new folder") from error
+        raise UserError(f"{path}: not written by score.py; name a new folder") from error
     if source != scored:
         raise UserError(f"--output {output}: holds the scores of {source}; name another folder")
-    return [name for name in categories if Path(name).name == name]
+    return categories
 
 
 def _score_model(
@@ -342,7 +363,6 @@ def _draw(
     """report/<category>.png; `usual`: scores of the test split, by whose scale new pictures are drawn."""
     maps, source = np.concatenate([one.maps.ravel() for one in found]), "these samples"
     if usual is not None and maps_path(usual, category).exists():
-        with np.load(maps_path(usual, category)) as file:
-            maps, source = file["maps"].astype(np.float32), "the test split"
+        maps, source = read_maps(usual, category).astype(np.float32), "the test split"
     with whole(output / "report" / f"{category}.png") as temporary:
         draw_category(index.root, found, temporary, heat_scale(maps), source)

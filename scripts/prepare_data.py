@@ -6,7 +6,7 @@ Then train with --config.data.root=data/realiad_256: same features, same scores.
 are, so the output is as large as the input. Killed, it goes on where it stopped: a category is whole or not
 there.
 The report (report-<config>.md and .json in the output) counts by category, split, class, view and defect, and
-names pictures that are the same. --report_only prints it, of raw or prepared data, and prepares nothing.
+names pictures that are the same. --report-only prints it, of raw or prepared data, and prepares nothing.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ def main() -> None:
     parser.add_argument(
         "--images", default="", help="folder of images below the root, if there are several (data.images)"
     )
-    parser.add_argument("--report_only", action="store_true", help="print the report, prepare nothing")
+    parser.add_argument("--report-only", action="store_true", help="print the report, prepare nothing")
     parser.add_argument(
-        "--allow_other_counts", action="store_true", help="go on when the counts are not Real-IAD's"
+        "--allow-other-counts", action="store_true", help="go on when the counts are not Real-IAD's"
     )
     arguments = parser.parse_args()
     chosen = {
@@ -49,7 +49,7 @@ def main() -> None:
         print(as_markdown(report), end="")
         check_counts(report, arguments.allow_other_counts)
     elif arguments.output is None:
-        raise UserError("--output is missing; name a folder for the prepared data, or ask for --report_only")
+        raise UserError("--output is missing; name a folder for the prepared data, or ask for --report-only")
     else:
         allow = arguments.allow_other_counts
         for path in prepare(arguments.root, arguments.output, **chosen, allow_other_counts=allow):

@@ -5,8 +5,9 @@ python scripts/score.py --workdir runs/realiad --from-maps [--protocol mvad,offi
 python scripts/score.py --workdir runs/realiad --input DIR [--output DIR]
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
-metrics_<name>.json by each of the named ones. --from-maps needs the scores folder and the data set's masks,
-and neither model nor features.
+metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
+--config.eval.* say. --from-maps needs the scores folder and the data set's masks, and neither model nor
+features.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
@@ -40,7 +41,8 @@ def main() -> None:
     parser.add_argument("--from-maps", action="store_true", help="evaluate the maps of a finished scoring")
     arguments, rest = parser.parse_known_args()
     overrides = split_overrides(rest)
-    protocols = [name.strip() for name in arguments.protocol.split(",") if name.strip()]
+    named = [name.strip() for name in arguments.protocol.split(",")]
+    protocols = list(dict.fromkeys(name for name in named if name))
     if arguments.input and (protocols or arguments.from_maps):
         raise UserError("--input: new pictures have no labels; leave out --protocol and --from-maps")
     processes = from_flags(arguments)

@@ -33,6 +33,20 @@ def agree(a, b, **tolerances):
     return compare(read_run(a), read_run(b), Tolerances(**tolerances))
 
 
+def edit_replicates(workdir, **changes):
+    path = workdir / "scores/bootstrap.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays | changes)
+
+
+def edit_metrics(workdir, change):
+    path = workdir / "scores/metrics.json"
+    found = json.loads(path.read_text())
+    change(found)
+    path.write_text(json.dumps(found))
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return write_realiad(tmp_path_factory.mktemp("data"), size=40, normal=6, defective=6, views=3)
@@ -121,6 +135,7 @@ def test_another_seed_is_another_experiment_even_with_the_same_scores(run, make,
 def test_places_and_batch_sizes_may_differ(run, make, tmp_path, root):
     shutil.copytree(root, tmp_path / "data")
     fields = {"features.cache": "x", "backbone.batch_size": "2", "backbone.directory": "y"}
+    fields |= {"geometry.cameras": "z.json", "score.search": "bfloat16"}
     found = agree(run, make(tmp_path / "b", data=tmp_path / "data", **fields))
     assert found["pass"], found["problems"]
 
@@ -131,6 +146,34 @@ def test_other_protocols_are_named_and_pixels_not_compared(run, make, tmp_path):
     assert list(found["metrics"]["mean"]) == ["sample", "image"]
     assert "pixel metrics not compared: other evaluation protocols" in found["problems"]
     assert any(one.startswith("not the same experiment: protocol smoothing") for one in found["problems"])
+
+
+def test_figures_are_those_of_metrics_json_by_whatever_protocol(run, make, tmp_path):
+    own = {"eval.protocol": "mvad"}
+    a, b = make(tmp_path / "a", **own), make(tmp_path / "b", scores=5, **own)
+    found = agree(a, b)
+    for name, levels in found["metrics"].items():
+        for at, workdir in (("a", a), ("b", b)):
+            told = json.loads((workdir / "scores/metrics.json").read_text())
+            told = told["mean"] if name == "mean" else told["categories"][name]
+            for level, of_level in levels.items():
+                for metric, one in of_level.items():
+                    assert one[at] == pytest.approx(told[level][metric], abs=1e-12)
+    assert agree(a, a, metric=0)["pass"]
+    # Not images.csv alone: under mvad it is the maps that are compared.
+    path = b / "scores/images.csv"
+    path.write_bytes((a / "scores/images.csv").read_bytes())
+    problems = agree(a, b)["problems"]
+    assert any("image auroc differs" in one for one in problems)
+    assert not any("scores differ" in one for one in problems)
+
+
+def test_without_resamples_there_are_figures_and_no_intervals(make, tmp_path):
+    workdir = make(tmp_path / "a", **{"eval.bootstrap": "0"})
+    found = agree(workdir, workdir)
+    assert found["pass"], found["problems"]
+    assert np.isnan(found["metrics"]["mean"]["image"]["auroc"]["p"])
+    assert "p 1" not in format_comparison(found)
 
 
 def test_missing_samples_and_other_labels_are_named_and_the_rest_is_compared(run, make, root, tmp_path):
@@ -209,6 +252,25 @@ def test_the_exit_code_is_the_verdict_and_json_holds_it_all(run, make, tmp_path,
             "metrics.json: not written by score.py",
         ),
         (lambda run: (run / "scores/bootstrap.npz").write_bytes(b"x"), [], "bootstrap.npz: not written by"),
+        (
+            lambda run: np.savez(run / "scores/bootstrap.npz", x=np.zeros(3)),
+            [],
+            "bootstrap.npz: not of the evaluation_digest of metrics.json beside it; score again",
+        ),
+        (lambda run: edit_replicates(run, evaluation_digest="x"), [], "not of the evaluation_digest"),
+        (lambda run: edit_replicates(run, categories=["cap"]), [], "not of the categories of metrics.json"),
+        (lambda run: edit_replicates(run, pixel_ap=np.zeros((1, 100))), [], "bootstrap.npz: not written by"),
+        (lambda run: edit_replicates(run, pixel_other=np.zeros((2, 100))), [], "bootstrap.npz: not written"),
+        (
+            lambda run: edit_metrics(run, lambda found: found["categories"].clear()),
+            [],
+            "metrics.json: of other categories than images.csv; score again",
+        ),
+        (
+            lambda run: edit_metrics(run, lambda found: found["categories"]["cap"].pop("pixel")),
+            [],
+            "metrics.json: not written by score.py",
+        ),
         (lambda run: None, ["--tolerance-score", "-1"], "--tolerance '-1': expected a number from 0 on"),
         (lambda run: None, ["--tolerance-metric", "x"], "--tolerance 'x': expected a number"),
     ],

@@ -1,5 +1,6 @@
 """Maps on disk compared with masks under protocols: right figures, streaming, hostile folders."""
 
+import csv
 import json
 import shutil
 
@@ -76,6 +77,11 @@ def metrics(workdir, name=None):
     return json.loads((workdir / "scores" / (f"metrics_{name}.json" if name else "metrics.json")).read_text())
 
 
+def regions(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def masks_of(index, category):
     def mask(view):
         return np.asarray(Image.open(index.root / view.mask)) > 127 if view.mask else normal
@@ -98,6 +104,32 @@ def test_pixel_metrics_are_scikit_learns_on_the_enlarged_maps(run, index):
             assert own["aupro"] == pytest.approx(aupro(maps, masks), abs=1e-9)
             assert own["error"] == dict.fromkeys(LEVELS["pixel"], 0)
             assert (own["images"], own["left_out"], own["pixels"]) == (24, 0, 24 * SIZE * SIZE)
+
+
+def test_every_region_is_listed_with_its_picture_its_place_and_its_scores(run, index):
+    for name in ("", "_official"):
+        listed = regions(run / f"scores/regions{name}.csv")
+        header = "category,sample,view,area,x,y,width,height,largest,mean,found"
+        assert ",".join(listed[0]) == header
+        views = {(one.category, one.id, view.name): view for one in index.samples for view in one.views}
+        found = {(line["category"], line["sample"], line["view"]): line for line in listed}
+        assert found.keys() == {key for key, view in views.items() if view.mask}
+        smoothing = "none" if name else "gaussian:4"
+        for key, line in found.items():
+            ys, xs = np.nonzero(np.asarray(Image.open(index.root / views[key].mask)) > 127)
+            corner = [xs.min(), ys.min(), np.ptp(xs) + 1, np.ptp(ys) + 1]
+            assert [int(line[word]) for word in ("x", "y", "width", "height")] == corner
+            assert int(line["area"]) == len(xs)
+            own = [line for line in read_images(run / "scores") if line.category == key[0]]
+            at = [(one.category, one.sample, one.view) for one in own].index(key)
+            whole = read_maps(run / "scores", key[0], 24)[at : at + 1]
+            scores = enlarge(whole, SIZE, SIZE, smoothing=smoothing)[0][ys, xs]
+            assert float(line["largest"]) == pytest.approx(scores.max(), rel=1e-6)
+            assert float(line["mean"]) == pytest.approx(scores.mean(), rel=1e-5)
+            levels = metrics(run, name[1:] or None)["categories"][key[0]]
+            assert float(line["found"]) == pytest.approx(
+                np.mean(scores >= levels["pixel"]["f1_max_threshold"]), abs=1e-6
+            )
 
 
 def test_sample_and_image_scores_follow_the_protocol(run):
@@ -140,7 +172,7 @@ def test_every_file_names_its_protocol_and_the_intervals_hold_the_value(run):
                     assert 0 <= low <= high <= 1
                     if metric == "auroc":
                         assert low - 1e-9 <= levels[level][metric] <= high + 1e-9
-    replicates = read_replicates(run / "scores")
+    replicates = read_replicates(run / "scores", metrics(run))
     assert {own.shape for own in replicates.values()} == {(2, 100)}
 
 
@@ -151,6 +183,30 @@ def test_evaluating_again_gives_the_same_bytes_without_model_or_backbone(run, mo
     found = evaluate_again(run, protocols=["mvad"])
     assert found["protocol"]["method"] == "drawn"
     assert before == {path: path.read_bytes() for path in (run / "scores").iterdir() if path.is_file()}
+
+
+def test_evaluating_again_reads_the_lists_that_were_scored(run, root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    shutil.move(tmp_path / "data/realiad_jsons", tmp_path / "data/others")
+    edit_list(tmp_path / "data", "cap", lambda content: content["test"].pop(0), lists="others")
+    index = load_index(tmp_path / "data", lists="others", incomplete="keep").select(split="test")
+    shutil.copytree(run, tmp_path / "run")
+    drawn_scores(index, tmp_path / "run/scores")
+    words = {**WORDS, "lists": "others", "incomplete_samples": "keep"}
+    config = config_for(tmp_path / "data")
+    expected = evaluate(tmp_path / "run/scores", index, words, config)["categories"]
+    overrides = {"data.root": str(tmp_path / "data")}
+    assert evaluate_again(tmp_path / "run", overrides=overrides)["categories"] == expected
+
+
+def test_custom_beside_the_runs_own_protocol_takes_the_fields_and_nothing_else_does(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    before = (run / "scores/metrics.json").read_bytes()
+    evaluate_again(tmp_path / "run", overrides={"eval.size": "20"}, protocols=["custom", "mvead"])
+    assert (tmp_path / "run/scores/metrics.json").read_bytes() == before
+    assert (tmp_path / "run/scores/metrics_mvead.json").read_bytes() == before
+    custom = metrics(tmp_path / "run", "custom")["categories"]["cap"]["pixel"]
+    assert custom["pixels"] == 24 * 20 * 20
 
 
 def test_maps_are_enlarged_a_few_at_a_time(run, index, root, tmp_path, monkeypatch):
@@ -172,15 +228,33 @@ def test_maps_are_enlarged_a_few_at_a_time(run, index, root, tmp_path, monkeypat
 
 def test_views_without_a_mask_are_left_out_of_pixels_and_counted(root, tmp_path):
     shutil.copytree(root, tmp_path / "data")
-    edit_list(tmp_path / "data", "cap", lambda content: content["test"][12].update(mask_path=None))
+
+    def without_masks(content):
+        for entry in content["test"][12:14]:  # all views of the sample that show its defect
+            entry.update(mask_path=None)
+
+    edit_list(tmp_path / "data", "cap", without_masks)
     index = load_index(tmp_path / "data", ["cap"]).select(split="test")
     drawn_scores(index, tmp_path / "scores")
     found = evaluate(tmp_path / "scores", index, WORDS, config_for(tmp_path / "data"), ["mvad"])
     pixel = found["categories"]["cap"]["pixel"]
-    assert (pixel["images"], pixel["left_out"], pixel["defective_without_mask"]) == (23, 1, 1)
-    assert found["categories"]["cap"]["image"]["count"] == 24
+    assert (pixel["images"], pixel["left_out"], pixel["defective_without_mask"]) == (22, 2, 2)
+    own = found["categories"]["cap"]
+    assert [(own[level]["count"], own[level]["defective"]) for level in ("image", "sample")] == [
+        (24, 8),
+        (8, 4),
+    ]
     by_mask = json.loads((tmp_path / "scores/metrics_mvad.json").read_text())
-    assert by_mask["categories"]["cap"]["image"]["count"] == 23
+    own = by_mask["categories"]["cap"]  # the sample is not normal: nobody knows
+    assert [(own[level]["count"], own[level]["defective"]) for level in ("image", "sample")] == [
+        (22, 6),
+        (7, 3),
+    ]
+    left = [line for line in read_images(tmp_path / "scores") if line.sample == "cap_0009_NG_HS"]
+    assert [line.label for line in left] == [1, 1, 0]
+    listed = {(line["sample"], line["view"]) for line in regions(tmp_path / "scores/regions.csv")}
+    masked = {(one.id, view.name) for one in index.samples for view in one.views if view.mask}
+    assert listed == masked
 
 
 def test_a_defect_that_vanishes_at_the_evaluation_size_is_counted_and_changes_mvads_label(root, tmp_path):
@@ -223,6 +297,8 @@ def test_a_scoring_that_did_not_finish_is_not_evaluated(run, tmp_path):
     ("overrides", "protocols", "message"),
     [
         ({"seed": "1"}, [], "config.seed: fixed by the scoring"),
+        ({"data.lists": "realiad_jsons_sv"}, [], "config.data.lists: fixed by the scoring"),
+        ({"data.incomplete": "keep"}, [], "config.data.incomplete: fixed by the scoring"),
         ({"score.weight": "2"}, [], "config.score.weight: fixed by the scoring"),
         ({"eval.size": "99"}, [], "eval.size='99': read only by eval.protocol=custom"),
         ({}, ["mvat"], "protocol 'mvat': no such protocol"),
@@ -254,7 +330,61 @@ def test_damaged_files_are_named(run, tmp_path):
     np.savez(maps, maps=np.zeros((3, 5, 5), np.float16))
     with pytest.raises(UserError, match=r"cap.npz: \(3, 5, 5\) does not fit the 24 lines"):
         evaluate_again(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        (5, "nan", "line 3: score 'nan'"),
+        (5, "inf", "line 3: score 'inf'"),
+        (4, "7", "line 3: label '7'"),
+        (2, "C1", "line 3: bolt/bolt_0005_OK/C1 a second time"),
+    ],
+)
+def test_a_line_that_no_scoring_writes_is_named(run, tmp_path, column, value, message):
+    shutil.copytree(run / "scores", tmp_path / "scores")
+    path = tmp_path / "scores/images.csv"
+    rows = [line.split(",") for line in path.read_text().splitlines()]
+    rows[2][column] = value
+    path.write_text("\n".join(map(",".join, rows)))
+    with pytest.raises(UserError, match=f"images.csv: {message}; score again"):
+        read_images(tmp_path / "scores")
+
+
+def test_images_csv_without_a_column_is_not_score_pys(run, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run/scores/images.csv"
     path.write_text("\n".join(",".join(line.split(",")[:4]) for line in path.read_text().splitlines()))
     with pytest.raises(UserError, match="images.csv: not written by score.py"):
         evaluate_again(tmp_path / "run")
+
+
+# A scores folder whose scoring was killed.
+
+
+def begun(folder, scored="test split", categories=("bolt", "cap")):
+    score_module._begin(folder, scored, categories)
+    (folder / "metrics.json").unlink(missing_ok=True)
+
+
+def test_an_unfinished_folder_tells_what_it_was_to_hold(tmp_path, index):
+    begun(tmp_path / "scores", "/parts", ["cap", "../x"])
+    assert score_module._check_output(tmp_path / "scores", "/parts") == ["cap"]
+    with pytest.raises(UserError, match="scores: holds the scores of /parts; name another folder"):
+        score_module._check_output(tmp_path / "scores", "test split")
+    (tmp_path / "scores/samples.csv").unlink()  # killed before the first list
+    assert score_module._check_output(tmp_path / "scores", "/parts") == ["cap"]
+    (tmp_path / "scores/unfinished.json").write_text("[]")
+    with pytest.raises(UserError, match=r"unfinished.json: not written by score.py; name a new folder"):
+        score_module._check_output(tmp_path / "scores", "/parts")
+
+
+def test_beginning_again_removes_all_that_an_earlier_scoring_left(run, index, tmp_path):
+    folder = shutil.copytree(run / "scores", tmp_path / "scores")
+    (folder / "metrics.json").unlink()  # as a version before unfinished.json left it
+    earlier = score_module._check_output(folder, "test split")
+    assert earlier == ["bolt", "cap"]
+    begun(folder, categories=earlier)
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert left == {"unfinished.json", "samples.csv", "images.csv", "environment.json"}
+    assert read_images(folder) == []

@@ -116,7 +116,7 @@ def test_the_workdir_holds_what_scoring_and_going_on_need(run):
         *("models/cap/fusion.safetensors", "models/cap/calibration.json"),
         *(f"banks/cap/C{v}.safetensors" for v in (1, 2, 3)),
         *("scores/samples.csv", "scores/images.csv", "scores/maps/cap.npz", "scores/metrics.json"),
-        *("scores/environment.json", "scores/bootstrap.npz"),
+        *("scores/environment.json", "scores/bootstrap.npz", "scores/regions.csv"),
     }
     manifest = json.loads((run / "manifest.json").read_text())
     assert {"geometry/cap.json", "models/cap/fusion.safetensors", "banks/cap/C1.safetensors"} <= set(manifest)

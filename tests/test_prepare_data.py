@@ -75,9 +75,9 @@ def test_it_prepares_reports_and_finds_what_is_there(root, tmp_path):
     assert told["total"]["test"]["samples_ng"] == 6
     again = script("--root", root, "--output", output)
     assert "all 2 categories are there" in again.stderr
-    printed = script("--root", output, "--report_only")
+    printed = script("--root", output, "--report-only")
     assert printed.stdout == (output / "report-64-realiad_jsons.md").read_text()
-    assert script("--root", root, "--report_only").stdout == printed.stdout
+    assert script("--root", root, "--report-only").stdout == printed.stdout
 
 
 _KILLED = """
@@ -127,7 +127,7 @@ def test_killed_in_the_middle_it_goes_on_with_what_is_not_whole(root, tmp_path):
         (["--root", "{root}", "--output", "{out}", "--lists", "none"], "error: data.root {root}: no list"),
         (["--root", "{root}", "--output", "{out}", "--images", "../x"], "error: data.images '../x' leaves"),
         (["--root", "{root}", "--output", "{out}", "--images", "realiad_512"], "error: {root}: 2 problems"),
-        (["--root", "none", "--report_only"], "error: data.root none: no such folder"),
+        (["--root", "none", "--report-only"], "error: data.root none: no such folder"),
     ],
 )
 def test_a_mistake_ends_it_with_one_clear_line_and_code_2(root, tmp_path, arguments, message, monkeypatch):
@@ -143,7 +143,7 @@ def test_other_counts_than_real_iads_stop_it_unless_allowed(root, tmp_path, monk
     monkeypatch.setattr(report, "REALIAD", frozenset({"bolt", "cap"}))
     monkeypatch.setitem(report.EXPECTED, "realiad_jsons", {"train images": 41, "test images": 60})
     with pytest.raises(
-        UserError, match="lists realiad_jsons: train images 40, Real-IAD has 41; .*--allow_other_counts"
+        UserError, match="lists realiad_jsons: train images 40, Real-IAD has 41; .*--allow-other-counts"
     ):
         prepare(root, tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())

@@ -61,7 +61,7 @@ def test_the_workdir_holds_what_the_design_says(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     banks = {f"banks/{c}/C{v}.safetensors" for c in ("bolt", "cap") for v in range(1, 6)}
     scores = {"samples.csv", "images.csv", "metrics.json", "maps/bolt.npz", "maps/cap.npz"}
-    scores |= {"report/bolt.png", "report/cap.png", "environment.json", "bootstrap.npz"}
+    scores |= {"report/bolt.png", "report/cap.png", "environment.json", "bootstrap.npz", "regions.csv"}
     assert files == {
         *("config.json", "environment.json", "metrics.jsonl", "manifest.json"),
         *banks,
@@ -381,8 +381,18 @@ def test_a_scoring_that_is_killed_leaves_whole_categories_and_is_done_again(
     assert not (workdir / "scores/metrics.json").exists()
     listed = {line["category"] for line in lines(workdir / "scores/images.csv")}
     assert listed == {path.stem for path in (workdir / "scores/maps").iterdir()} == {"bolt", "cap"}
+    told = json.loads((workdir / "scores/unfinished.json").read_text())
+    assert told == {"scored": "test split", "categories": ["bolt", "cap"]}
+    with pytest.raises(UserError, match="scores: holds the scores of test split; name another folder"):
+        score(workdir, workdir / "scores", pictures=root / "realiad_64/bolt/OK")
+    if setting == "single":  # what the next one does not score goes
+        shutil.copytree(workdir, tmp_path / "fewer")
+        score(tmp_path / "fewer", overrides={"data.categories": "bolt"})
+        for kind in ("maps", "report"):
+            assert [path.stem for path in (tmp_path / "fewer/scores" / kind).iterdir()] == ["bolt"]
     (workdir / "scores/maps/cap.npz").unlink()
     score(workdir)
+    assert not (workdir / "scores/unfinished.json").exists()
     if setting == "single":
         assert results(workdir) == results(run)
         assert (workdir / "scores/metrics.json").read_bytes() == (run / "scores/metrics.json").read_bytes()

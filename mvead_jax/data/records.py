@@ -176,6 +176,16 @@ def chosen_categories(root: object, categories: Sequence[str], found: Collection
     return sorted(set(categories) or found)
 
 
+# An underscore may be doubled in Real-IAD's names, and a category may hold anything: read from the right.
+_DEFECT_CODE = re.compile(r"_NG_+([A-Z](?:[A-Z_]*[A-Z])?)$")
+
+
+def defect_code(sample_id: str) -> str | None:
+    """HS of "audiojack_0001_NG_HS"; None where the name tells none."""
+    found = _DEFECT_CODE.search(sample_id)
+    return found[1] if found else None
+
+
 def repeated_images(samples: Iterable[Sample]) -> list[str]:
     """Images that stand in the lists more than once, within a split or across splits."""
     counts = Counter(view.image for sample in samples for view in sample.views)

@@ -9,14 +9,13 @@ OK. The kind of defect is that of the sample's name.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from mvead_jax.data.pictures import digest
-from mvead_jax.data.records import DatasetIndex, Sample, incomplete_samples, natural_key
+from mvead_jax.data.records import DatasetIndex, Sample, defect_code, incomplete_samples, natural_key
 from mvead_jax.progress import progress
 
 SPLITS = ("train", "test")
@@ -169,7 +168,7 @@ def _counts(samples: Sequence[Sample], names: Sequence[str], lacking: Container[
     for view in views:
         _add(by_view[view.name], _OF_LABEL[view.label])
     for sample in samples:
-        if kind := _defect(sample):
+        if kind := defect_code(sample.id):
             counts = by_defect.setdefault(kind, {"samples": 0, "images_ok": 0, "images_ng": 0})
             _add(counts, "samples")
             for view in sample.views:
@@ -200,12 +199,6 @@ _OF_LABEL = {0: "images_ok", 1: "images_ng", None: "images_unlabelled"}
 
 def _add(counts: dict[str, int], key: str) -> None:
     counts[key] = counts.get(key, 0) + 1
-
-
-def _defect(sample: Sample) -> str | None:
-    """HS of audiojack_0001_NG_HS."""
-    match = re.search(r"_[0-9]{4}_NG_([A-Z_]+)$", sample.id)
-    return match[1] if match else None
 
 
 _COLUMNS = {

@@ -64,12 +64,15 @@ def auroc(curve: Curve) -> Bounds:
     positives, negatives = curve.positives, curve.negatives
     if not positives or not negatives:
         return _UNDEFINED
-    # Twice the area, in whole numbers: at most 2 x positives x negatives, which int64 holds for 4e9 scores.
-    above = np.cumsum(curve.true) - curve.true
-    pairs = curve.true * curve.false
-    low = 2 * int(np.sum(above * curve.false)) + int(pairs[~curve.mixed].sum())
-    high = low + 2 * int(pairs[curve.mixed].sum())
-    return Bounds(low / (2 * positives * negatives), high / (2 * positives * negatives))
+    # Twice the area, in whole numbers where int64 holds all pairs: that is so for 4e9 scores.
+    kind = np.int64 if positives * negatives < 2**62 else np.float64
+    above = (np.cumsum(curve.true) - curve.true).astype(kind)
+    false = curve.false.astype(kind)
+    pairs = curve.true * false
+    low = 2 * (above * false).sum().item() + pairs[~curve.mixed].sum().item()
+    high = low + 2 * pairs[curve.mixed].sum().item()
+    all_of_it = 2 * positives * negatives
+    return Bounds(min(low / all_of_it, 1.0), min(high / all_of_it, 1.0))
 
 
 def average_precision(curve: Curve) -> Bounds:

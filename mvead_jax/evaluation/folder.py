@@ -3,8 +3,10 @@
 samples.csv             category,sample,label,score,worst_view
 images.csv              category,sample,view,image_path,label,score
 maps/<category>.npz     "maps": float16 [n,h,w], patch scores in the order of images.csv
-bootstrap.npz           "<level>_<metric>": float32 [C,B], resampled metrics of the run's own protocol;
-                        categories in the order of metrics.json
+regions.csv             category,sample,view,area,x,y,width,height,largest,mean,found; in pixels of the masks
+                        as the protocol compares them; x to the right, y down, from 0
+bootstrap.npz           "<level>_<metric>": float32 [C,B], resampled metrics of the run's own protocol, with
+                        its "evaluation_digest" and the "categories" [C]
 """
 
 from __future__ import annotations
@@ -22,13 +24,23 @@ import numpy as np
 from jaxtyping import Float16
 
 from mvead_jax.errors import UserError
+from mvead_jax.evaluation.regions import Region
 from mvead_jax.evaluation.scored import ScoredSample
+from mvead_jax.evaluation.tables import LEVELS
 from mvead_jax.files import whole, write_text
 
 log = logging.getLogger(__name__)
 
+_LABELS = {"": None, "0": 0, "1": 1}
 _SAMPLES = ("category", "sample", "label", "score", "worst_view")
 _IMAGES = ("category", "sample", "view", "image_path", "label", "score")
+_REGIONS = (
+    "category",
+    "sample",
+    "view",
+    *("area", "x", "y", "width", "height"),
+    *("largest", "mean", "found"),
+)
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -89,52 +101,107 @@ def read_images(folder: Path) -> list[ImageLine]:
     """The lines of images.csv.
 
     Raises:
-      UserError: no such file, or not one of score.py.
+      UserError: no such file, or not one of score.py: it lacks columns, a label is no label, a score is not
+        finite, or a view stands in it twice.
     """
     path = folder / "images.csv"
+    found: dict[tuple[str, str, str], ImageLine] = {}
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
-                ImageLine(
-                    *(line["category"], line["sample"], line["view"], line["image_path"]),
-                    int(line["label"]) if line["label"] else None,
-                    np.float32(line["score"]),
-                )
-                for line in csv.DictReader(file)
-            ]
+            reader = csv.DictReader(file)
+            for line in reader:
+                key, score = (line["category"], line["sample"], line["view"]), np.float32(line["score"])
+                what = None
+                if line["label"] not in _LABELS:
+                    what = f"label {line['label']!r}"
+                elif not np.isfinite(score):
+                    what = f"score {line['score']!r}"
+                elif key in found:
+                    what = f"{'/'.join(key)} a second time"
+                if what:
+                    raise UserError(f"{path}: line {reader.line_num}: {what}; score again")
+                found[key] = ImageLine(*key, line["image_path"], _LABELS[line["label"]], score)
+        return list(found.values())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run scripts/score.py") from None
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
 
 
-def read_maps(folder: Path, category: str, count: int) -> Float16[np.ndarray, "n h w"]:
+def read_maps(folder: Path, category: str, count: int | None = None) -> Float16[np.ndarray, "n h w"]:
     """The maps of a category.
 
     Args:
-      count: how many images.csv lists.
+      count: how many images.csv lists; None = any number.
 
     Raises:
       UserError: no such file, not one of score.py, or another number of maps.
     """
     path = maps_path(folder, category)
-    maps = _read_arrays(path)["maps"]
-    if maps.ndim != 3 or len(maps) != count or not np.isfinite(maps).all():
+    maps = _read_arrays(path).get("maps")
+    if maps is None or maps.ndim != 3 or maps.dtype.kind != "f" or not np.isfinite(maps).all():
+        raise UserError(f"{path}: not written by score.py; score again")
+    if count is not None and len(maps) != count:
         raise UserError(f"{path}: {maps.shape} does not fit the {count} lines of images.csv; score again")
     return maps
 
 
-def write_replicates(folder: Path, replicates: Sequence[Mapping[str, np.ndarray]]) -> None:
-    """bootstrap.npz; `replicates`: of each category, by "<level>_<metric>"."""
+def write_regions(path: Path, regions: Sequence[tuple[ImageLine, Region]]) -> None:
+    """regions.csv; each region with the line of its image."""
+    lines = [
+        [
+            *(line.category, line.sample, line.view, one.area, *one.box),
+            *map(_number, (one.largest, one.mean, one.found)),
+        ]
+        for line, one in regions
+    ]
+    _write_csv(path, _REGIONS, lines)
+
+
+def write_replicates(
+    folder: Path, metrics: Mapping[str, Any], replicates: Sequence[Mapping[str, np.ndarray]]
+) -> None:
+    """bootstrap.npz.
+
+    Args:
+      metrics: the content of the metrics.json that it goes with.
+      replicates: of each of its categories, by "<level>_<metric>"; none = no intervals.
+    """
+    names = replicates[0] if replicates else ()
+    arrays = {name: np.stack([own[name] for own in replicates]).astype("f4") for name in names}
     with whole(folder / "bootstrap.npz") as temporary, temporary.open("wb") as file:
-        names = replicates[0] if replicates else ()
-        np.savez(file, **{name: np.stack([own[name] for own in replicates]).astype("f4") for name in names})
+        np.savez(file, **arrays, **_belongs_to(metrics))
 
 
-def read_replicates(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of bootstrap.npz, none where there is no such file."""
+def read_replicates(folder: Path, metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """ "<level>_<metric>" [C,B] of bootstrap.npz; none where there is no such file, or no interval in it.
+
+    Args:
+      metrics: the content of the folder's metrics.json.
+
+    Raises:
+      UserError: not one of score.py, or not that of these metrics.
+    """
     path = folder / "bootstrap.npz"
-    return _read_arrays(path) if path.exists() else {}
+    if not path.exists():
+        return {}
+    arrays = _read_arrays(path)
+    for key, value in _belongs_to(metrics).items():
+        if not np.array_equal(arrays.pop(key, None), value):
+            raise UserError(f"{path}: not of the {key} of metrics.json beside it; score again")
+    expected = {f"{level}_{metric}" for level, names in LEVELS.items() for metric in names}
+    shapes = {own.shape for own in arrays.values()}
+    fits = len(shapes) == 1 and next(iter(shapes))[:-1] == (len(metrics["categories"]),)
+    if arrays and not (arrays.keys() == expected and fits):
+        raise UserError(f"{path}: not written by score.py; score again")
+    return arrays
+
+
+def _belongs_to(metrics: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    return {
+        "evaluation_digest": np.array(str(metrics["protocol"].get("evaluation_digest"))),
+        "categories": np.array(list(metrics["categories"]), str),
+    }
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -157,6 +224,6 @@ def _label(label: int | None) -> str:
     return "" if label is None else str(label)
 
 
-def _number(value: np.float32) -> str:
+def _number(value: float) -> str:
     """Digits enough to read the same float32 back."""
     return f"{value:.9g}"

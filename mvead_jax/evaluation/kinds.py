@@ -12,7 +12,6 @@ never mixed.
 from __future__ import annotations
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from mvead_jax.data.records import defect_code
 from mvead_jax.evaluation.ranking import auroc
 
 MEASURES = ("sample", "image", "seen once", "seen again")
 ALL = "all"  # every kind together
 UNKNOWN = "unknown"  # a defective sample whose name tells no kind
-# An underscore may be doubled in Real-IAD's names, and a category may hold anything: read from the right.
-_CODE = re.compile(r"_NG_+([A-Z](?:[A-Z_]*[A-Z])?)$")
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,7 @@ class ScoredImage:
 
 def kind_in_name(sample: str) -> str:
     """The defect code in a sample's id: "audiojack_0001_NG_HS" -> "HS"; UNKNOWN if it has none."""
-    found = _CODE.search(sample)
-    return found[1] if found else UNKNOWN
+    return defect_code(sample) or UNKNOWN
 
 
 def kinds_of(

@@ -18,7 +18,8 @@ EXACT_PIXELS = 2**22
 # Less than s = 2 MIXED_SHARE of the defects, and of what they weigh, lie between two neighbouring edges. Then
 # the bounds of AUROC and AUPRO are at most s apart, those of F1-max 2 s, and those of AP s (ln N + 1.44 ln P)
 # with N normals and P defects, because n / (F + n) <= ln(F + n) - ln F telescopes over the blocks: 54 s at
-# 4e9 each. The error is half of that: below 1e-4.
+# 4e9 each. The error is half of that: below 1e-4 up to N = P = 5e11. Counts are int64 and sums of up to 2^62
+# pairs exact; beyond (P = N = 2e9) AUROC is summed in float64, which costs it 1e-12.
 MIXED_SHARE = 1.5e-6
 
 

@@ -21,6 +21,15 @@ def listed_labels(lines: Sequence[ImageLine]) -> Int[np.ndarray, " n"]:
     return np.array([-1 if line.label is None else line.label for line in lines])
 
 
+def labels_of_samples(labels: Int[np.ndarray, " n"], sample: Int[np.ndarray, " n"]) -> Int[np.ndarray, " S"]:
+    """1 if any view is, else -1 (unknown) if that of any view is, else 0.
+
+    For labels by mask, where a view without one is unknown although its list says that it shows a defect.
+    """
+    unknown = largest_of_views((labels == -1).astype(int), sample)
+    return np.where(largest_of_views(labels, sample) == 1, 1, -unknown)
+
+
 def largest_of_views(values: Shaped[np.ndarray, " n"], sample: Int[np.ndarray, " n"]) -> np.ndarray:
     """[S], of the type of `values`."""
     order = np.argsort(sample, kind="stable")

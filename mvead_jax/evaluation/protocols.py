@@ -4,6 +4,9 @@ Papers that report "AUROC on Real-IAD" resize maps and masks differently, smooth
 and sample scores; a number without its protocol means little. A protocol here says which arrays are
 compared. The metrics of these arrays are always ours: exact, where some public evaluators count in 50 or
 1,000 bins, and AUPRO by MVTec's definition (docs/metrics.md).
+
+Size, threshold, smoothing and scores are those of the public codes; interpolation is not. Maps here are enlarged
+once, bilinearly with half-pixel centres, and masks are resized by Pillow.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +70,10 @@ class EvaluationProtocol:
             "image_score": image,
             "sample_score": f"{pooled} image score over its views",
             "image_label": label,
-            "sample_label": "defective if any of its views is",
+            "sample_label": {
+                "list": "defective if any of its views is",
+                "mask": "defective if any of its views is, unknown if that of a view is",
+            }[self.image_label],
             "pixel_metrics": f"float16 patch maps, bilinear (half-pixel centres) to {side}{crop}; AUROC, AP "
             "and F1-max of all pixels, AUPRO of 8-connected regions up to FPR 0.3",
             "smoothing": _SMOOTHING_WORDS.get(self.smoothing, self.smoothing.replace(":", ", sigma ")),
@@ -86,7 +93,11 @@ def _mvead() -> EvaluationProtocol:
 
 def _mvad() -> EvaluationProtocol:
     """MVAD's public code on ADer: masks resized bilinearly, > 0.5, and the image's label is whether any pixel
-    of it is left, so that tiny defects can vanish; maps at 256, gaussian of sigma 4, before the maximum."""
+    of it is left, so that tiny defects can vanish; maps at 256, gaussian of sigma 4, before the maximum.
+
+    ADer's cal_anomaly_map resizes maps with align_corners=True in some of its branches: the centres of corner
+    pixels fall on those of corner patches. Here the corners of the pictures do, half a patch further out.
+    """
     source = "ADer / MVAD's public evaluator"
     return EvaluationProtocol("mvad", source, 256, smoothing="gaussian:4", image_label="mask")
 
@@ -102,7 +113,9 @@ def _dinomaly() -> EvaluationProtocol:
 
     A backbone here sees the whole picture, so the crop (7/8 of either side) is taken from its map. Dinomaly's
     masks pass a bilinear resize to 448 before the nearest one, which widens them by up to a pixel; here they
-    do not. It has no sample score; the largest image score stands in.
+    do not. Its maps are enlarged twice, with align_corners=True to 392 and bilinearly to 256; here once, with
+    half-pixel centres. Its nearest masks are torch's, which round a place down; Pillow's take the pixel under
+    the new one's centre. It has no sample score; the largest image score stands in.
     """
     return EvaluationProtocol(
         *("dinomaly", "Dinomaly's public evaluator; the sample score is ours", 256),
@@ -118,12 +131,15 @@ _NAMED = {"mvead": _mvead, "mvad": _mvad, "official": _official, "dinomaly": _di
 NAMES = (*_NAMED, "custom")
 
 
-def resolve(name: str, config: EvalConfig, image_size: int) -> EvaluationProtocol:
+def resolve(
+    name: str, config: EvalConfig, image_size: int, asked: Collection[str] = ()
+) -> EvaluationProtocol:
     """The protocol of this name.
 
     Args:
       config: `custom` takes its fields from here.
       image_size: of the backbone's input.
+      asked: for which protocols too; with `custom` among them the config may hold its fields.
 
     Raises:
       UserError: no such name, a field that does not fit, or one that only `custom` reads.
@@ -137,7 +153,7 @@ def resolve(name: str, config: EvalConfig, image_size: int) -> EvaluationProtoco
         default = EvalConfig()
         for field in _CUSTOM_FIELDS:
             value = getattr(config, field)
-            if config.protocol != "custom" and value != getattr(default, field):
+            if "custom" not in (config.protocol, *asked) and value != getattr(default, field):
                 raise UserError(f"config eval.{field}={value!r}: read only by eval.protocol=custom")
     return dataclasses.replace(found, size=image_size) if found.size == INPUT else found
 

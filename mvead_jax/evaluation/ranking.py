@@ -15,22 +15,22 @@ from mvead_jax.evaluation.curve import Curve
 
 def auroc(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
     """Area under the ROC curve: P(defect above normal) + P(tie) / 2. NaN unless both labels occur."""
-    return of_curve.auroc(_curve(scores, labels)).value
+    return of_curve.auroc(curve(scores, labels)).value
 
 
 def average_precision(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
     """Σ (R_t - R_{t-1}) P_t over distinct thresholds, scikit-learn's definition. NaN without a defect."""
-    return of_curve.average_precision(_curve(scores, labels)).value
+    return of_curve.average_precision(curve(scores, labels)).value
 
 
 def f1_max(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
     """The best F1 over all thresholds "defect if score >= t". NaN without a defect."""
-    return of_curve.f1_max(_curve(scores, labels))[0].value
+    return of_curve.f1_max(curve(scores, labels))[0].value
 
 
 def f1_max_threshold(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
     """The t of `f1_max`: a score; the highest where several do. NaN without a defect."""
-    return of_curve.f1_max(_curve(scores, labels))[1]
+    return of_curve.f1_max(curve(scores, labels))[1]
 
 
 def fpr_at_tpr(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], tpr: float = 0.95) -> float:
@@ -40,10 +40,15 @@ def fpr_at_tpr(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], t
     """
     if not 0 < tpr <= 1:
         raise ValueError(f"tpr is {tpr}: must be above 0 and at most 1")
-    return of_curve.fpr_at_tpr(_curve(scores, labels), tpr)
+    return of_curve.fpr_at_tpr(curve(scores, labels), tpr)
 
 
-def _curve(scores, labels) -> Curve:
+def curve(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Curve:
+    """What evaluation/curve.py computes all metrics from: a block for each distinct score, none mixed.
+
+    Raises:
+      ValueError: a score is NaN, a label neither 0 nor 1, or there are not as many of them.
+    """
     # float64 holds every float32 and every small integer, and has a minus for all of them.
     scores, labels = np.asarray(scores, np.float64), np.asarray(labels)
     if scores.shape != labels.shape or scores.ndim != 1:

@@ -355,6 +355,16 @@ def damaged(prepared, kind):
         path.write_text(path.read_text().replace('"label": 0', '"label": "0"', 1))
     elif kind == "info":
         (folder / "dataset_info.json").write_text("{}")
+    elif kind == "cut info":
+        path = folder / "dataset_info.json"
+        path.write_bytes(path.read_bytes()[:-20])
+    elif kind == "no category":
+        path = folder / "metadata.json"
+        path.write_text(path.read_text().replace('"category": "cap"', '"category": ""', 1))
+    elif kind == "twice":
+        content = json.loads((folder / "metadata.json").read_text())
+        content["samples"]["test"][1]["views"] = content["samples"]["test"][0]["views"]
+        (folder / "metadata.json").write_text(json.dumps(content))
     elif kind == "fewer":
         content = json.loads((folder / "metadata.json").read_text())
         content["samples"]["train"].pop()
@@ -373,6 +383,9 @@ def damaged(prepared, kind):
         ("climbing", "not what scripts/prepare_data.py writes .record 0 of train."),
         ("label", "not what scripts/prepare_data.py writes .record 0 of train."),
         ("info", "not what scripts/prepare_data.py writes|no records of"),
+        ("cut info", "not what scripts/prepare_data.py writes .*"),
+        ("no category", "not what scripts/prepare_data.py writes .record 0 of train."),
+        ("twice", "not what scripts/prepare_data.py writes .*jpg more than once"),
         ("fewer", "not what scripts/prepare_data.py writes .4 records of train."),
     ],
 )
@@ -385,11 +398,29 @@ def test_damaged_prepared_data_is_one_line_that_names_it(prepared, kind, message
     assert "Traceback" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["cut", "gone", "text", "empty", "fewer"])
+@pytest.mark.parametrize("kind", ["cut", "gone", "text", "empty", "cut info", "twice", "fewer"])
 def test_damaged_prepared_data_is_made_again(drawn, prepared, kind):
     damaged(prepared, kind)
     prepare(drawn, prepared)
     assert open_data(prepared).samples == load_index(drawn).samples
+
+
+@pytest.mark.parametrize("entry", [{"category": 1, "images": "", "lists": ""}, {"category": "cap"}, "cap"])
+def test_a_strange_list_of_what_is_not_finished_is_one_line(prepared, entry):
+    (prepared / "unfinished.json").write_text(json.dumps([entry]))
+    with pytest.raises(
+        UserError, match="unfinished.json: not what scripts/prepare_data.py writes; delete it"
+    ):
+        open_data(prepared)
+
+
+def test_no_folder_but_its_own_is_removed(drawn, tmp_path):
+    theirs = tmp_path / "out/cap/downloads/file"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("text")
+    prepare(drawn, tmp_path / "out", ["cap"])
+    assert theirs.read_text() == "text"
+    assert not list((tmp_path / "out").rglob("incomplete*"))
 
 
 def test_a_full_disk_is_noticed_before_the_work(drawn, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import math
 from collections import Counter
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn import metrics as sklearn_metrics
 
 from mvead_jax.evaluation import ranking
 from mvead_jax.evaluation.counting import Sketch, thinned
+from mvead_jax.evaluation.curve import Curve, auroc
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.regions import aupro
 from mvead_jax.files import write_json
@@ -39,6 +41,19 @@ def test_exact_metrics_are_those_of_scikit_learn(name):
     assert found.aupro.value == aupro(maps, masks)
     assert [getattr(found, metric).error for metric in METRICS] == [0, 0, 0, 0]
     assert (found.pixels, found.defective) == (maps.size, labels.sum())
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_the_auroc_of_more_pairs_than_int64_holds_is_right(mixed):
+    none = np.zeros(2)
+    true, false = np.array([6 * 10**8 - 1, 1]), np.array([10, 33 * 10**9])
+    own = Curve(np.array([2.0, 1.0]), true, false, none, np.array([False, mixed]))
+    share = Fraction(1, 2 * 6 * 10**8 * (33 * 10**9 + 10))
+    tied = 2 * (6 * 10**8 - 1) * 33 * 10**9 + 10 * (6 * 10**8 - 1)
+    low, high = auroc(own)
+    assert low == pytest.approx(float((tied + (not mixed) * 33 * 10**9) * share), abs=1e-12)
+    assert high == pytest.approx(float((tied + (1 + mixed) * 33 * 10**9) * share), abs=1e-12)
+    assert low <= high <= 1
 
 
 @pytest.mark.parametrize("share", [0.2, 0.05, 0.02])

@@ -4,21 +4,28 @@ import pytest
 
 from mvead_jax.config import EvalConfig
 from mvead_jax.errors import UserError
-from mvead_jax.evaluation.protocols import NAMES, OWN, digest, resolve
+from mvead_jax.evaluation.protocols import NAMES, OWN, EvaluationProtocol, digest, resolve
+
+SOURCES = {
+    "mvead": "MVEAD's scores and labels; pixel metrics by decision D11",
+    "mvad": "ADer / MVAD's public evaluator",
+    "official": "Real-IAD's official evaluation (adeval)",
+    "dinomaly": "Dinomaly's public evaluator; the sample score is ours",
+}
+# name: size, crop, mask_resize, mask_threshold, smoothing, image_score, sample_score, image_label.
+TABLE = {
+    "mvead": (224, 1.0, "bilinear", 127, "gaussian:4", "patch", "max", "list"),
+    "mvad": (256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask"),
+    "official": (OWN, 1.0, "bilinear", 127, "none", "max", "max", "list"),
+    "dinomaly": (256, 0.875, "nearest", 0, "gaussian5", "top1", "max", "list"),
+}
 
 
-def test_the_named_protocols_are_those_of_the_table_of_public_evaluators():
-    found = {name: resolve(name, EvalConfig(), 224) for name in NAMES}
-    sizes = {name: one.size for name, one in found.items()}
-    assert sizes == {"mvead": 224, "mvad": 256, "official": OWN, "dinomaly": 256, "custom": 224}
-    assert {name: one.smoothing for name, one in found.items()} == {
-        **dict.fromkeys(("mvead", "mvad", "custom"), "gaussian:4"),
-        "official": "none",
-        "dinomaly": "gaussian5",
-    }
-    assert found["mvad"].image_label == "mask"
-    assert (found["dinomaly"].image_score, found["dinomaly"].crop) == ("top1", 0.875)
-    assert (found["dinomaly"].mask_resize, found["dinomaly"].mask_threshold) == ("nearest", 0)
+@pytest.mark.parametrize("name", TABLE)
+def test_the_named_protocols_are_those_of_the_table(name):
+    expected = EvaluationProtocol(name, SOURCES[name], *TABLE[name])
+    assert resolve(name, EvalConfig(), 224) == expected
+    assert dataclasses.astuple(expected)[2:] == TABLE[name]  # every field is written there
 
 
 def test_a_custom_protocol_of_default_fields_is_mvead_by_another_name():
@@ -53,6 +60,12 @@ def test_a_wrong_field_is_one_line_that_names_it(name, fields, message):
     with pytest.raises(UserError, match=message) as error:
         resolve(name, config, 224)
     assert "\n" not in str(error.value)
+
+
+def test_custom_fields_may_stand_beside_a_named_protocol_if_custom_is_asked_for():
+    config = EvalConfig(size="99")
+    assert resolve("custom", config, 224, ["custom"]).size == 99
+    assert resolve("mvead", config, 224, ["custom"]) == resolve("mvead", EvalConfig(), 224)
 
 
 def test_the_digest_tells_protocols_and_resamples_apart():

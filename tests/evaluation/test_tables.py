@@ -3,7 +3,7 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from mvead_jax.data.records import Sample, View
 from mvead_jax.evaluation.scored import ScoredSample
@@ -60,6 +60,8 @@ def test_metrics_of_a_level_are_scikit_learns_with_what_they_are_of():
     found = level_metrics(scores, labels.astype(int))
     assert found["auroc"] == pytest.approx(roc_auc_score(labels, scores))
     assert (found["count"], found["defective"], found["base_rate"]) == (40, 10, 0.25)
+    assert f1_score(labels, scores >= found["f1_max_threshold"]) == pytest.approx(found["f1_max"])
+    assert found["fpr_at_tpr95"] == np.mean(scores[~labels] >= scores[labels].min())
 
 
 def test_a_mean_is_plain_and_its_interval_that_of_resampled_means():

@@ -16,7 +16,8 @@ from mvead_jax.files import read_json, write_json
 NAME, VERSION = "realiad", "1.0.0"
 _UNFINISHED = "unfinished.json"
 
-Undone = dict[str, str]  # of a category: {"category", "images", "lists"}
+Undone = dict[str, str]  # of a category
+_UNDONE = ("category", "images", "lists")
 
 
 def builder_folder(root: Path, category: str, config: str) -> Path:
@@ -49,7 +50,8 @@ def read_unfinished(root: Path) -> list[Undone]:
         return []
     entries = read_json(path, "a list of scripts/prepare_data.py")
     if not isinstance(entries, list) or not all(
-        isinstance(entry, dict) and {"category", "images", "lists"} <= entry.keys() for entry in entries
+        isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in _UNDONE)
+        for entry in entries
     ):
         raise UserError(f"{path}: not what scripts/prepare_data.py writes; delete it and run that again")
     return entries

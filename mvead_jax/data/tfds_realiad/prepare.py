@@ -128,7 +128,7 @@ def check_counts(report: Mapping[str, Any], allowed: bool) -> None:
         return
     message = f"lists {report['lists']}: {'; '.join(wrong)}"
     if not allowed:
-        raise UserError(f"{message}; complete the data set, or go on by --allow_other_counts")
+        raise UserError(f"{message}; complete the data set, or go on by --allow-other-counts")
     log.warning("%s", message)
 
 
@@ -195,19 +195,25 @@ def _announce(missing: Sequence[_Job], done: int, root: Path, output: Path) -> N
 
 def _write(job: _Job, output: Path, on_sample: Callable[[], None]) -> None:
     """Writes one category."""
-    base = output / job.category
     if job.folder.exists():  # of other files, or damaged: not to be taken for whole while it is removed
         stale = job.folder.with_name(f"incomplete.old_{job.folder.name}")
         job.folder.rename(stale)
         shutil.rmtree(stale)
-    options = {"index": job.part, "on_sample": on_sample, "config": job.config, "data_dir": base}
+    options = {
+        "index": job.part,
+        "on_sample": on_sample,
+        "config": job.config,
+        "data_dir": output / job.category,
+    }
+    # TFDS makes it, and nothing comes into it; the name is one that the next run removes.
+    downloads = job.folder.with_name("incomplete.downloads")
     try:
         with _quiet():
-            RealIad(**options).download_and_prepare(download_dir=base / "downloads")
+            RealIad(**options).download_and_prepare(download_dir=downloads)
     except RuntimeError as error:  # as which ArrayRecord reports that the disk refuses
         raise UserError(f"{job.folder}: {str(error).splitlines()[0]}") from None
     finally:
-        shutil.rmtree(base / "downloads", ignore_errors=True)  # TFDS makes it, and nothing comes into it
+        shutil.rmtree(downloads, ignore_errors=True)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from mvead_jax.data.records import (
     DatasetIndex,
@@ -18,6 +19,7 @@ from mvead_jax.data.records import (
     build_index,
     chosen_categories,
     defects_learned,
+    repeated_images,
     settle_incomplete,
 )
 from mvead_jax.data.tfds_realiad.layout import prepared_folders, read_unfinished
@@ -139,6 +141,8 @@ def read_prepared(folder: Path) -> _Prepared:
         for sample, place in one.samples:
             if not _is_sound(sample, place):
                 raise ValueError(f"record {place.row} of {place.split}")
+        if repeated := repeated_images(sample for sample, _ in one.samples):
+            raise ValueError(f"{repeated[0]} more than once")
         for name, split in tfds.builder_from_directory(folder).info.splits.items():
             if sum(Path(shard).stat().st_size for shard in split.filepaths) != split.num_bytes:
                 raise UserError(f"{folder}: a shard of {name} is cut; {_AGAIN}")
@@ -148,8 +152,9 @@ def read_prepared(folder: Path) -> _Prepared:
             raise ValueError(f"no records of {', '.join(counts)}")
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}; {_AGAIN}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder}: not what scripts/prepare_data.py writes ({error}); {_AGAIN}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, ParseError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder}: not what scripts/prepare_data.py writes ({reason}); {_AGAIN}") from None
     return one
 
 
@@ -159,7 +164,7 @@ def _is_sound(sample: Sample, place: _Place) -> bool:
     texts += [view.name for view in sample.views]
     return (
         place.split in ("train", "test")
-        and all(isinstance(text, str) for text in texts)
+        and all(isinstance(text, str) and text for text in texts)
         and sample.category == Path(sample.category).name != ".."
         and all(view.label in (0, 1, None) for view in sample.views)
     )
