@@ -5,8 +5,8 @@ and sample scores; a number without its protocol means little. A protocol here s
 compared. The metrics of these arrays are always ours: exact, where some public evaluators count in 50 or
 1,000 bins, and AUPRO by MVTec's definition (docs/metrics.md).
 
-Size, threshold, smoothing and scores are those of the public codes; interpolation is not. Maps here are enlarged
-once, bilinearly with half-pixel centres, and masks are resized by Pillow.
+Size, threshold, smoothing and scores are those of the public codes; interpolation is not. Maps here are
+enlarged once, bilinearly with half-pixel centres, and masks are resized by Pillow.
 """
 
 from __future__ import annotations
