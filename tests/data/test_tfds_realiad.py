@@ -414,6 +414,15 @@ def test_a_strange_list_of_what_is_not_finished_is_one_line(prepared, entry):
         open_data(prepared)
 
 
+def test_one_path_of_two_pictures_is_refused(prepared):
+    listed = {name: prepared / name / FOLDER.relative_to("cap") / "metadata.json" for name in ("bolt", "cap")}
+    bolt, cap = (json.loads(path.read_text()) for path in listed.values())
+    cap["samples"]["test"][0]["views"][0]["image"] = bolt["samples"]["test"][0]["views"][0]["image"]
+    listed["cap"].write_text(json.dumps(cap))
+    with pytest.raises(UserError, match=r"cap/.*: realiad_64/bolt/.*jpg is another picture in .*bolt/"):
+        open_data(prepared)
+
+
 def test_no_folder_but_its_own_is_removed(drawn, tmp_path):
     theirs = tmp_path / "out/cap/downloads/file"
     theirs.parent.mkdir(parents=True)

@@ -205,9 +205,15 @@ class PreparedFolder:
         return str(self._root)
 
     def add(self, prepared: _Prepared, sample: Sample, place: _Place) -> None:
-        """Makes the files of a sample known."""
-        for path in place.digests:
-            self._places[path] = (prepared.folder, place)
+        """Makes the files of a sample known.
+
+        Raises:
+          UserError: one is known already, and another picture.
+        """
+        for path, digest in place.digests.items():
+            folder, known = self._places.setdefault(path, (prepared.folder, place))
+            if known.digests[path] != digest:
+                raise UserError(f"{prepared.folder}: {path} is another picture in {folder}; {_AGAIN}")
 
     def read(self, path: str, digest: str) -> bytes:
         """The bytes of a picture or mask. Called from threads."""
