@@ -92,13 +92,21 @@ def start_two(*arguments, environments=({}, {})):
     return [start([*command(*arguments), *flags, str(number)], **environments[number]) for number in range(2)]
 
 
+def kill(process):
+    """Ends a process that may have ended, and closes its pipes."""
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    process.stderr.close()
+
+
 def finish(*running, code=0):
     """What each process said on stderr; all must end so within two minutes."""
     try:
         said = [process.communicate(timeout=120)[1] for process in running]
     finally:
         for process in running:
-            process.kill()
+            kill(process)
     assert [process.returncode for process in running] == [code] * len(running), "\n".join(said)
     assert not any("Traceback" in text for text in said), "\n".join(said)
     return said
@@ -196,11 +204,6 @@ def wait_for_step(running, workdir, step):
         time.sleep(0.01)
 
 
-def kill(process):
-    process.kill()
-    process.communicate()
-
-
 def child_of(process):
     """The process that works while `process` guards it."""
     return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
@@ -226,7 +229,9 @@ def ended(root, tmp_path_factory):
     running = start_two("train", workdir, longer)
     wait_for_step(running, workdir, steps[-1] + 3)
     os.kill(child_of(running[1]), signal.SIGKILL)
-    return workdir, stopped, steps, running, time.monotonic()
+    yield workdir, stopped, steps, running, time.monotonic()
+    for process in running:
+        kill(process)
 
 
 ANOTHER_ENDED = (
