@@ -17,7 +17,6 @@ from safetensors.numpy import load_file
 from test_mvead_run import SIZE, fields_for, write_cameras
 from test_mvead_run import scores as read_scores
 
-pytestmark = pytest.mark.xdist_group("distributed")  # so that what they share is made once
 ROOT = Path(__file__).parent.parent
 PEER_ENDED = 75  # exit code
 TRAINING = 18  # samples: two chunks of features, so each process has one
@@ -225,7 +224,10 @@ def ended(root, tmp_path_factory):
     running = start_two("train", workdir, longer)
     wait_for_step(running, workdir, steps[-1] + 3)
     os.kill(child_of(running[1]), signal.SIGKILL)
-    return workdir, stopped, steps, running, time.monotonic()
+    yield workdir, stopped, steps, running, time.monotonic()
+    for process in running:
+        if process.returncode is None:  # the test that waits for it was not run
+            kill(process)
 
 
 ANOTHER_ENDED = (
