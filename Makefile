@@ -17,7 +17,7 @@ demo: .venv/.made
 	@echo "Pictures with heat maps: runs/demo/scores/report/; epipolar lines: runs/demo/geometry/pictures/"
 
 test: .venv/.made
-	.venv/bin/python -m pytest -m "not parity" --numprocesses auto --maxprocesses 4 --dist loadgroup
+	.venv/bin/python -m pytest -m "not parity" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The ports against PyTorch.
 parity: .venv-parity/.made
