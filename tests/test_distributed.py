@@ -17,6 +17,8 @@ from safetensors.numpy import load_file
 from test_mvead_run import SIZE, fields_for, write_cameras
 from test_mvead_run import scores as read_scores
 
+from mvead_jax.compare import Tolerances, compare, read_run
+
 ROOT = Path(__file__).parent.parent
 PEER_ENDED = 75  # exit code
 TRAINING = 18  # samples: two chunks of features, so each process has one
