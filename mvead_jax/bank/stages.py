@@ -128,12 +128,13 @@ def sum_of_squares(x: Float32[Array, "*n D"]) -> Float32[Array, "*n"]:
     """|x|^2 in an order of sums that is the same for every n and wherever it is compiled.
 
     So equal rows are equally far whichever stage, block or device compares them. The squares are finished
-    before the sums begin, or the two would be contracted in some places and not in others.
+    before the loop that sums them (of two turns at least, or there is no loop), or both would be contracted
+    in some places and not in others.
     """
     width = x.shape[-1]
-    lanes = min(_LANES, 1 << (width - 1).bit_length())
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, -width % lanes)])
+    lanes = min(_LANES, max(1, (1 << (width - 1).bit_length()) // 2))
     squares = jax.lax.optimization_barrier(x * x)
+    squares = jnp.pad(squares, [(0, 0)] * (x.ndim - 1) + [(0, -width % lanes)])
 
     def add(number, total):
         return total + jax.lax.dynamic_slice_in_dim(squares, number * lanes, lanes, axis=-1)

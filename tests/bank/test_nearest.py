@@ -257,7 +257,7 @@ def test_what_rounding_takes_away_is_known_under_jit():
     np.testing.assert_allclose(found.lost, np.sqrt((lost.astype("f8") ** 2).sum(1)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("width", [1, 3, 64, 100, 768])
+@pytest.mark.parametrize("width", [1, 2, 3, 64, 65, 100, 112, 768])
 def test_sums_of_squares_do_not_depend_on_the_shape(width):
     x = gaussian(5, rows=300, width=width)[1]
     expected = np.asarray(sum_of_squares(jnp.asarray(x)))
