@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from mvead_jax.config import EvalConfig, from_dict, to_dict
+from mvead_jax.config import EvalConfig
+from mvead_jax.config_io import flatten, from_dict, to_dict
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.agreement import rank_changes, score_differences
 from mvead_jax.evaluation.bootstrap import copies, paired, ranking_replicates
@@ -191,7 +192,7 @@ def setting_differences(a: ScoredRun, b: ScoredRun) -> list[str]:
     keys = [key for key in dict.fromkeys([*told[0], *told[1]]) if key not in _NOT_COMPARED]
     pairs = [(f"protocol {key}", *(own.get(key) for own in told)) for key in keys]
     if a.config and b.config:
-        own, other = dict(_flat(a.config)), dict(_flat(b.config))
+        own, other = dict(flatten(a.config)), dict(flatten(b.config))
         pairs += [(f"config {key}", own[key], other[key]) for key in own if not key.startswith(_PLACES)]
     return [f"{name}: {one!r} and {two!r}" for name, one, two in pairs if one != two]
 
@@ -203,7 +204,7 @@ def environment_differences(a: ScoredRun, b: ScoredRun) -> list[str]:
         if job not in a.environments or job not in b.environments:
             found.append(f"{job}: environment.json only in {'A' if job in a.environments else 'B'}")
             continue
-        own, other = dict(_flat(a.environments[job])), dict(_flat(b.environments[job]))
+        own, other = dict(flatten(a.environments[job])), dict(flatten(b.environments[job]))
         keys = [key for key in dict.fromkeys([*own, *other]) if own.get(key) != other.get(key)]
         found += [f"{job} {key}: {own.get(key)!r} and {other.get(key)!r}" for key in keys]
     return found
@@ -288,11 +289,3 @@ def _mean(rows: Sequence[tuple[float, float, np.ndarray, np.ndarray]]) -> tuple[
 def _difference(a: float, b: float, of_a: np.ndarray, of_b: np.ndarray) -> dict[str, Any]:
     one = paired(b, a, of_b, of_a)
     return {"a": a, "b": b, "difference": one.value, "interval": list(one.interval), "p": one.p}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = ""):
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -9,32 +9,21 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import jax
-
 _PACKAGES = (
-    *(
-        "mvead_jax",
-        "jax",
-        "jaxlib",
-        "flax",
-        "numpy",
-        "scipy",
-        "scikit-learn",
-        "pillow",
-        "safetensors",
-        "grain",
-    ),
-    *("opencv-python-headless", "tensorflow-datasets", "array_record"),
+    *("mvead_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "safetensors"),
+    *("grain", "opencv-python-headless", "tensorflow-datasets", "array_record"),
 )
 
 
 def environment() -> dict[str, Any]:
     """JSON-ready facts about this machine and program; no path and no host name."""
+    import jax  # not before: who asks for cpu_name alone may have none
+
     devices = jax.devices()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "processes": jax.process_count(),
@@ -53,15 +42,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     """The model's name, whose vector width decides rounding; empty if the system does not tell."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except (OSError, UnicodeDecodeError):
-        pass
-    return platform.processor()
+    known = Path("/proc/cpuinfo")  # Linux
+    lines = known.read_text(errors="replace").splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def _commit() -> str | None:

@@ -28,6 +28,7 @@ from mvead_jax.config import Config, EvalConfig
 from mvead_jax.data.records import DatasetIndex, View
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.bootstrap import copies, ranking_replicates
+from mvead_jax.evaluation.defects import Region
 from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.evaluation.folder import (
     ImageLine,
@@ -45,7 +46,6 @@ from mvead_jax.evaluation.pooling import (
     sample_numbers,
 )
 from mvead_jax.evaluation.protocols import EvaluationProtocol, digest, resolve
-from mvead_jax.evaluation.regions import Region
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
 from mvead_jax.files import write_json

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvead_jax.backbone.extractor import Backbone
-from mvead_jax.config import Config, to_dict
+from mvead_jax.config import Config
+from mvead_jax.config_io import to_dict
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.model import fuses
 

@@ -10,7 +10,6 @@ the same settings share it: the first that needs a category's lends its estimate
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import time
@@ -26,10 +25,10 @@ import numpy as np
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.bank.store import Manifest
 from mvead_jax.calibrate import geometry_origin, geometry_path, uses_geometry
-from mvead_jax.config import Config, differences, from_dict
+from mvead_jax.config import Config
+from mvead_jax.config_io import differences, from_dict
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.beside import Outcome, Table
-from mvead_jax.evaluation.kinds import ScoredImage
 from mvead_jax.evaluation.protocols import digest as evaluation_digest
 from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.files import read_json, whole, write_json, write_text
@@ -163,31 +162,6 @@ def backbone_milliseconds(config: Config, rounds: int = 5) -> float:
         backbone(images).block_until_ready()
         seconds.append(time.perf_counter() - begin)
     return 1000 * float(np.median(seconds)) / count
-
-
-def read_scored(workdir: Path) -> list[ScoredImage]:
-    """The lines of a workdir's scores/images.csv.
-
-    Raises:
-      UserError: no such file, or not one of score.py.
-    """
-    path = workdir / "scores" / "images.csv"
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [
-                ScoredImage(
-                    line["category"],
-                    line["sample"],
-                    line["view"],
-                    int(line["label"]) if line["label"] else None,
-                    float(line["score"]),
-                )
-                for line in csv.DictReader(file)
-            ]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run scripts/score.py --workdir {workdir}") from None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
 
 
 def read_metrics(workdir: Path) -> dict[str, Any]:

@@ -30,11 +30,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.backbone.features import FeatureStore
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.calibrate import geometry_path, keys_of, uses_geometry
-from mvead_jax.config import Config, ScoreConfig, from_dict, override
+from mvead_jax.config import Config, ScoreConfig
+from mvead_jax.config_io import from_dict, override
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_pictures
 from mvead_jax.data.records import DatasetIndex
@@ -52,7 +53,7 @@ from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
 from mvead_jax.report.pictures import draw_category, heat_scale
 from mvead_jax.sharding import batch_of, is_first, mesh, own_rows, place, replicate, to_host, together
-from mvead_jax.train import check_same_run, models, open_index, split_features
+from mvead_jax.train import Job, check_same_run, models, open_index, split_features
 
 log = logging.getLogger(__name__)
 
@@ -110,8 +111,9 @@ def score(
     check_same_run(config, workdir)
     usual = workdir / "scores" if pictures is not None else None
     files = None
+    job = Job(config, workdir, backbone, geometries)
     for name, part in models(config, index):
-        for category, found in _score_model(config, workdir, name, part, backbone, geometries):
+        for category, found in _score_model(job, name, part):
             with together():
                 if is_first():
                     files = files or _begin(output, scored, [*earlier, *index.categories])
@@ -232,22 +234,16 @@ def _check_output(output: Path, scored: str) -> list[str]:
     return categories
 
 
-def _score_model(
-    config: Config,
-    workdir: Path,
-    name: str,
-    index: DatasetIndex,
-    backbone: Backbone,
-    geometries: Mapping[str, CategoryGeometry],
-) -> Iterator[tuple[str, list[ScoredSample]]]:
+def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample]]]:
     """Each category of the model, once all of it is scored; without samples in all processes but the
     first."""
+    config = job.config
     with together():
-        index, keys = _check_model(config, workdir, name, index, backbone, geometries)
-    features = split_features(config, index, backbone, workdir)
-    method = build_method(config, index.views, backbone, name=name)
+        index, keys = _check_model(job, name, index)
+    features = split_features(config, index, job.backbone, job.workdir)
+    method = build_method(config, index.views, job.backbone, name=name)
     with together():
-        state, calibration = read_model(workdir, name, method)
+        state, calibration = read_model(job.workdir, name, method)
 
     present = index.present()
     with progress(f"scores {name}", len(index), "samples") as bar:
@@ -274,19 +270,13 @@ def _score_model(
             yield category, found
 
 
-def _check_model(
-    config: Config,
-    workdir: Path,
-    name: str,
-    index: DatasetIndex,
-    backbone: Backbone,
-    geometries: Mapping[str, CategoryGeometry],
-) -> tuple[DatasetIndex, dict[str, EpipolarKeys]]:
+def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex, dict[str, EpipolarKeys]]:
     """The samples on the views that the model was trained with, and the keys of their categories.
 
     Raises:
       UserError: the model was not trained, or with anything else than these samples have.
     """
+    config, workdir, backbone = job.config, job.workdir, job.backbone
     folder = workdir / "banks" / name
     if not folder.is_dir():
         trained = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "nothing"
@@ -312,7 +302,7 @@ def _check_model(
         log.warning(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
         )
-    keys = keys_of(config, geometries, index, backbone)
+    keys = keys_of(config, job.geometries, index, backbone)
     changed = [name for name, own in keys.items() if facts["geometry"].get(name) != own.digest]
     if changed and fuses(config) and config.fusion.kind == "eam":
         raise UserError(f"{folder}: trained with another geometry of {', '.join(changed)}; train again")

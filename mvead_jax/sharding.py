@@ -298,6 +298,8 @@ def joined(processes: Processes | None) -> Iterator[None]:
 def _end(error: BaseException) -> None:
     """Ends this process without the meeting at which JAX would wait for the others."""
     gone = isinstance(error, jax.errors.JaxRuntimeError) and _PEER_GONE.search(str(error))
+    if gone:  # most likely; what it was stays to be read
+        print(f"an exchange with the other processes failed: {str(error).splitlines()[0]}", file=sys.stderr)
     code = PEER_ENDED if gone else report(error)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()

@@ -31,12 +31,14 @@ from mvead_jax.backbone.features import FeatureStore, extract, fingerprint
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
 from mvead_jax.checkpoint import Checkpoints
-from mvead_jax.config import Config, differences, from_dict, to_dict
+from mvead_jax.config import Config
+from mvead_jax.config_io import differences, from_dict, to_dict
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.source import open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
+from mvead_jax.evaluate import protocols_of
 from mvead_jax.files import append_line, locked, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
@@ -47,6 +49,20 @@ from mvead_jax.sharding import check_shared, from_first, is_first, same_in_all, 
 log = logging.getLogger(__name__)
 
 ALL = "all"  # the folder of banks in the multi-class setting
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the models of a run are trained and scored with.
+
+    Attributes:
+      geometries: of each category; empty if nothing asks how the views see each other.
+    """
+
+    config: Config
+    workdir: Path
+    backbone: Backbone
+    geometries: Mapping[str, CategoryGeometry]
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -67,6 +83,7 @@ def train(config: Config, workdir: Path) -> None:
             *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
         )
         build_method(config, index.views, backbone)  # so that what does not fit is said at once
+        protocols_of(config)
         for _, part in models(config, index):
             check_views(part.select(split="train"))
     check_same_run(config, workdir)
@@ -90,25 +107,18 @@ def train(config: Config, workdir: Path) -> None:
                 paths = {category: geometry_path(workdir, category) for category in index.categories}
                 geometries = {category: read_geometry(path) for category, path in paths.items()}
         for name, part in models(config, index):
-            _train_model(config, workdir, name, part, backbone, geometries, manifest)
+            _train_model(Job(config, workdir, backbone, geometries), name, part, manifest)
         if is_first():
             manifest.record(workdir / "config.json")
     log.info("trained; now scripts/score.py --workdir %s", workdir)
 
 
-def _train_model(
-    config: Config,
-    workdir: Path,
-    name: str,
-    index: DatasetIndex,
-    backbone: Backbone,
-    geometries: Mapping[str, CategoryGeometry],
-    manifest: Manifest,
-) -> None:
+def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -> None:
     """Trains one model, or finds that it is there."""
+    config, workdir, backbone = job.config, job.workdir, job.backbone
     training = index.select(split="train")
     with together():
-        keys = keys_of(config, geometries, index, backbone)
+        keys = keys_of(config, job.geometries, index, backbone)
     for category, own in keys.items():
         if fuses(config) and not own.mask.any():
             log.warning("%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category)
@@ -148,9 +158,8 @@ def _train_model(
             keeper = Checkpoints(workdir / "checkpoints" / name, workdir / "metrics.jsonl", name, decides)
     method = build_method(config, index.views, backbone, keeper=keeper, name=name)
     state = normal = None
-    if (
-        fuses(config) or is_first()
-    ):  # a method that fuses does so on all devices; without, there is little to do
+    # A method that fuses does so on all devices; without, there is little to do.
+    if fuses(config) or is_first():
         with keeper.heeding_sigterm() if keeper else nullcontext():
             state = method.fit(training, features, keys, jax.random.key(config.seed))
         seconds = time.monotonic() - begin

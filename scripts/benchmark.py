@@ -21,6 +21,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -31,7 +32,7 @@ CONTESTS = ("features", "attention", "epoch", "nearest", "disk", "coreset", "met
 
 
 def main() -> None:
-    args = _arguments()
+    args = _arguments(sys.argv[1:])
     if args.json and not args.json.absolute().parent.is_dir():
         raise UserError(f"--json={args.json}: there is no directory {args.json.parent}; make it first")
     if args.contest == "all":
@@ -48,15 +49,10 @@ def main() -> None:
         args.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def _arguments() -> argparse.Namespace:
+def _arguments(given: Sequence[str]) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     contests = parser.add_subparsers(dest="contest", required=True)
-    shared = argparse.ArgumentParser(add_help=False)
-    shared.add_argument(
-        "--rounds", type=int, default=9, help="timed rounds; each calls every contestant once"
-    )
-    shared.add_argument("--threads", type=int, default=2, help="cores that each contestant may use")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=Path, help="write the results, with the environment, to this file")
     common.add_argument("--quick", action="store_true", help="small sizes, few rounds")
@@ -64,15 +60,25 @@ def _arguments() -> argparse.Namespace:
         module = _module(name)
         line = module.__doc__.split(". ")[0]
         one = contests.add_parser(
-            name, parents=[shared, common], help=line, description=module.__doc__, formatter_class=raw
+            name, parents=[_turns(), common], help=line, description=module.__doc__, formatter_class=raw
         )
         module.arguments(one)
     contests.add_parser("all", parents=[common], help="every contest, and a table of ratios")
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     if args.quick and args.contest != "all":
         quick = _module(args.contest).QUICK
-        return parser.parse_args([args.contest, *quick, *sys.argv[2:]])  # what is written out wins
+        return parser.parse_args([args.contest, *quick, *given[1:]])  # what is written out wins
     return args
+
+
+def _turns() -> argparse.ArgumentParser:
+    """What every contest has. One for each: a default that a contest sets is that of its parents too."""
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument(
+        "--rounds", type=int, default=9, help="timed rounds; each calls every contestant once"
+    )
+    parser.add_argument("--threads", type=int, default=2, help="cores that each contestant may use")
+    return parser
 
 
 def _all(args: argparse.Namespace) -> list[dict]:

@@ -9,7 +9,7 @@ already in the workdir is kept; delete it to estimate again.
 """
 
 from mvead_jax.calibrate import calibrate, format_geometry
-from mvead_jax.config import from_command_line
+from mvead_jax.config_io import from_command_line
 from mvead_jax.errors import run
 from mvead_jax.train import open_index
 

@@ -25,7 +25,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mvead_jax.config import load_config, override, split_overrides
+from mvead_jax.config_io import load_config, override, split_overrides
 from mvead_jax.errors import UserError, run
 from mvead_jax.evaluation import papers
 from mvead_jax.evaluation.beside import (
@@ -37,6 +37,7 @@ from mvead_jax.evaluation.beside import (
     table3,
     table_of_categories,
 )
+from mvead_jax.evaluation.folder import read_images
 from mvead_jax.evaluation.kinds import kinds_of
 from mvead_jax.files import read_json, write_json
 from mvead_jax.reproduce import (
@@ -45,7 +46,6 @@ from mvead_jax.reproduce import (
     outcome,
     perform,
     read_metrics,
-    read_scored,
     write_table,
 )
 from mvead_jax.train import open_index
@@ -159,7 +159,7 @@ def kinds(arguments: argparse.Namespace) -> None:
     names = [path.name for path in workdirs]
     if len(set(names)) < len(names):
         names = [str(path) for path in workdirs]
-    scored = {name: read_scored(path) for name, path in zip(names, workdirs, strict=True)}
+    scored = {name: read_images(path / "scores") for name, path in zip(names, workdirs, strict=True)}
     pictures = {
         name: {(one.category, one.sample, one.view, one.label) for one in own} for name, own in scored.items()
     }

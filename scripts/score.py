@@ -17,7 +17,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvead_jax.config import split_overrides
+from mvead_jax.config_io import split_overrides
 from mvead_jax.errors import UserError, run
 from mvead_jax.evaluation.protocols import NAMES
 from mvead_jax.processes import flags, from_flags, guard, is_guarded

@@ -10,7 +10,7 @@ of all processes.
 
 import sys
 
-from mvead_jax.config import from_command_line
+from mvead_jax.config_io import from_command_line
 from mvead_jax.errors import run
 from mvead_jax.processes import flags, from_flags, guard, is_guarded
 

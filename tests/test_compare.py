@@ -16,7 +16,8 @@ from fake_realiad import edit_list, write_realiad
 from test_evaluate import WORDS, config_for, drawn_scores
 
 from mvead_jax.compare import Tolerances, compare, read_run
-from mvead_jax.config import BackboneConfig, Config, DataConfig, override, to_dict
+from mvead_jax.config import BackboneConfig, Config, DataConfig
+from mvead_jax.config_io import override, to_dict
 from mvead_jax.data.realiad import load_index
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate

@@ -4,16 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mvead_jax.config import (
-    Config,
-    DataConfig,
-    differences,
-    from_dict,
-    load_config,
-    override,
-    split_overrides,
-    to_dict,
-)
+from mvead_jax.config import Config, DataConfig
+from mvead_jax.config_io import differences, from_dict, load_config, override, split_overrides, to_dict
 from mvead_jax.errors import UserError
 
 

@@ -39,7 +39,7 @@ sys.addaudithook(note)
 _ONE = """
 import json, sys
 from pathlib import Path
-from mvead_jax.config import load_config
+from mvead_jax.config_io import load_config
 from mvead_jax.score import score
 from mvead_jax.train import train
 train(load_config("configs/realiad.py", json.loads(sys.argv[2])), Path(sys.argv[1]))

@@ -11,7 +11,8 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from mvead_jax import score as score_module
-from mvead_jax.config import BackboneConfig, Config, DataConfig, override, to_dict
+from mvead_jax.config import BackboneConfig, Config, DataConfig
+from mvead_jax.config_io import override, to_dict
 from mvead_jax.data.realiad import load_index
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the first room to the last: a room imports only from itself and from those before it.
 ROOMS = (
-    *("errors", "processes", "files", "progress", "config", "environment", "sharding"),
+    *("errors", "processes", "files", "progress", "config", "config_io", "environment", "sharding"),
     *(
         "data",
         "geometry",

@@ -17,7 +17,8 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.backbone.extractor import load_backbone
-from mvead_jax.config import BackboneConfig, load_config
+from mvead_jax.config import BackboneConfig
+from mvead_jax.config_io import load_config
 from mvead_jax.errors import UserError
 from mvead_jax.methods.mvead.method import Mvead
 from mvead_jax.methods.patchcore import PatchCore

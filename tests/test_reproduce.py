@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from fake_realiad import write_realiad
 
-from mvead_jax.config import load_config
+from mvead_jax.config_io import load_config
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation import papers
 from mvead_jax.evaluation.beside import Outcome, table3, table_of_categories
+from mvead_jax.evaluation.folder import read_images
 from mvead_jax.evaluation.kinds import kinds_of
-from mvead_jax.reproduce import Run, is_finished, read_scored
+from mvead_jax.reproduce import Run, is_finished
 
 ROOT = Path(__file__).parent.parent
 # Nothing of these tests looks at the size or the training of what is run.
@@ -228,7 +229,7 @@ def test_kinds_puts_runs_beside_each_other(grid, call, tmp_path, capsys):
     page = capsys.readouterr().out
     assert "eam_mcp+reg_per_view - none_none_shared" in page
     runs = content(tmp_path, "kinds")["runs"]
-    expected = kinds_of(read_scored(b))["mean"]["HS"]
+    expected = kinds_of(read_images(b / "scores"))["mean"]["HS"]
     assert runs["eam_mcp+reg_per_view"]["mean"]["HS"] == {
         measure: {**one, "auroc": pytest.approx(one["auroc"], nan_ok=True) if one["defects"] else None}
         for measure, one in expected.items()

@@ -14,8 +14,9 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 from sklearn import metrics as sklearn_metrics
 
-from mvead_jax.bank.store import read_banks
-from mvead_jax.config import BackboneConfig, Config, DataConfig, load_config, override
+from mvead_jax.bank.store import map_banks
+from mvead_jax.config import BackboneConfig, Config, DataConfig
+from mvead_jax.config_io import load_config, override
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.score import score
 from mvead_jax.train import train
@@ -163,7 +164,9 @@ def test_two_runs_give_the_same_bytes(run, root, tmp_path):
     train(config_for(root), tmp_path / "two")
     score(tmp_path / "two")
     assert results(tmp_path / "two") == results(run)
-    for path in (run / "banks").rglob("*.safetensors"):
+    paths = sorted((run / "banks").rglob("*.safetensors"))
+    assert paths
+    for path in paths:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(run)).read_bytes()
     for name in ("maps/bolt.npz", "report/bolt.png"):
         assert (tmp_path / "two/scores" / name).read_bytes() == (run / "scores" / name).read_bytes()
@@ -433,6 +436,7 @@ def test_one_model_for_all_refuses_a_category_it_never_saw(root, tmp_path):
         ({**SMALL, "backbone__block": "13"}, "backbone.block=13: this dinov2-small has 12 blocks"),
         ({"backbone__name": "dinov2-small", "backbone__weights": "none/of/these"}, "none/of/these"),
         ({"data__categories": "bolt,cup"}, "unknown category 'cup', did you mean 'cap'"),
+        ({"eval__size": "512"}, "eval.size='512': read only by eval.protocol=custom"),
     ],
 )
 def test_a_wrong_config_is_refused_in_one_line(root, tmp_path, changes, message):
@@ -566,7 +570,7 @@ def test_smaller_banks_are_trained_scored_and_told(run, root, tmp_path, changes,
     assert metrics["protocol"]["bank"].startswith(told)
     full = json.loads((run / "scores/metrics.json").read_text())
     assert metrics["mean"]["sample"]["auroc"] == pytest.approx(full["mean"]["sample"]["auroc"], abs=0.1)
-    rows, of_full = (read_banks(folder / "banks/bolt") for folder in (tmp_path / "run", run))
+    rows, of_full = (map_banks(folder / "banks/bolt") for folder in (tmp_path / "run", run))
     assert sum(map(len, rows.values())) == sum(map(len, of_full.values())) // 2
     with pytest.raises(UserError, match="another config"):
         train(dataclasses.replace(config, bank=dataclasses.replace(config.bank, share=0.3)), tmp_path / "run")
@@ -579,5 +583,5 @@ def test_an_mvead_run_with_a_coreset_keeps_both_banks(root, tmp_path):
     changes |= {"geometry__on_failure": "unconstrained", "data__categories": "cap", "train__centers": "2"}
     train(config_for(root, **changes), tmp_path / "run")
     score(tmp_path / "run")
-    assert {len(rows) for rows in read_banks(tmp_path / "run/banks/cap").values()} == {1}  # of 16
+    assert {len(rows) for rows in map_banks(tmp_path / "run/banks/cap").values()} == {1}  # of 16
     assert np.isfinite(np.load(tmp_path / "run/scores/maps/cap.npz")["maps"]).all()

@@ -45,25 +45,22 @@ def write_banks(
             save_file(tensors, temporary, {"facts": json.dumps(facts, sort_keys=True)})
 
 
-def read_banks(folder: Path) -> dict[str, Float32[np.ndarray, "M D"]]:
-    """The banks of a folder by name.
-
-    Raises:
-      UserError: no banks, or a file that is none.
-    """
-    return _tensors(folder, "bank")
-
-
 def read_samples(folder: Path) -> dict[str, Int32[np.ndarray, " M"]]:
-    """Whose each row of the banks is, by name. Raises as `read_banks`."""
-    return _tensors(folder, "sample")
+    """Whose each row of the banks is, by name. Raises as `map_banks`."""
+    found = {}
+    for path in _bank_files(folder):
+        with _opened(path) as file:
+            found[path.stem] = file.get_tensor("sample")
+    return found
 
 
 def map_banks(folder: Path) -> dict[str, Float32[np.memmap, "M D"]]:
     """The banks by name, memory-mapped: a slice of rows reads these rows from the disk and no others.
 
     So a bank larger than memory can be searched block by block, and a process of several load its part.
-    Raises as `read_banks`.
+
+    Raises:
+      UserError: no banks, or a file that is none.
     """
     banks = {}
     for path in _bank_files(folder):
@@ -77,16 +74,8 @@ def map_banks(folder: Path) -> dict[str, Float32[np.memmap, "M D"]]:
     return banks
 
 
-def _tensors(folder: Path, name: str) -> dict[str, np.ndarray]:
-    found = {}
-    for path in _bank_files(folder):
-        with _opened(path) as file:
-            found[path.stem] = file.get_tensor(name)
-    return found
-
-
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts that were written with the banks of a folder. Raises as `read_banks`."""
+    """The facts that were written with the banks of a folder. Raises as `map_banks`."""
     with _opened(_bank_files(folder)[0]) as file:
         return json.loads(file.metadata()["facts"])
 

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from mvead_jax.evaluation.markdown import markdown
-from mvead_jax.evaluation.tables import LEVELS
+from mvead_jax.evaluation.tables import LEVELS, TITLES
 
-_TITLES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AUPRO"}
 _SHOWN = 20  # problems and differences of a kind; --json has all
 
 
@@ -36,7 +35,7 @@ def _metrics(found: Mapping[str, Any], level: str) -> str:
         own = levels[level]
         cells = [_percent(own["auroc"][run]) for run in "ab"]
         lines.append([category, *cells, *(_difference(own[name]) for name in names)])
-    header = [level, "AUROC A", "AUROC B", *(f"{_TITLES[name]} B - A" for name in names)]
+    header = [level, "AUROC A", "AUROC B", *(f"{TITLES[name]} B - A" for name in names)]
     return markdown(header, lines, left=1)
 
 

@@ -23,10 +23,9 @@ from mvead_jax.evaluation.papers import (
     cost,
     realiad,
 )
-from mvead_jax.evaluation.tables import METRICS
+from mvead_jax.evaluation.tables import METRICS, TITLES
 
 LEVEL_OF_TABLE = {1: "sample", 2: "image"}
-_TITLES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max"}
 _THEIRS = "Columns with * are the papers' figures as printed, measured by their authors on all of Real-IAD."
 
 
@@ -149,7 +148,7 @@ def table_of_categories(number: int, outcomes: Mapping[str, Mapping[str, Outcome
         for metric in METRICS:
             found = content["settings"][printed]
             parts += [
-                f"## {printed}, {level} {_TITLES[metric]}",
+                f"## {printed}, {level} {TITLES[metric]}",
                 _categories_part(found, systems[metric], metric),
             ]
         runs |= {f"{setting} {name}": outcome for name, outcome in own.items()}

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Float16
 
 from mvead_jax.errors import UserError
-from mvead_jax.evaluation.regions import Region
+from mvead_jax.evaluation.defects import Region
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.tables import LEVELS
 from mvead_jax.files import whole, write_text

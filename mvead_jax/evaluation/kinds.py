@@ -14,28 +14,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mvead_jax.data.records import defect_code
+from mvead_jax.evaluation.folder import ImageLine
 from mvead_jax.evaluation.ranking import auroc
 
 MEASURES = ("sample", "image", "seen once", "seen again")
 ALL = "all"  # every kind together
 UNKNOWN = "unknown"  # a defective sample whose name tells no kind
-
-
-@dataclass(frozen=True)
-class ScoredImage:
-    """A line of scores/images.csv. label: 1 defect visible in this view, 0 none, None unknown."""
-
-    category: str
-    sample: str
-    view: str
-    label: int | None
-    score: float
 
 
 def kind_in_name(sample: str) -> str:
@@ -44,7 +33,7 @@ def kind_in_name(sample: str) -> str:
 
 
 def kinds_of(
-    images: Iterable[ScoredImage], kind_of: Callable[[str], str] = kind_in_name
+    images: Iterable[ImageLine], kind_of: Callable[[str], str] = kind_in_name
 ) -> dict[str, dict[str, Any]]:
     """AUROC of every measure for each kind of defect.
 
@@ -57,7 +46,7 @@ def kinds_of(
       "mean": {kind: {measure: {"auroc", "defects", "categories"}}}}. AUROC is in [0,1], NaN without defects
       or normals. The mean is the plain mean over the categories that have a value, and counts them.
     """
-    samples: dict[str, dict[str, list[ScoredImage]]] = defaultdict(lambda: defaultdict(list))
+    samples: dict[str, dict[str, list[ImageLine]]] = defaultdict(lambda: defaultdict(list))
     for image in images:
         samples[image.category][image.sample].append(image)
     found = {category: _of_category(own, kind_of) for category, own in sorted(samples.items())}
@@ -73,7 +62,7 @@ def kinds_of(
 
 
 def _of_category(
-    samples: Mapping[str, Sequence[ScoredImage]], kind_of: Callable[[str], str]
+    samples: Mapping[str, Sequence[ImageLine]], kind_of: Callable[[str], str]
 ) -> dict[str, dict[str, dict[str, Any]]]:
     normal: dict[str, list[float]] = {"sample": [], "image": []}
     defects: dict[str, dict[str, list[float]]] = defaultdict(lambda: {measure: [] for measure in MEASURES})

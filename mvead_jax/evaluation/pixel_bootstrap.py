@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from mvead_jax.evaluation.batches import Batch
 from mvead_jax.evaluation.bootstrap import curve_replicates
 from mvead_jax.evaluation.counting import Sketch, thinned
-from mvead_jax.evaluation.regions import Region, defect_pixels
+from mvead_jax.evaluation.defects import Region, defect_pixels
 
 _LOOKED_AT = 500  # pixels of a kind of a sample, from which edges are chosen
 _ROWS = 64  # resamples at a time

@@ -12,7 +12,7 @@ from mvead_jax.evaluation import curve as of_curve
 from mvead_jax.evaluation.batches import Batches, read
 from mvead_jax.evaluation.counting import NormalCounts, Sketch, count_defects, curve_of, thinned
 from mvead_jax.evaluation.curve import Bounds
-from mvead_jax.evaluation.regions import DefectPixels, Region, defect_pixels, join
+from mvead_jax.evaluation.defects import DefectPixels, Region, defect_pixels, join
 
 EXACT_PIXELS = 2**22
 # Less than s = 2 MIXED_SHARE of the defects, and of what they weigh, lie between two neighbouring edges. Then

@@ -20,7 +20,7 @@ from mvead_jax.evaluation.ranking import curve
 METRICS = ("auroc", "ap", "f1_max")
 # What each level has, in the order of the tables.
 LEVELS = {"sample": METRICS, "image": METRICS, "pixel": (*METRICS, "aupro")}
-_TITLES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AUPRO", "base_rate": "base rate"}
+TITLES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AUPRO", "base_rate": "base rate"}
 
 # Of one category: {"<level>_<metric>": its resampled values [B]}.
 Replicates = Mapping[str, Float[np.ndarray, " B"]]
@@ -116,7 +116,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         table = Table(box=box.MARKDOWN)
         table.add_column(level)
         for name in (*names, "base_rate"):
-            table.add_column(_TITLES[name], justify="right")
+            table.add_column(TITLES[name], justify="right")
         for category, levels in rows:
             own = levels[level]
             cells = [_cell(own, name) for name in names]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
 from mvead_jax.data.loading import image_size, open_image
+from mvead_jax.data.pictures import PictureFolder
 from mvead_jax.data.records import View
 from mvead_jax.evaluation.protocols import OWN, EvaluationProtocol
 
@@ -21,7 +21,7 @@ _THREADS = 8
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 
 
-def read_mask(root: Path, mask: str, protocol: EvaluationProtocol) -> Bool[np.ndarray, "H W"]:
+def read_mask(root: PictureFolder, mask: str, protocol: EvaluationProtocol) -> Bool[np.ndarray, "H W"]:
     """The defect mask `root / mask`: cropped and resized, then what lies above the threshold.
 
     Pillow's bilinear resize weighs all pixels that fall on a new one (antialiased).
@@ -53,7 +53,7 @@ class Truth:
       sizes: (height, width) of each view as it is compared.
     """
 
-    def __init__(self, root: Path, views: Sequence[View], protocol: EvaluationProtocol):
+    def __init__(self, root: PictureFolder, views: Sequence[View], protocol: EvaluationProtocol):
         with ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(lambda view: _packed(root, view, protocol), views))
         self.sizes = [size for size, _ in found]
@@ -75,7 +75,7 @@ class Truth:
 
 
 def _packed(
-    root: Path, view: View, protocol: EvaluationProtocol
+    root: PictureFolder, view: View, protocol: EvaluationProtocol
 ) -> tuple[tuple[int, int], np.ndarray | None]:
     """The size, and the bits if any is set: a normal view takes no memory."""
     if view.mask is not None:

@@ -25,6 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     sizes = [10_000, 100_000, 1_000_000]
     parser.add_argument("--sizes", type=_sizes, default=sizes, help="rows of the banks, comma-separated")
     parser.add_argument("--width", type=int, default=768, help="width of a feature")
+    parser.set_defaults(rounds=3)
     parser.add_argument("--folder", type=Path, help="where the bank is written; by default a temporary one")
 
 
@@ -68,7 +69,7 @@ def _search(path: Path, rows: int, args: argparse.Namespace) -> tuple[list[float
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        for number in range(4):  # the first compiles
+        for number in range(1 + args.rounds):  # the first compiles
             begin = time.perf_counter()
             _, index = nearest_on_disk(queries, bank)
             if number:

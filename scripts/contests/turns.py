@@ -8,9 +8,9 @@ import statistics
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
+from mvead_jax.environment import cpu_name
 from mvead_jax.errors import UserError
 
 _PACKAGES = (
@@ -79,7 +79,7 @@ def report(contest: str, unit: str, work: int, seconds: dict[str, list[float]], 
         "per_second": {name: work / statistics.median(values) for name, values in seconds.items()},
         "seconds": seconds,
         "facts": facts,
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
         "versions": {name: version(name) for name in _PACKAGES if _installed(name)},
     }
@@ -100,10 +100,3 @@ def _installed(package: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -3,7 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from mvead_jax.evaluation.kinds import ALL, MEASURES, UNKNOWN, ScoredImage, kind_in_name, kinds_of
+from mvead_jax.evaluation.folder import ImageLine
+from mvead_jax.evaluation.kinds import ALL, MEASURES, UNKNOWN, kind_in_name, kinds_of
 
 VIEWS = 4
 
@@ -18,7 +19,7 @@ def random_images(seed, categories=("a", "b"), samples=30):
             for view in range(VIEWS):
                 label = None if rng.random() < 0.05 else int(code != "OK" and rng.random() < 0.4)
                 name = f"{category}_{number:04d}_{code}"
-                found.append(ScoredImage(category, name, f"C{view + 1}", label, float(rng.integers(12))))
+                found.append(ImageLine(category, name, f"C{view + 1}", "", label, float(rng.integers(12))))
     return found
 
 
@@ -83,7 +84,7 @@ def test_the_mean_is_over_the_categories_that_have_the_kind():
 def test_raw_scores_of_two_categories_are_never_mixed():
     images = random_images(2)
     moved = [
-        ScoredImage(i.category, i.sample, i.view, i.label, i.score + 1000 * (i.category == "b"))
+        ImageLine(i.category, i.sample, i.view, "", i.label, i.score + 1000 * (i.category == "b"))
         for i in images
     ]
     assert kinds_of(moved) == kinds_of(images)
@@ -91,15 +92,15 @@ def test_raw_scores_of_two_categories_are_never_mixed():
 
 def test_a_defective_object_whose_defect_no_view_shows_is_normal():
     images = [
-        ScoredImage("a", "a_0001_NG_HS", "C1", 0, 5.0),
-        ScoredImage("a", "a_0002_NG_HS", "C1", 1, 3.0),
+        ImageLine("a", "a_0001_NG_HS", "C1", "", 0, 5.0),
+        ImageLine("a", "a_0002_NG_HS", "C1", "", 1, 3.0),
     ]
     found = kinds_of(images)["categories"]["a"]["HS"]
     assert found["sample"] == {"auroc": 0.0, "defects": 1}
 
 
 def test_defects_without_a_normal_have_no_auroc():
-    found = kinds_of([ScoredImage("a", "a_0001_NG_HS", "C1", 1, 1.0)])
+    found = kinds_of([ImageLine("a", "a_0001_NG_HS", "C1", "", 1, 1.0)])
     assert math.isnan(found["mean"]["HS"]["image"]["auroc"])
     assert found["mean"]["HS"]["image"]["categories"] == 0
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvead_jax.config import load_config
+from mvead_jax.config_io import load_config
 from mvead_jax.evaluation import papers
 from mvead_jax.evaluation.papers import AVERAGE, Place
 

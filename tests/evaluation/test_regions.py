@@ -10,7 +10,8 @@ from hypothesis.extra import numpy as some
 from metric_cases import cases, slow_aupro
 
 from mvead_jax.evaluation.batches import read
-from mvead_jax.evaluation.regions import aupro, defect_pixels
+from mvead_jax.evaluation.defects import defect_pixels
+from mvead_jax.evaluation.regions import aupro
 
 
 @pytest.mark.parametrize("name", cases())

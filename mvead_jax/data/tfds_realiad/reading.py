@@ -227,12 +227,7 @@ class PreparedFolder:
         """The files of one sample by path."""
         try:
             views = self._source(folder, split)[row]["views"]
-        except (
-            RuntimeError,
-            OSError,
-            ValueError,
-            IndexError,
-        ) as error:  # ArrayRecord's own are RuntimeErrors
+        except (RuntimeError, OSError, ValueError, IndexError) as error:  # ArrayRecord's are RuntimeErrors
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise UserError(f"{folder}: record {row} of {split} can't be read ({reason}); {_AGAIN}") from None
         files = {}
