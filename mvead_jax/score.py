@@ -22,19 +22,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from mvead_jax.backbone.extractor import load_backbone
-from mvead_jax.backbone.features import FeatureStore
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.calibrate import geometry_path, keys_of, uses_geometry
-from mvead_jax.config import Config, ScoreConfig
+from mvead_jax.config import Config
 from mvead_jax.config_io import from_dict, override
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_pictures
@@ -47,17 +43,16 @@ from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.files import read_json, whole, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.methods.mvead.evidence import Calibration, fuse_evidence, standardise
-from mvead_jax.model import build_method, fuses, read_model
+from mvead_jax.model import fuses
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
 from mvead_jax.report.pictures import draw_category, heat_scale
-from mvead_jax.sharding import batch_of, is_first, mesh, own_rows, place, replicate, to_host, together
+from mvead_jax.scoring import Scorer, load_model
+from mvead_jax.sharding import is_first, together
 from mvead_jax.train import Job, check_same_run, models, open_index, split_features
 
 log = logging.getLogger(__name__)
 
-_BATCH_SAMPLES = 8  # that a device scores at a time
 _UNFINISHED = "unfinished.json"  # in the folder of the results
 # Config fields, or the start of their names, that may change between training and scoring.
 _OVERRIDDEN = (
@@ -241,28 +236,19 @@ def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[tuple[str
     with together():
         index, keys = _check_model(job, name, index)
     features = split_features(config, index, job.backbone, job.workdir)
-    method = build_method(config, index.views, job.backbone, name=name)
     with together():
-        state, calibration = read_model(job.workdir, name, method)
+        model = load_model(config, job.workdir, name, index.views, job.backbone)
 
     present = index.present()
     with progress(f"scores {name}", len(index), "samples") as bar:
         for category in index.categories:
             found = []
-            mask = jnp.asarray(keys[category].mask)
-            planned = replicate(method.plan(keys[category]))
+            scorer = Scorer(model, keys[category], config.score)
             chosen = np.array([at for at, own in enumerate(index.samples) if own.category == category])
-            size = batch_of(len(chosen), _BATCH_SAMPLES)
-            for start in range(0, len(chosen), size):
-                rows = chosen[start : start + size]
-                batch = _batch(features, rows, size)
-                maps = np.array(to_host(method.anomaly_maps(state, batch, planned, mesh())))[: len(rows)]
+            for rows, maps in scorer.maps(features, present, chosen):
                 bar.advance(len(rows))
                 if not is_first():
                     continue
-                if config.score.evidence != "none":
-                    maps = _with_evidence(maps, calibration, mask, present[rows], config.score)
-                maps[~present[rows]] = np.nan
                 samples = [index.samples[row] for row in rows]
                 found += [
                     ScoredSample(sample, index.views, own) for sample, own in zip(samples, maps, strict=True)
@@ -307,26 +293,6 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
     if changed and fuses(config) and config.fusion.kind == "eam":
         raise UserError(f"{folder}: trained with another geometry of {', '.join(changed)}; train again")
     return index, keys
-
-
-def _batch(features: FeatureStore, rows: np.ndarray, size: int) -> Any:
-    """Features [size,V,N,D] over the mesh: the given rows, then zeros."""
-    places = np.arange(size)[own_rows(size)]
-    real = places < len(rows)
-    batch = np.zeros((len(places), *features.shape[1:]), np.float32)
-    batch[real] = features[rows[places[real]]]
-    return place(batch)
-
-
-def _with_evidence(
-    maps: np.ndarray, calibration: Calibration, mask: jax.Array, present: np.ndarray, config: ScoreConfig
-) -> np.ndarray:
-    """Standardised maps [n,V,h,w] with what the other views add, as score.evidence says."""
-    if config.evidence == "all":
-        mask = jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
-    standard = standardise(jnp.asarray(maps), calibration)
-    fuse = partial(fuse_evidence, weight=config.weight, pooling=config.pooling)
-    return np.array(jax.vmap(fuse, (0, None, 0))(standard, mask, jnp.asarray(present)))
 
 
 def _geometries(config: Config, workdir: Path, index: DatasetIndex) -> dict[str, CategoryGeometry]:

@@ -22,6 +22,7 @@ ROOMS = (
         "report",
         "calibrate",
         "model",
+        "scoring",
         "protocol",
         "checkpoint",
         "evaluate",
