@@ -16,6 +16,7 @@ from mvead_jax.config import Config
 from mvead_jax.data.loading import open_image
 from mvead_jax.data.pictures import identity
 from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.source import data_folder
 from mvead_jax.errors import UserError
 from mvead_jax.files import sha256
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
@@ -61,13 +62,16 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
                 found[category] = kept
                 continue
             log.info("geometry %s: %s is of other pictures or settings; made again", category, path)
-        if config.geometry.cameras:
-            cameras = Path(config.data.root) / config.geometry.cameras
+        if len(part.views) == 1:
+            geometry = CategoryGeometry(part.views, picture_sizes(part), {})
+            log.info("geometry %s: one view, which sees no other", category)
+        elif config.geometry.cameras:
+            cameras = data_folder(config.data.root) / config.geometry.cameras
             geometry = read_cameras(cameras, category, part.views, picture_sizes(part))
             origin = {"cameras": sha256(cameras)}
         else:
             nominal = parse_nominal(config.geometry.nominal)
-            if len(nominal.elevation) != len(part.views):
+            if nominal.elevation and len(nominal.elevation) != len(part.views):
                 log.warning(
                     "geometry %s: geometry.nominal names %d views, the data has %d: no rig is fitted, "
                     "each pair stands for itself",

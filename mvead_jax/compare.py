@@ -24,8 +24,8 @@ from mvead_jax.config_io import flatten, from_dict, to_dict
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.agreement import rank_changes, score_differences
 from mvead_jax.evaluation.bootstrap import copies, paired, ranking_replicates
-from mvead_jax.evaluation.folder import ImageLine, read_images, read_replicates
-from mvead_jax.evaluation.pooling import largest_of_views, listed_labels, sample_numbers
+from mvead_jax.evaluation.folder import ImageLine, read_images, read_replicates, read_sample_labels
+from mvead_jax.evaluation.pooling import labels_of_parts, largest_of_views, listed_labels, sample_numbers
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, mean_replicates
 from mvead_jax.files import read_json
 
@@ -55,6 +55,7 @@ class ScoredRun:
     """What score.py left.
 
     Attributes:
+      images: lines of images.csv by (category, sample, view). of_parts: labels of samples.csv.
       protocol: of metrics.json.
       values: {category: {level: {metric: value}}} of metrics.json, NaN where it is not defined.
       replicates: of bootstrap.npz, categories in the order of `values`; none where there is none.
@@ -63,6 +64,7 @@ class ScoredRun:
 
     name: str
     images: Mapping[tuple[str, str, str], ImageLine]
+    of_parts: Mapping[tuple[str, str], int | None]
     protocol: Mapping[str, Any]
     values: Mapping[str, Mapping[str, Mapping[str, float]]]
     replicates: Mapping[str, np.ndarray]
@@ -80,6 +82,9 @@ def read_run(path: Path) -> ScoredRun:
     if not (folder / "images.csv").exists():
         raise UserError(f"{path}: holds no images.csv or scores/images.csv; name a workdir or scores folder")
     images = {(line.category, line.sample, line.view): line for line in read_images(folder)}
+    of_parts = read_sample_labels(folder)
+    if {key[:2] for key in images} - of_parts.keys():
+        raise UserError(f"{folder / 'samples.csv'}: of other samples than images.csv; score again")
     metrics = read_json(folder / "metrics.json", "the scores of a finished scripts/score.py")
     try:
         protocol, values = dict(metrics["protocol"]), _values(metrics)
@@ -92,6 +97,7 @@ def read_run(path: Path) -> ScoredRun:
     return ScoredRun(
         name=str(path),
         images=images,
+        of_parts=of_parts,
         protocol=protocol,
         values=values,
         replicates=read_replicates(folder, metrics),
@@ -130,7 +136,11 @@ def compare(a: ScoredRun, b: ScoredRun, tolerances: Tolerances) -> dict[str, Any
         "only_a": sorted("/".join(key) for key in a.images.keys() - b.images.keys()),
         "only_b": sorted("/".join(key) for key in b.images.keys() - a.images.keys()),
     }
-    relabelled = ["/".join(key) for key in common if a.images[key].label != b.images[key].label]
+    relabelled = [
+        "/".join(key)
+        for key in common
+        if a.images[key].label != b.images[key].label or a.of_parts[key[:2]] != b.of_parts[key[:2]]
+    ]
     found: dict[str, Any] = {"a": a.name, "b": b.name, "tolerances": vars(tolerances), "images": len(common)}
     found |= missing | {"other_labels": relabelled}
     found["settings"] = setting_differences(a, b)
@@ -146,7 +156,7 @@ def compare(a: ScoredRun, b: ScoredRun, tolerances: Tolerances) -> dict[str, Any
         of_scores["at"] = "/".join(own[of_scores["at"]][1:])
         sample = sample_numbers(lines[0])
         found["ranks"][category] = rank_changes(*(largest_of_views(one, sample) for one in scores))
-        values[category] = _recomputed(*lines) if found["pixel"] else _told(a, b, category)
+        values[category] = _recomputed(*lines, a.of_parts) if found["pixel"] else _told(a, b, category)
     found["metrics"] = _metric_differences(values)
     found["problems"] = problems(found, tolerances)
     found["pass"] = not found["problems"]
@@ -237,10 +247,12 @@ def _told(a: ScoredRun, b: ScoredRun, category: str) -> dict[str, Any]:
     }
 
 
-def _recomputed(a: Sequence[ImageLine], b: Sequence[ImageLine]) -> dict[str, Any]:
+def _recomputed(
+    a: Sequence[ImageLine], b: Sequence[ImageLine], of_parts: Mapping[tuple[str, str], int | None]
+) -> dict[str, Any]:
     """As `_told`, of samples and images that both have; labels are A's."""
     sample, labels = sample_numbers(a), listed_labels(a)
-    of_samples = largest_of_views(labels, sample)
+    of_samples = labels_of_parts(a, of_parts)
     default = EvalConfig()
     drawn = copies(of_samples, default.bootstrap, default.seed, a[0].category)
     scores = [np.array([line.score for line in lines]) for lines in (a, b)]

@@ -14,10 +14,12 @@ class DataConfig:
     """Which pictures.
 
     Attributes:
-      root: folder that holds the data set, or what scripts/prepare_data.py made of one.
+      root: folder of the data set, a manifest.csv, or what scripts/prepare_data.py made of one; the layouts
+        are in docs/own_data.md.
       categories: names of categories; empty = all that the root holds.
-      lists: folder of JSON lists below the root: realiad_jsons, realiad_jsons_sv, realiad_jsons_fuiad_0.1 ...
-      images: folder of images below the root; empty = the one that holds the categories.
+      lists: of Real-IAD's layout: folder of JSON lists below the root: realiad_jsons, realiad_jsons_sv,
+        realiad_jsons_fuiad_0.1 ...
+      images: of that layout: folder of images below the root; empty = the one that holds the categories.
       incomplete: samples that lack a view of their category are an `error`, are left out (`drop`), or
         are used with the views they have (`keep`).
       image_size: every view is resized to image_size x image_size, without cropping.
@@ -75,7 +77,8 @@ class GeometryConfig:
       matches: what is matched between views: `sift` points, patch `features` of the backbone, or `both`.
       samples: training samples that an estimate looks at.
       nominal: where the cameras roughly stand, elevation:azimuth in degrees for each view in the order of
-        their names, azimuths counter-clockwise seen from above.
+        their names, azimuths counter-clockwise seen from above; empty = unknown: each pair stands for
+        itself.
       threshold: δ, how many patches from its epipolar line a patch may lie to be attended to.
       on_failure: a pair of views without trusted geometry is left out of attention (`exclude`), attends to
         all patches (`unconstrained`), or stops the run (`error`). Decision D2.

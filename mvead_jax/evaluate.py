@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, Float32
+from jaxtyping import Float16, Float32, Int
 
 from mvead_jax.config import Config, EvalConfig
 from mvead_jax.data.records import DatasetIndex, View
@@ -40,6 +40,7 @@ from mvead_jax.evaluation.folder import (
 from mvead_jax.evaluation.pixel_bootstrap import pixel_replicates
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.pooling import (
+    labels_of_parts,
     labels_of_samples,
     largest_of_views,
     listed_labels,
@@ -84,15 +85,17 @@ def evaluate(
     protocols = protocols_of(config, names)
     lines = read_images(folder)
     views = _views(folder, lines, index)
+    of_parts = {(sample.category, sample.id): sample.label for sample in index.samples}
     found: dict[str, dict[str, Found]] = {protocol.name: {} for protocol in protocols}
     categories = [(name, list(own)) for name, own in groupby(lines, lambda line: line.category)]
-    labelled = any(line.label is not None for line in lines)
+    labelled = any(of_parts[line.category, line.sample] is not None for line in lines)
     with progress("metrics", len(categories) * len(protocols), "categories x protocols") as bar:
         for name, own in categories:
             maps = read_maps(folder, name, len(own))
             of_views = [views[name, line.sample, line.view] for line in own]
             for protocol in protocols:
-                scene = Scene(own, maps, Truth(index.root, of_views, protocol), protocol)
+                truth = Truth(index.root, of_views, protocol)
+                scene = Scene(own, maps, truth, protocol, labels_of_parts(own, of_parts))
                 found[protocol.name][name] = metrics_of_category(scene, config.eval)
                 bar.advance(note=f"{name} {protocol.name}")
     metrics = {}
@@ -113,12 +116,16 @@ def evaluate(
 
 @dataclass(frozen=True)
 class Scene:
-    """A category under one protocol. lines, maps and truth are in the same order, samples together."""
+    """A category under one protocol. lines, maps and truth are in the same order, samples together.
+
+    of_samples: their labels by the list: 1, 0, or -1 where it is unknown.
+    """
 
     lines: Sequence[ImageLine]
     maps: Float16[np.ndarray, "n h w"]
     truth: Truth
     protocol: EvaluationProtocol
+    of_samples: Int[np.ndarray, " S"]
 
     def enlarged(self, places: Sequence[int]) -> Float32[np.ndarray, "b H W"]:
         """The maps of some views as they are compared; the views have one size."""
@@ -155,8 +162,7 @@ class Scene:
         if self.protocol.image_label == "mask":
             of_images = np.where(self.truth.known, self.truth.defective.astype(int), -1)
             return of_images, labels_of_samples(of_images, sample)
-        of_images = listed_labels(self.lines)
-        return of_images, largest_of_views(of_images, sample)
+        return listed_labels(self.lines), self.of_samples
 
 
 class Found(NamedTuple):
@@ -179,8 +185,7 @@ def metrics_of_category(scene: Scene, config: EvalConfig) -> Found:
     sample = sample_numbers(lines)
     scores, (labels, of_samples) = scene.image_scores(), scene.labels(sample)
     # Drawn by the list's labels under every protocol, so that all draw the same.
-    strata = largest_of_views(listed_labels(lines), sample)
-    drawn = copies(strata, config.bootstrap, config.seed, lines[0].category)
+    drawn = copies(scene.of_samples, config.bootstrap, config.seed, lines[0].category)
     if protocol.sample_score == "max":
         pooled = largest_of_views(scores, sample)
     else:

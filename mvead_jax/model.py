@@ -7,6 +7,8 @@ models/<model>/calibration.json     mean and deviation of normal patch scores in
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from mvead_jax.bank.fill import Bank, Keep
 from mvead_jax.bank.nearest import ShardedRows, shard_rows
 from mvead_jax.bank.store import Manifest, map_banks, read_samples, write_banks
 from mvead_jax.config import Config
+from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
 from mvead_jax.files import read_json, whole, write_json
 from mvead_jax.methods.mvead.evidence import Calibration
@@ -29,6 +32,8 @@ from mvead_jax.methods.mvead.method import Mvead, MveadState
 from mvead_jax.methods.mvead.pretrain import Keeper
 from mvead_jax.methods.patchcore import PatchCore
 from mvead_jax.sharding import AXIS, mesh, replicate
+
+log = logging.getLogger(__name__)
 
 _UNFUSED = "-unfused"  # behind the name of a bank
 
@@ -75,6 +80,17 @@ def build_method(
 def fuses(config: Config) -> bool:
     """Whether the method joins views before its banks."""
     return config.method == "mvead" and config.fusion.kind != "none"
+
+
+def of_one_view(config: Config, index: DatasetIndex) -> Config:
+    """`config`, or where no category has a second view: PatchCore, for there is nothing to fuse, and no other
+    view whose evidence could be added. The log says so."""
+    if any(len(index.select(category=name).views) > 1 for name in index.categories):
+        return config
+    if fuses(config) or config.score.evidence != "none":
+        log.warning("one view alone: nothing is fused and no evidence is added; this is PatchCore")
+    alone = replace(config.score, evidence="none")
+    return replace(config, method="patchcore", score=alone)
 
 
 def write_model(

@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.config import Config
 from mvead_jax.config_io import to_dict
+from mvead_jax.data.source import layout_of
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.model import fuses
 
@@ -34,11 +36,12 @@ def protocol(
     counts = {key: sum(own[key] for own in training) for key in training[0]}
     trained = "" if backbone.trained else " UNTRAINED: random weights"
     labelled = scored == "test split"
+    layout = layout_of(Path(config.data.root))
     return {
         "method": config.method,
         "setting": "one model for each category" if config.setting == "single" else "one model for all",
         "scored": scored,
-        "lists": config.data.lists,
+        "lists": config.data.lists if layout in ("Real-IAD", "prepared") else f"none: {layout}",
         "training": f"{counts['samples']} samples, {counts['views']} pictures, "
         f"{counts['views_labelled_defective']} of them labelled defective",
         "incomplete_samples": config.data.incomplete if labelled else "scored by the views they have",

@@ -33,8 +33,8 @@ from mvead_jax.calibrate import geometry_path, keys_of, uses_geometry
 from mvead_jax.config import Config
 from mvead_jax.config_io import from_dict, override
 from mvead_jax.data.loading import check_files
-from mvead_jax.data.realiad import load_pictures
 from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.source import open_pictures
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
@@ -81,7 +81,8 @@ def score(
     Args:
       workdir: of `train`.
       output: folder of the result files; None = `default_output`.
-      pictures: a folder of new pictures, named as in Real-IAD; their labels are unknown.
+      pictures: a folder of new pictures, <sample>/<view>.<ext> or named as in Real-IAD; their labels are
+        unknown.
       overrides: config fields to change, such as data.root when the data set has moved.
       protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
 
@@ -94,7 +95,10 @@ def score(
     with together():
         config = _config(workdir, overrides or {}, _OVERRIDDEN)
         protocols_of(config, protocols)  # so that what does not fit is said at once
-        index = _test_split(config) if pictures is None else load_pictures(pictures)
+        if pictures is None:
+            index = _test_split(config)
+        else:
+            index = open_pictures(pictures, _trained(config, workdir))
         output = output or default_output(workdir, pictures)
         scored = "test split" if pictures is None else str(pictures.resolve())
         earlier = _check_output(output, scored)
@@ -173,6 +177,16 @@ def _config(workdir: Path, overrides: Mapping[str, str], changeable: tuple[str, 
                 f"{', '.join(changeable)}*; for anything else train into another --workdir"
             )
     return config
+
+
+def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
+    """Views of each category that was trained, or of those that data.categories names."""
+    found = {}
+    for folder in sorted(path for path in (workdir / "banks").glob("*") if path.is_dir()):
+        facts = read_facts(folder)
+        found |= dict.fromkeys(facts["categories"], facts["views"])
+    chosen = config.data.categories
+    return {name: views for name, views in found.items() if not chosen or name in chosen}
 
 
 def _test_split(config: Config) -> DatasetIndex:

@@ -35,7 +35,7 @@ from mvead_jax.config import Config
 from mvead_jax.config_io import differences, from_dict, to_dict
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex, spread_evenly
-from mvead_jax.data.source import open_data
+from mvead_jax.data.source import data_folder, open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import protocols_of
@@ -43,7 +43,7 @@ from mvead_jax.files import append_line, locked, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
-from mvead_jax.model import build_method, fuses, write_model
+from mvead_jax.model import build_method, fuses, of_one_view, write_model
 from mvead_jax.sharding import check_shared, from_first, is_first, same_in_all, together
 
 log = logging.getLogger(__name__)
@@ -73,8 +73,10 @@ def train(config: Config, workdir: Path) -> None:
       Stopped: SIGTERM came during a pre-training, whose state is saved.
     """
     with together():
-        _check_workdir(config, workdir)
+        _check_place(config, workdir)
         index = open_index(config)
+        config = of_one_view(config, index)
+        _check_workdir(config, workdir)
         backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
         if is_first():
             check_files(index)
@@ -223,14 +225,18 @@ def split_features(config: Config, index: DatasetIndex, backbone: Backbone, work
     return FeatureStore.concatenate(stores, index.views)
 
 
-def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raises UserError if the workdir can't be one, or if something in it was trained with another config."""
-    path = workdir / "config.json"
+def _check_place(config: Config, workdir: Path) -> None:
+    """Raises UserError if the workdir can't be one, or the cameras are not there."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
-    cameras = Path(config.data.root) / config.geometry.cameras
+    cameras = data_folder(config.data.root) / config.geometry.cameras
     if config.geometry.cameras and not cameras.is_file():
         raise UserError(f"geometry.cameras {cameras}: no such file")
+
+
+def _check_workdir(config: Config, workdir: Path) -> None:
+    """Raises UserError if something in the workdir was trained with another config."""
+    path = workdir / "config.json"
     if not Manifest(workdir).names(workdir / "banks"):
         return  # nothing is trained yet
     earlier = from_dict(read_json(path, "a config"), str(path))

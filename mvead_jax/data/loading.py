@@ -22,6 +22,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 PREPROCESSING_VERSION = 1  # part of every feature cache key: raise it when an array changes
 
+MASK_THRESHOLD = 127  # of 255; what is brighter is a defect
+
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 _MOST_PIXELS = 80_000_000  # below Pillow's own warning
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -71,6 +73,21 @@ def image_size(path: Picture) -> tuple[int, int]:
     with _opened(path) as image:
         width, height = image.size
         return (height, width) if _orientation(image) >= 5 else (width, height)
+
+
+def mask_label(path: Picture) -> int:
+    """1 if the mask marks a defect, 0 if all of it is black.
+
+    Raises:
+      UserError: as `open_image`; or it is neither, as masks of 0 and 1 in place of 0 and 255 are.
+    """
+    brightest = open_image(path).convert("L").getextrema()[1]
+    if 0 < brightest <= MASK_THRESHOLD:
+        raise UserError(
+            f"{path}: its brightest pixel is {brightest} of 255, a defect is above "
+            f"{MASK_THRESHOLD}; write 0 and 255"
+        )
+    return int(brightest > 0)
 
 
 def preprocess(image: Image.Image, size: int) -> Float32[np.ndarray, "size size 3"]:

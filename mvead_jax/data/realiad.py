@@ -20,8 +20,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
 from mvead_jax.data.records import (
+    PICTURE_FILES,
     DatasetIndex,
     Folder,
+    Listed,
     Sample,
     Split,
     View,
@@ -42,7 +44,6 @@ _FIELDS = ("category", "anomaly_class", "image_path", "mask_path")
 _LISTS = "realiad_jsons"
 _ADER = "explicit_full"
 _PATTERN = "rename it: a name is <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 _LARGEST_LIST = 256 * 2**20
 _MISSING = "no such file"  # as Folder.problem says it
 
@@ -57,6 +58,24 @@ def load_index(
 ) -> DatasetIndex:
     """Reads the lists of some categories and checks every path in them.
 
+    Args and errors as `read_lists`.
+
+    Raises:
+      DataProblems: everything wrong with the lists, at once.
+    """
+    return read_lists(root, categories, lists=lists, images=images, incomplete=incomplete).index()
+
+
+def read_lists(
+    root: str | Path,
+    categories: Sequence[str] = (),
+    *,
+    lists: str = _LISTS,
+    images: str = "",
+    incomplete: Literal["error", "drop", "keep"] = "error",
+) -> Listed:
+    """What the lists of some categories hold, with every path in them checked.
+
     Args:
       root: the data set's folder.
       categories: names; empty = all lists that the root holds.
@@ -66,7 +85,6 @@ def load_index(
 
     Raises:
       UserError: no such root or category.
-      DataProblems: everything wrong with the lists, at once.
     """
     if not str(root):
         raise UserError("data.root is empty; set --config.data.root=<folder of the data set>")
@@ -84,9 +102,7 @@ def load_index(
         samples += reader.read()
         problems += reader.problems
         notes += reader.notes
-    if problems:
-        raise DataProblems(str(root), problems)
-    return build_index(root, samples, notes)
+    return Listed(root, samples, notes, problems)
 
 
 def load_pictures(folder: Path) -> DatasetIndex:
@@ -104,7 +120,7 @@ def load_pictures(folder: Path) -> DatasetIndex:
     problems = []
     by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in _PICTURES or path.name.startswith("."):
+        if path.suffix.lower() not in PICTURE_FILES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).as_posix()
         parsed = sample_of_name(path.name)
@@ -124,9 +140,16 @@ def load_pictures(folder: Path) -> DatasetIndex:
     if problems:
         raise DataProblems(str(folder), problems)
     if not grouped:
-        raise UserError(f"--input {folder}: no picture ({', '.join(_PICTURES)}) in it")
+        raise UserError(f"--input {folder}: no picture ({', '.join(PICTURE_FILES)}) in it")
     return build_index(
         folder, [_sample(re.sub(r"_+[0-9]{4}_[A-Z_]+$", "", key), key, own) for key, own in grouped]
+    )
+
+
+def holds_named_pictures(folder: Path) -> bool:
+    """Whether any picture below `folder` is named as in Real-IAD."""
+    return any(
+        path.suffix.lower() in PICTURE_FILES and sample_of_name(path.name) for path in folder.rglob("*")
     )
 
 
@@ -147,7 +170,9 @@ def _find_lists(root: Path, lists: str) -> dict[str, Path]:
             return found
     looked = ", ".join(str(place) for place in places)
     raise UserError(
-        f"data.root {root}: no list <category>.json in any of {looked}; name its folder by data.lists"
+        f"data.root {root}: no list <category>.json in any of {looked}; name its folder by data.lists. "
+        "Other layouts that are read: train/good/<sample>/<view>.png, <category>/train/good/<sample>/"
+        "<view>.png, manifest.csv, and what scripts/prepare_data.py writes (docs/own_data.md)"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
@@ -15,9 +16,10 @@ from typing import Literal
 import numpy as np
 
 from mvead_jax.data.pictures import PictureFolder
-from mvead_jax.errors import UserError
+from mvead_jax.errors import DataProblems, UserError
 
 Split = Literal["train", "test"]
+PICTURE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,22 @@ class Sample:
       category: the kind of part.
       split: "train" or "test".
       views: in the order of their names.
+      stated: what is known of the part as a whole, where its views do not tell it: 1 defective (though
+        nobody marked where, or no view shows it), 0 normal, None nothing.
     """
 
     id: str
     category: str
     split: Split
     views: tuple[View, ...]
+    stated: int | None = None
 
     @property
     def label(self) -> int | None:
-        """1 if a defect is visible in any view, 0 if in none, None if no view is labelled."""
-        labels = [view.label for view in self.views if view.label is not None]
-        return max(labels) if labels else None
+        """1 if a defect is visible in any view or the part is stated to be defective, 0 if in none of the
+        labelled views, None if nothing is known."""
+        known = [view.label for view in self.views] + [self.stated]
+        return max((label for label in known if label is not None), default=None)
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,22 @@ class DatasetIndex:
         """bool [S,V]: which sample has a picture from which camera."""
         names = [{view.name for view in sample.views} for sample in self.samples]
         return np.array([[view in has for view in self.views] for has in names], bool).reshape(len(self), -1)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """What the reader of a layout found: as much as could be read, and all that is wrong with it."""
+
+    root: PictureFolder
+    samples: Sequence[Sample]
+    notes: Sequence[str]
+    problems: Sequence[str]
+
+    def index(self) -> DatasetIndex:
+        """Raises DataProblems if there is anything wrong."""
+        if self.problems:
+            raise DataProblems(str(self.root), self.problems)
+        return build_index(self.root, self.samples, self.notes)
 
 
 def build_index(root: PictureFolder, samples: Iterable[Sample], notes: Sequence[str] = ()) -> DatasetIndex:
@@ -176,12 +198,19 @@ def chosen_categories(root: object, categories: Sequence[str], found: Collection
     return sorted(set(categories) or found)
 
 
+GOOD = "good"  # the kind of parts without a defect in a user's own data: "good/0001"
+MOST_VIEWS = 16
+_LONGEST_NAME = 100
+
 # An underscore may be doubled in Real-IAD's names, and a category may hold anything: read from the right.
 _DEFECT_CODE = re.compile(r"_NG_+([A-Z](?:[A-Z_]*[A-Z])?)$")
 
 
 def defect_code(sample_id: str) -> str | None:
-    """HS of "audiojack_0001_NG_HS"; None where the name tells none."""
+    """HS of "audiojack_0001_NG_HS", scratch of "scratch/0001"; None where the name tells none."""
+    kind, slash, _ = sample_id.partition("/")
+    if slash:
+        return None if kind == GOOD else kind
     found = _DEFECT_CODE.search(sample_id)
     return found[1] if found else None
 
@@ -190,6 +219,22 @@ def repeated_images(samples: Iterable[Sample]) -> list[str]:
     """Images that stand in the lists more than once, within a split or across splits."""
     counts = Counter(view.image for sample in samples for view in sample.views)
     return sorted(image for image, count in counts.items() if count > 1)
+
+
+def normal_form(name: str) -> str:
+    """One spelling of a name that file systems spell in several (NFC)."""
+    return unicodedata.normalize("NFC", name)
+
+
+def unsafe_name(name: str) -> str | None:
+    """Why a view or category can't be called so, or None: it names files of the workdir."""
+    if not name or name != name.strip():
+        return "is empty, or begins or ends with a space"
+    if name.startswith(".") or any(letter in "/\\" or not letter.isprintable() for letter in name):
+        return "begins with a dot, or holds a slash or a control character"
+    if len(name.encode()) > _LONGEST_NAME:
+        return f"is longer than {_LONGEST_NAME} bytes"
+    return None
 
 
 def unsafe_path(path: object) -> str | None:

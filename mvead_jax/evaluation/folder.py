@@ -128,6 +128,24 @@ def read_images(folder: Path) -> list[ImageLine]:
         raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
 
 
+def read_sample_labels(folder: Path) -> dict[tuple[str, str], int | None]:
+    """Label of each (category, sample) of samples.csv.
+
+    Raises:
+      UserError: no such file, or not one of score.py.
+    """
+    path = folder / "samples.csv"
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return {
+                (line["category"], line["sample"]): _LABELS[line["label"]] for line in csv.DictReader(file)
+            }
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; run scripts/score.py") from None
+    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
+
+
 def read_maps(folder: Path, category: str, count: int | None = None) -> Float16[np.ndarray, "n h w"]:
     """The maps of a category.
 

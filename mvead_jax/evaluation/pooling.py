@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Int, Shaped
@@ -19,6 +19,18 @@ def sample_numbers(lines: Sequence[ImageLine]) -> Int[np.ndarray, " n"]:
 def listed_labels(lines: Sequence[ImageLine]) -> Int[np.ndarray, " n"]:
     """1, 0, or -1 where it is unknown."""
     return np.array([-1 if line.label is None else line.label for line in lines])
+
+
+def labels_of_parts(
+    lines: Sequence[ImageLine], of_parts: Mapping[tuple[str, str], int | None]
+) -> Int[np.ndarray, " S"]:
+    """1, 0, or -1 where it is unknown.
+
+    Args:
+      of_parts: label by (category, sample).
+    """
+    found = [of_parts[key] for key in dict.fromkeys((line.category, line.sample) for line in lines)]
+    return np.array([-1 if label is None else label for label in found])
 
 
 def labels_of_samples(labels: Int[np.ndarray, " n"], sample: Int[np.ndarray, " n"]) -> Int[np.ndarray, " S"]:

@@ -61,7 +61,7 @@ class EvaluationProtocol:
         }[self.image_score]
         pooled = "largest" if self.sample_score == "max" else "mean"
         label = {
-            "list": "the list's anomaly_class of that view",
+            "list": "what the data set says of that view",
             "mask": "defective if any pixel of the mask as compared is",
         }[self.image_label]
         resized = "" if self.size == OWN else f"resized {self.mask_resize}, then "
@@ -71,7 +71,7 @@ class EvaluationProtocol:
             "sample_score": f"{pooled} image score over its views",
             "image_label": label,
             "sample_label": {
-                "list": "defective if any of its views is",
+                "list": "defective if any of its views is, or the list says so of the part",
                 "mask": "defective if any of its views is, unknown if that of a view is",
             }[self.image_label],
             "pixel_metrics": f"float16 patch maps, bilinear (half-pixel centres) to {side}{crop}; AUROC, AP "

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mvead_jax.evaluation import curve as of_curve
@@ -120,7 +121,7 @@ def format_table(metrics: Mapping[str, Any]) -> str:
         for category, levels in rows:
             own = levels[level]
             cells = [_cell(own, name) for name in names]
-            table.add_row(category, *cells, _percent(own["base_rate"]))
+            table.add_row(escape(category), *cells, _percent(own["base_rate"]))
         console.print(table)
     note = "percent; base rate = share of defective"
     if any("interval" in own for own in metrics["mean"].values()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,14 @@ from mvead_jax.geometry.category import CategoryGeometry
 _POINTS = 6
 _CELL_INCHES = 1.8
 _DPI = 110
+
+
+@contextmanager
+def any_letter() -> Iterator[None]:
+    """Matplotlib's font lacks many letters that names have; it draws a box and need not say so each time."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        yield
 
 
 def draw_lines(geometry: CategoryGeometry, pictures: Sequence[Image.Image], path: Path) -> None:
@@ -40,9 +50,9 @@ def draw_lines(geometry: CategoryGeometry, pictures: Sequence[Image.Image], path
             axis.imshow(pictures[b], interpolation="nearest", extent=(0, *pictures[b].size, 0))
             axis.set(xlim=(0, pictures[b].width), ylim=(pictures[b].height, 0), xticks=[], yticks=[])
             if a == 0:
-                axis.set_title(geometry.views[b], fontsize=8)
+                axis.set_title(geometry.views[b], fontsize=8, parse_math=False)
             if b == 0:
-                axis.set_ylabel(f"points of {geometry.views[a]}", fontsize=7)
+                axis.set_ylabel(f"points of {geometry.views[a]}", fontsize=7, parse_math=False)
             if a == b:
                 axis.scatter(*points.T, c=colours, s=14, edgecolors="white", linewidths=0.5)
                 continue
@@ -58,8 +68,8 @@ def draw_lines(geometry: CategoryGeometry, pictures: Sequence[Image.Image], path
                         lw=0.8,
                         ls="-" if trusted else ":",
                     )
-    figure.tight_layout(pad=0.3)
-    with whole(path) as temporary:
+    with whole(path) as temporary, any_letter():
+        figure.tight_layout(pad=0.3)
         figure.savefig(temporary, format="png")
 
 

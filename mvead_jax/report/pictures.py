@@ -15,6 +15,7 @@ from mvead_jax.data.loading import open_image
 from mvead_jax.data.pictures import PictureFolder
 from mvead_jax.data.records import View
 from mvead_jax.evaluation.scored import ScoredSample
+from mvead_jax.report.lines import any_letter
 
 _CELL_INCHES, _DPI = 2.0, 110
 _SIDE = 220  # pixels that a picture is drawn with
@@ -51,18 +52,21 @@ def draw_category(
             axis.set_xticks([])
             axis.set_yticks([])
             if row == 0:
-                axis.set_title(name, fontsize=9)
+                axis.set_title(name, fontsize=9, parse_math=False)
             view = next((view for view in one.sample.views if view.name == name), None)
             if view is None:
                 axis.set_facecolor("0.9")
                 continue
             _draw_view(axis, root, view, one.maps[column], low, high)
             axis.set_xlabel(f"{one.image_score(name):.3g}", fontsize=7, labelpad=2)
-        axes[row, 0].set_ylabel(f"{one.sample.id}\n{why}\nscore {one.score:.3g}", fontsize=7)
+        axes[row, 0].set_ylabel(
+            f"{one.sample.id}\n{why}\nscore {one.score:.3g}", fontsize=7, parse_math=False
+        )
     note = f"patch score: no heat below {low:.3g}, full from {high:.3g} (90 and 99.9 % quantile of {source})"
     figure.text(0.01, 0.004, note, fontsize=7)
-    figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.2, rect=(0, 0.2 / figure.get_figheight(), 1, 1))
-    figure.savefig(path, format="png", metadata={"Software": None})
+    with any_letter():
+        figure.tight_layout(pad=0.4, h_pad=0.3, w_pad=0.2, rect=(0, 0.2 / figure.get_figheight(), 1, 1))
+        figure.savefig(path, format="png", metadata={"Software": None})
 
 
 def _telling(found: Sequence[ScoredSample]) -> list[tuple[str, ScoredSample]]:

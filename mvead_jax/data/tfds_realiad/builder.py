@@ -173,7 +173,8 @@ def fingerprint(index: DatasetIndex, images: str, lists: str) -> str:
         for view in sample.views:
             files = [[path, *identity(index.root / path)] for path in (view.image, view.mask) if path]
             views.append([view.name, view.label, *files])
-        samples.append([sample.category, sample.split, sample.id, views])
+        stated = [] if sample.stated is None else [sample.stated]
+        samples.append([sample.category, sample.split, sample.id, views, *stated])
     return hashlib.sha256(json.dumps(samples).encode()).hexdigest()
 
 
@@ -221,7 +222,8 @@ def _facts(sample: Sample, views: Sequence[dict[str, Any]]) -> dict[str, Any]:
         if view.mask:
             one |= {"mask": view.mask, "mask_sha256": _sha256(read["mask"])}
         described.append(one)
-    return {"category": sample.category, "sample": sample.id, "views": described}
+    facts = {"category": sample.category, "sample": sample.id, "views": described}
+    return facts if sample.stated is None else facts | {"stated": sample.stated}
 
 
 def _bytes(path: Path) -> bytes:

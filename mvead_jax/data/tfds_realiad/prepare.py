@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.data.loading import check_files
-from mvead_jax.data.realiad import load_index
+from mvead_jax.data.manifest import manifest_of
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.report import as_markdown, data_report, digests_of, unexpected
+from mvead_jax.data.source import read_raw
 from mvead_jax.data.tfds_realiad.builder import (
     LISTS,
     RealIad,
@@ -81,7 +82,7 @@ def prepare(
     """Prepares the categories of a data set into `output`, or what is missing of it.
 
     Args:
-      root, categories, lists, images: as realiad.load_index.
+      root, categories, lists, images: as source.read_raw.
       allow_other_counts: all of Real-IAD, but in other numbers, is a warning and no error.
 
     Returns:
@@ -92,7 +93,8 @@ def prepare(
       DataProblems: everything wrong with the lists or the files, at once.
     """
     _check_folders(root, output)
-    index = load_index(root, categories, lists=lists, images=images, incomplete="keep")
+    index = read_raw(root, categories, lists=lists, images=images, incomplete="keep").index()
+    root = index.root
     for note in index.notes:
         log.warning("%s", note)
     check_counts(data_report(index, lists), allow_other_counts)
@@ -162,7 +164,7 @@ def _image_folder(part: DatasetIndex) -> str:
 
 
 def _check_folders(root: Path, output: Path) -> None:
-    if not root.is_dir():
+    if not root.is_dir() and not manifest_of(root):
         raise UserError(f"--root {root}: no such folder")
     if is_prepared(root):
         raise UserError(f"--root {root}: is prepared already; name the folder of the pictures and lists")

@@ -125,7 +125,8 @@ def _sample_and_place(split: str, row: int, facts: dict[str, Any]) -> tuple[Samp
         digests[view["image"]] = view["sha256"]
         if "mask" in view:
             digests[view["mask"]] = view["mask_sha256"]
-    return Sample(facts["sample"], facts["category"], split, tuple(views)), _Place(split, row, digests)
+    sample = Sample(facts["sample"], facts["category"], split, tuple(views), facts.get("stated"))
+    return sample, _Place(split, row, digests)
 
 
 def read_prepared(folder: Path) -> _Prepared:
@@ -166,7 +167,7 @@ def _is_sound(sample: Sample, place: _Place) -> bool:
         place.split in ("train", "test")
         and all(isinstance(text, str) and text for text in texts)
         and sample.category == Path(sample.category).name != ".."
-        and all(view.label in (0, 1, None) for view in sample.views)
+        and all(label in (0, 1, None) for label in (sample.stated, *(view.label for view in sample.views)))
     )
 
 

@@ -1,0 +1,25 @@
+"""MVEAD on your own pictures, sorted into folders or listed in a manifest.csv: docs/own_data.md.
+
+python scripts/check_data.py DIR
+python scripts/train.py --config configs/folder.py --workdir runs/own --config.data.root=DIR
+python scripts/score.py --workdir runs/own
+
+EfficientNet-Lite0 at 256 x 256, which needs no hub; the geometry is estimated from SIFT matches, each pair of
+views for itself, since nobody said where the cameras stand (geometry.nominal, or better geometry.cameras,
+says it). Any number of views from 1 to 16; one view alone is PatchCore, and the log says so.
+
+`configs/folder.py:patchcore` is the same without fusion of views: the baseline beside it, and enough where
+views share little.
+"""
+
+from mvead_jax.config import BackboneConfig, Config, DataConfig, GeometryConfig, TrainConfig
+
+
+def get_config(method: str = "mvead") -> Config:
+    return Config(
+        method=method,
+        data=DataConfig(image_size=256),
+        backbone=BackboneConfig(name="efficientnet-lite0"),
+        geometry=GeometryConfig(nominal=()),
+        train=TrainConfig(epochs=20),
+    )
