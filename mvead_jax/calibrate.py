@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,20 +143,24 @@ def uses_geometry(config: Config) -> bool:
 
 
 def keys_of(
-    config: Config, geometries: Mapping[str, CategoryGeometry], index: DatasetIndex, backbone: Backbone
+    config: Config,
+    geometries: Mapping[str, CategoryGeometry],
+    categories: Sequence[str],
+    views: tuple[str, ...],
+    backbone: Backbone,
 ) -> dict[str, EpipolarKeys]:
-    """The keys of each category on the index's axis of views; every patch of other views without geometry.
+    """The keys of each category on the axis `views`; every patch of other views without geometry.
 
     Raises:
       UserError: an untrusted pair, and geometry.on_failure=error.
     """
     keys = {}
-    for category in index.categories:
+    for category in categories:
         if category in geometries:
-            place = (index.views, backbone.image_size, backbone.grid)
+            place = (views, backbone.image_size, backbone.grid)
             keys[category] = category_keys(category, geometries[category], *place, config.geometry)
         else:
-            keys[category] = all_keys(len(index.views), backbone.grid[0] * backbone.grid[1])
+            keys[category] = all_keys(len(views), backbone.grid[0] * backbone.grid[1])
     return keys
 
 

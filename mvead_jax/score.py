@@ -29,9 +29,7 @@ import numpy as np
 
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.bank.store import Manifest, read_facts
-from mvead_jax.calibrate import geometry_path, keys_of, uses_geometry
 from mvead_jax.config import Config
-from mvead_jax.config_io import from_dict, override
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_pictures
@@ -41,26 +39,27 @@ from mvead_jax.evaluate import evaluate, protocols_of
 from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, read_maps
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.files import read_json, whole, write_json
-from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.model import fuses
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
 from mvead_jax.report.pictures import draw_category, heat_scale
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.sharding import is_first, together
-from mvead_jax.train import Job, check_same_run, models, open_index, split_features
+from mvead_jax.train import check_same_run, models, open_index, split_features
+from mvead_jax.workdir import (
+    EVALUATED,
+    OVERRIDDEN,
+    Job,
+    checked_facts,
+    checked_keys,
+    model_names,
+    trained_config,
+    trained_geometries,
+)
 
 log = logging.getLogger(__name__)
 
 _UNFINISHED = "unfinished.json"  # in the folder of the results
-# Config fields, or the start of their names, that may change between training and scoring.
-_OVERRIDDEN = (
-    *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete"),
-    *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
-)
-# Of these, what may change between scoring and evaluating the maps again.
-_EVALUATED = ("data.root", "data.images", "eval.")
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
@@ -93,7 +92,7 @@ def score(
       UserError: anything wrong with the workdir, the data or the weights.
     """
     with together():
-        config = _config(workdir, overrides or {}, _OVERRIDDEN)
+        config = trained_config(workdir, overrides or {}, OVERRIDDEN)
         protocols_of(config, protocols)  # so that what does not fit is said at once
         if pictures is None:
             index = _test_split(config)
@@ -106,7 +105,7 @@ def score(
         backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
         if is_first():
             check_files(index)
-        geometries = _geometries(config, workdir, index) if uses_geometry(config) else {}
+        geometries = trained_geometries(config, workdir, index.categories)
     check_same_run(config, workdir)
     usual = workdir / "scores" if pictures is not None else None
     files = None
@@ -144,7 +143,7 @@ def evaluate_again(
     Raises:
       UserError: as `score`; the scoring is not finished.
     """
-    config = _config(workdir, overrides or {}, _EVALUATED)
+    config = trained_config(workdir, overrides or {}, EVALUATED)
     output = output or default_output(workdir, None)
     before = read_json(output / "metrics.json", "the scores of a finished scripts/score.py")
     try:
@@ -165,25 +164,11 @@ def evaluate_again(
     return evaluate(output, index, words, config, protocols)
 
 
-def _config(workdir: Path, overrides: Mapping[str, str], changeable: tuple[str, ...]) -> Config:
-    """The config of training with what scoring may change."""
-    path = workdir / "config.json"
-    config = override(from_dict(read_json(path, "a workdir of train.py"), str(path)), overrides)
-    for key in overrides:
-        if not key.startswith(changeable):
-            fixed = "fixed by the training" if changeable == _OVERRIDDEN else "fixed by the scoring"
-            raise UserError(
-                f"--config.{key}: {fixed} in {workdir}; this can change "
-                f"{', '.join(changeable)}*; for anything else train into another --workdir"
-            )
-    return config
-
-
 def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
     """Views of each category that was trained, or of those that data.categories names."""
     found = {}
-    for folder in sorted(path for path in (workdir / "banks").glob("*") if path.is_dir()):
-        facts = read_facts(folder)
+    for name in model_names(workdir):
+        facts = read_facts(workdir / "banks" / name)
         found |= dict.fromkeys(facts["categories"], facts["views"])
     chosen = config.data.categories
     return {name: views for name, views in found.items() if not chosen or name in chosen}
@@ -276,22 +261,10 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
     Raises:
       UserError: the model was not trained, or with anything else than these samples have.
     """
-    config, workdir, backbone = job.config, job.workdir, job.backbone
-    folder = workdir / "banks" / name
-    if not folder.is_dir():
-        trained = ", ".join(sorted(path.name for path in folder.parent.glob("*"))) or "nothing"
-        raise UserError(f"{name}: not trained; {folder.parent} holds {trained}")
-    if is_first():
-        for place in (folder, workdir / "models" / name):
-            Manifest(workdir).verify(place)
-    facts = read_facts(folder)
+    facts = checked_facts(job.workdir, name, job.backbone)
     if new := sorted(set(index.categories) - set(facts["categories"])):
-        raise UserError(f"{', '.join(new)}: not trained; {folder} learned {', '.join(facts['categories'])}")
-    if facts["backbone"] != backbone.digest:
-        raise UserError(
-            f"{folder}: trained with other weights or sizes than {backbone.name} has now "
-            f"({backbone.weights}); restore them or train again"
-        )
+        learned = ", ".join(facts["categories"])
+        raise UserError(f"{', '.join(new)}: not trained; {job.workdir / 'banks' / name} learned {learned}")
     views = tuple(facts["views"])
     if unknown := [view for view in index.views if view not in views]:
         raise UserError(
@@ -302,29 +275,7 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
         log.warning(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
         )
-    keys = keys_of(config, job.geometries, index, backbone)
-    changed = [name for name, own in keys.items() if facts["geometry"].get(name) != own.digest]
-    if changed and fuses(config) and config.fusion.kind == "eam":
-        raise UserError(f"{folder}: trained with another geometry of {', '.join(changed)}; train again")
-    return index, keys
-
-
-def _geometries(config: Config, workdir: Path, index: DatasetIndex) -> dict[str, CategoryGeometry]:
-    """The geometry of each category that train.py left.
-
-    Raises:
-      UserError: one that is missing or has changed.
-    """
-    found = {}
-    for category in index.categories:
-        path = geometry_path(workdir, category)
-        if not path.exists():
-            eam = config.method == "mvead" and config.fusion.kind == "eam"
-            what = "fusion.kind=eam" if eam else f"score.evidence={config.score.evidence}"
-            raise UserError(f"{path}: no such file, and {what} needs it; train with it")
-        Manifest(workdir).verify(path)
-        found[category] = read_geometry(path)
-    return found
+    return index, checked_keys(job, name, facts, index.categories)
 
 
 def _draw(

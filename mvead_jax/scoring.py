@@ -66,7 +66,11 @@ class Scorer:
         object.__setattr__(self, "_mask", jnp.asarray(self.keys.mask))
 
     def maps(
-        self, features: Features, present: Bool[np.ndarray, "S V"], rows: Int[np.ndarray, " n"]
+        self,
+        features: Features,
+        present: Bool[np.ndarray, "S V"],
+        rows: Int[np.ndarray, " n"],
+        most: int = _BATCH_SAMPLES,
     ) -> Iterator[tuple[Int[np.ndarray, " b"], Float32[np.ndarray, "b V h w"]]]:
         """Patch scores of some samples, a batch after another; NaN where a view is missing.
 
@@ -75,8 +79,9 @@ class Scorer:
         Args:
           features: of all samples. present: which views they have; the features of others are not read.
           rows: of the samples to score.
+          most: that a device scores at a time; the maps do not depend on it.
         """
-        size = batch_of(len(rows), _BATCH_SAMPLES)
+        size = batch_of(len(rows), most)
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
             batch = _batch(features, present, chosen, size)

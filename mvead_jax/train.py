@@ -19,7 +19,6 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
@@ -45,24 +44,11 @@ from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
 from mvead_jax.model import build_method, fuses, of_one_view, write_model
 from mvead_jax.sharding import check_shared, from_first, is_first, same_in_all, together
+from mvead_jax.workdir import Job
 
 log = logging.getLogger(__name__)
 
 ALL = "all"  # the folder of banks in the multi-class setting
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What the models of a run are trained and scored with.
-
-    Attributes:
-      geometries: of each category; empty if nothing asks how the views see each other.
-    """
-
-    config: Config
-    workdir: Path
-    backbone: Backbone
-    geometries: Mapping[str, CategoryGeometry]
 
 
 def train(config: Config, workdir: Path) -> None:
@@ -120,7 +106,7 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -
     config, workdir, backbone = job.config, job.workdir, job.backbone
     training = index.select(split="train")
     with together():
-        keys = keys_of(config, job.geometries, index, backbone)
+        keys = keys_of(config, job.geometries, index.categories, index.views, backbone)
     for category, own in keys.items():
         if fuses(config) and not own.mask.any():
             log.warning("%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category)

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mvead_jax.rig.cameras import five_cameras
+
 
 def write_realiad(
     root: Path,
@@ -43,6 +45,21 @@ def write_realiad(
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(content))
     return root
+
+
+def write_cameras(root: Path, size: int, **places) -> None:
+    """cameras.json of the rig: places = which of its five cameras took C1, C2, ... of a category."""
+    rig = five_cameras(size)
+    content = {
+        category: {
+            "views": {
+                f"C{v + 1}": {"K": rig.K[p].tolist(), "R": rig.R[p].tolist(), "t": rig.t[p].tolist()}
+                for v, p in enumerate(own)
+            }
+        }
+        for category, own in places.items()
+    }
+    (root / "cameras.json").write_text(json.dumps({"categories": content}))
 
 
 def edit_list(root: Path, category: str, change, lists="realiad_jsons") -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_realiad import write_realiad
+from fake_realiad import write_cameras, write_realiad
 from safetensors.numpy import load_file
-from test_mvead_run import SIZE, fields_for, write_cameras
+from test_mvead_run import SIZE, fields_for
 from test_mvead_run import scores as read_scores
 
 from mvead_jax.compare import Tolerances, compare, read_run
@@ -51,7 +51,7 @@ score(Path(sys.argv[1]))
 def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("data")
     write_realiad(root, categories=("cap",), train=TRAINING, normal=2, defective=3, views=2, size=SIZE)
-    write_cameras(root, cap=(0, 1))
+    write_cameras(root, SIZE, cap=(0, 1))
     return root
 
 
@@ -268,7 +268,7 @@ def test_a_process_killed_while_it_computes_features_ends_the_other_and_its_chun
 def test_pictures_that_can_not_be_read_are_all_named_by_all_processes(tmp_path):
     root = tmp_path / "data"
     write_realiad(root, categories=("cap",), train=TRAINING, normal=1, defective=1, views=2, size=SIZE)
-    write_cameras(root, cap=(0, 1))
+    write_cameras(root, SIZE, cap=(0, 1))
     damaged = sorted((root / "realiad_64/cap/OK").rglob("*.jpg"))
     damaged = [damaged[2], damaged[2 * TRAINING - 1]]  # of the second and of the last training sample
     for path in damaged:

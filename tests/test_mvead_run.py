@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fake_realiad import edit_list, write_realiad
+from fake_realiad import edit_list, write_cameras, write_realiad
 
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.config import BackboneConfig
@@ -23,7 +23,6 @@ from mvead_jax.errors import UserError
 from mvead_jax.methods.mvead.method import Mvead
 from mvead_jax.methods.patchcore import PatchCore
 from mvead_jax.model import build_method
-from mvead_jax.rig.cameras import five_cameras
 from mvead_jax.score import score
 from mvead_jax.train import train
 
@@ -52,27 +51,12 @@ def config_for(root, **changes):
     return load_config("configs/realiad.py", fields_for(root, **changes))
 
 
-def write_cameras(root, **places):
-    """cameras.json of the rig: places = which of its five cameras took C1, C2, ... of a category."""
-    rig = five_cameras(SIZE)
-    content = {
-        category: {
-            "views": {
-                f"C{v + 1}": {"K": rig.K[p].tolist(), "R": rig.R[p].tolist(), "t": rig.t[p].tolist()}
-                for v, p in enumerate(own)
-            }
-        }
-        for category, own in places.items()
-    }
-    (root / "cameras.json").write_text(json.dumps({"categories": content}))
-
-
 def write_data(root):
     """`cap` from three sides; `pin` from two others, and a sample of each split lacks one."""
     write_realiad(root, categories=("cap",), train=5, normal=3, defective=3, views=3, size=SIZE)
     write_realiad(root, categories=("pin",), train=4, normal=2, defective=2, views=2, size=SIZE)
     edit_list(root, "pin", lambda content: (content["train"].pop(3), content["test"].pop(3)))
-    write_cameras(root, cap=(0, 1, 2), pin=(4, 3))
+    write_cameras(root, SIZE, cap=(0, 1, 2), pin=(4, 3))
     return root
 
 

@@ -18,7 +18,9 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32
 
 from mvead_jax.backbone import efficientnet
-from mvead_jax.backbone.dinov2 import DINOV2_SIZES, Block, random_dinov2
+from mvead_jax.backbone.dinov2 import DINOV2_SIZES, Block, DinoV2, random_dinov2
+from mvead_jax.backbone.efficientnet import EfficientNetLite0
+from mvead_jax.backbone.stored import STORED, read_stored
 from mvead_jax.backbone.weights import load_dinov2, locate_weights, read_config
 from mvead_jax.config import BackboneConfig
 from mvead_jax.errors import UserError
@@ -74,31 +76,20 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
       UserError: unknown name, a block it does not have, an image size that is no multiple of its patch, or
         weights that can't be found or don't fit.
     """
-    if config.name not in NAMES:
-        close = difflib.get_close_matches(config.name, NAMES, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else ":"
-        raise UserError(f"config backbone.name={config.name!r}{hint} expected one of {', '.join(NAMES)}")
-    dtype = jnp.dtype(config.precision)
+    model, weights, trained = build_network(config, seed)
     if config.name == EFFICIENTNET:
-        model, weights = _efficientnet(config, seed, dtype)
-        patch_size, block, patches = model.patch_size, None, _efficientnet_patches
+        patch_size, block = model.patch_size, None
     else:
-        model, weights = _dinov2(config, seed, dtype)
         patch_size, block = model.config.patch_size, config.block
-        patches = _dinov2_patches(block, model.config.num_prefix_tokens)
     try:
         grid = model.grid(image_size, image_size)
     except UserError as error:
         raise UserError(f"config data.image_size={image_size}: {error}") from None
-    if config.weights == "random":
-        log.warning("backbone %s is UNTRAINED: random weights of seed %d", config.name, seed)
+    if not trained:
+        log.warning("backbone %s is UNTRAINED: %s", config.name, weights)
 
-    graph, state = nnx.split(model)
+    forward, state = as_function(model, config.block)
     state = jax.device_put(state)
-
-    def forward(state, images):
-        return patches(nnx.merge(graph, state), images).astype(jnp.float32)
-
     apply = jax.jit(forward)
     shape = jax.eval_shape(
         apply, state, jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
@@ -108,7 +99,7 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
     return Backbone(
         name=config.name,
         weights=weights,
-        trained=config.weights != "random",
+        trained=trained,
         digest=hashlib.sha256(repr(key).encode()).hexdigest(),
         image_size=image_size,
         patch_size=patch_size,
@@ -119,6 +110,38 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
         apply=lambda images: apply(state, images),
         on_devices=_on_devices(forward, state) if local_mesh().size > 1 else None,
     )
+
+
+def build_network(config: BackboneConfig, seed: int) -> tuple[DinoV2 | EfficientNetLite0, str, bool]:
+    """The network that `config` names, where its weights came from, and whether they are trained.
+
+    A backbone.weights that names a folder of scripts/export.py takes any backbone from there.
+
+    Raises as `load_backbone`.
+    """
+    if config.name not in NAMES:
+        close = difflib.get_close_matches(config.name, NAMES, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ":"
+        raise UserError(f"config backbone.name={config.name!r}{hint} expected one of {', '.join(NAMES)}")
+    dtype = jnp.dtype(config.precision)
+    if (stored := Path(config.weights) / STORED).is_file():
+        model, facts = read_stored(stored, config.name, config.block, dtype)
+        return model, facts["weights"], facts["trained"]
+    load = _efficientnet if config.name == EFFICIENTNET else _dinov2
+    return *load(config, seed, dtype), config.weights != "random"
+
+
+def as_function(model: DinoV2 | EfficientNetLite0, block: int) -> tuple[Callable, nnx.State]:
+    """A network as a pure function (parameters, images [B,H,W,3]) -> features [B,N,D], and its parameters."""
+    graph, state = nnx.split(model)
+    patches = _efficientnet_patches
+    if isinstance(model, DinoV2):
+        patches = _dinov2_patches(block, model.config.num_prefix_tokens)
+
+    def forward(state, images):
+        return patches(nnx.merge(graph, state), images).astype(jnp.float32)
+
+    return forward, state
 
 
 def _on_devices(forward: Callable, state: nnx.State) -> Callable:
@@ -137,8 +160,8 @@ def next_block(config: BackboneConfig, seed: int = 0) -> Block | None:
 
     Raises as `load_backbone`.
     """
-    if config.name == EFFICIENTNET:
-        return None
+    if config.name == EFFICIENTNET or (Path(config.weights) / STORED).is_file():
+        return None  # a stored backbone ends with its feature: its fusion has been trained
     number = config.block + 1
     if config.weights == "random":
         shape = DINOV2_SIZES[config.name]

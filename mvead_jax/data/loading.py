@@ -56,16 +56,22 @@ def open_image(path: Picture) -> Image.Image:
       UserError: not a picture, damaged, too large, or more than 8 bits a channel; names the path.
     """
     with _opened(path) as image:
-        if image.mode.startswith(("I", "F")):
-            raise UserError(f"{path}: {image.mode} pixels; convert the picture to 8 bits a channel")
-        turn = _TURNS.get(_orientation(image))
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, MemoryError) as error:
-            raise UserError(
-                f"{path}: damaged {image.format} picture ({_reason(error)}); copy it again"
-            ) from None
-        return (image if turn is None else image.transpose(turn)).convert("RGB")
+        return upright(image, str(path))
+
+
+def upright(image: Image.Image, name: str) -> Image.Image:
+    """An opened picture as 8-bit RGB, turned as its EXIF says.
+
+    Args and raises as `open_image`; `name`: in messages.
+    """
+    if image.mode.startswith(("I", "F")):
+        raise UserError(f"{name}: {image.mode} pixels; convert the picture to 8 bits a channel")
+    turn = _TURNS.get(_orientation(image))
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+        raise UserError(f"{name}: damaged {image.format} picture ({_reason(error)}); copy it again") from None
+    return (image if turn is None else image.transpose(turn)).convert("RGB")
 
 
 def image_size(path: Picture) -> tuple[int, int]:

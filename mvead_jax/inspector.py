@@ -1,0 +1,287 @@
+"""A trained workdir, or an artefact of export.py, that looks at one part at a time.
+
+    from mvead_jax import Inspector
+
+    inspector = Inspector.load("runs/realiad", category="usb")
+    found = inspector.inspect({"C1": "C1.jpg", "C2": pil_image, "C3": uint8_array})
+    print(found.score, found.worst_view, found.text)
+
+Its scores are those of score.py: the same pictures go the same way. Everything is loaded, checked and
+compiled once; a call decodes, computes and returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from PIL import Image
+
+from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.data.loading import open_image, preprocess, upright
+from mvead_jax.errors import UserError
+from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.scoring import Scorer, load_model
+from mvead_jax.workdir import (
+    OVERRIDDEN,
+    Job,
+    checked_facts,
+    checked_keys,
+    model_names,
+    trained_config,
+    trained_geometries,
+)
+
+Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """The patch with the highest score of a view: its row and column in the map, and where it lies in the
+    upright picture, in pixels: left, top, right, bottom."""
+
+    row: int
+    column: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found on one part.
+
+    Attributes:
+      category: the kind of part. views: the model's cameras, in the order of axis V.
+      maps: patch scores; NaN where the view is missing.
+      sizes: (W, H) of the upright pictures, by the views that were given.
+    """
+
+    category: str
+    views: tuple[str, ...]
+    maps: Float32[np.ndarray, "V h w"]
+    sizes: Mapping[str, tuple[int, int]]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The highest patch score of each view that was given (eq. 11)."""
+        return {view: float(self.map_of(view).max()) for view in self.views if view in self.sizes}
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(view for view in self.views if view not in self.sizes)
+
+    @property
+    def worst_view(self) -> str:
+        """The view with the highest score; the first of them on a tie."""
+        scores = self.scores
+        return max(scores, key=scores.__getitem__)
+
+    @property
+    def score(self) -> float:
+        """The highest score of any view (eq. 11)."""
+        return self.scores[self.worst_view]
+
+    @property
+    def place(self) -> Place:
+        """Where in the worst view its score was found."""
+        own = self.map_of(self.worst_view)
+        (rows, columns), (width, height) = own.shape, self.sizes[self.worst_view]
+        row, column = (int(at) for at in np.unravel_index(int(own.argmax()), own.shape))
+        left, right = (round(at * width / columns) for at in (column, column + 1))
+        top, bottom = (round(at * height / rows) for at in (row, row + 1))
+        return Place(row, column, (left, top, right, bottom))
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        left, top, right, bottom = self.place.box
+        where = f"x {left} to {right}, y {top} to {bottom}"
+        words = f"most unusual in {self.worst_view}, score {self.score:.4g}, at {where}"
+        return words + (f"; without {', '.join(self.missing)}" if self.missing else "")
+
+    def map_of(self, view: str) -> Float32[np.ndarray, "h w"]:
+        """The patch scores of one view."""
+        return self.maps[self.views.index(view)]
+
+    def pixel_map(self, view: str) -> Float32[np.ndarray, "H W"]:
+        """The scores of one view at the size of its upright picture, bilinear."""
+        if view not in self.sizes:
+            raise UserError(f"view {view}: the sample has none; it has {', '.join(self.sizes)}")
+        width, height = self.sizes[view]
+        return enlarge(self.map_of(view)[None], height, width)[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the maps, in plain types."""
+        return {
+            "category": self.category,
+            "score": self.score,
+            "worst_view": self.worst_view,
+            "place": list(self.place.box),
+            "views": self.scores,
+            "missing": list(self.missing),
+            "text": self.text,
+        }
+
+
+class Inspector:
+    """See the module; made by `load`."""
+
+    def __init__(self, workdir: Path, backbone: Backbone, scorers: Mapping[str, Scorer], digest: str):
+        """
+        Args:
+          scorers: of each category. digest: of the models' files, which tells them from others.
+        """
+        self.workdir, self.digest = workdir, digest
+        self._backbone, self._scorers = backbone, dict(scorers)
+
+    @classmethod
+    def load(
+        cls,
+        workdir: str | Path,
+        *,
+        category: str | None = None,
+        overrides: Mapping[str, str] | None = None,
+        warm: bool = True,
+    ) -> Inspector:
+        """The models of a workdir or an artefact, whose files are checked by their manifest.
+
+        Args:
+          category: the only one to load; None: all that the workdir has.
+          overrides: config fields to change, as score.py takes them.
+          warm: compile now, so that the first part takes no longer than the others.
+
+        Raises:
+          UserError: not a finished workdir, files that changed, no such category, or weights that can't be
+            found.
+        """
+        workdir = Path(workdir)
+        config = trained_config(workdir, overrides or {}, OVERRIDDEN)
+        manifest = Manifest(workdir)
+        manifest.verify(workdir / "config.json")
+        learned = {name: read_facts(workdir / "banks" / name)["categories"] for name in model_names(workdir)}
+        known = sorted({own for categories in learned.values() for own in categories})
+        if category is not None and category not in known:
+            raise UserError(f"category {category!r}: not trained; {workdir} has {', '.join(known)}")
+        chosen = known if category is None else [category]
+        backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+        job = Job(config, workdir, backbone, trained_geometries(config, workdir, chosen))
+        scorers = {}
+        for name, categories in learned.items():
+            if not (own := [one for one in categories if one in chosen]):
+                continue
+            facts = checked_facts(workdir, name, backbone)
+            keys = checked_keys(job, name, facts, own)
+            model = load_model(config, workdir, name, tuple(facts["views"]), backbone)
+            scorers |= {one: Scorer(model, keys[one], config.score) for one in own}
+        digest = manifest.digest(workdir / "banks", workdir / "models", workdir / "geometry")
+        found = cls(workdir, backbone, scorers, digest)
+        if warm:
+            found.warm_up()
+        return found
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(sorted(self._scorers))
+
+    def views(self, category: str | None = None) -> tuple[str, ...]:
+        """The cameras of the model, in the order in which a list of pictures is taken."""
+        return self._scorers[self._category(category)].model.method.views
+
+    def warm_up(self) -> None:
+        """Compiles what `inspect` runs, for every category."""
+        size = self._backbone.image_size
+        for category in self.categories:
+            views = len(self.views(category))
+            self.maps(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
+
+    def inspect(
+        self, images: Sequence[Picture | None] | Mapping[str, Picture | None], category: str | None = None
+    ) -> Inspection:
+        """Scores one part.
+
+        Args:
+          images: its pictures, in the order of `views` or by the names of the views: paths, PIL images, or
+            uint8 arrays [H,W,3] in the order red, green, blue. None, or a name left out: no such picture.
+          category: may be left out where only one is loaded.
+
+        Raises:
+          UserError: another number of pictures, an unknown view, none at all, or one that can't be read.
+        """
+        category = self._category(category)
+        views = self.views(category)
+        given = _by_view(images, views, category)
+        size = self._backbone.image_size
+        pictures = np.zeros((len(views), size, size, 3), np.float32)
+
+        def load(view: str) -> tuple[int, int]:
+            image = _opened(given[view], view)
+            pictures[views.index(view)] = preprocess(image, size)
+            return image.size
+
+        with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
+            sizes = dict(zip(given, pool.map(load, given), strict=True))
+        present = np.array([view in given for view in views])
+        maps = self.maps(category, pictures, present)
+        if not np.isfinite(maps[present]).all():
+            raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
+        return Inspection(category, views, maps, sizes)
+
+    def maps(
+        self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
+    ) -> Float32[np.ndarray, "V h w"]:
+        """Patch scores of a part's preprocessed pictures; NaN where `present` says there is none."""
+        features = np.array(self._backbone(pictures), np.float32)
+        features[~present] = 0
+        scored = self._scorers[category].maps(features[None], present[None], np.array([0]), most=1)
+        return next(iter(scored))[1][0]
+
+    def _category(self, category: str | None) -> str:
+        if category is None and len(self._scorers) == 1:
+            return next(iter(self._scorers))
+        if category in self._scorers:
+            return category
+        problem = "name one" if category is None else "not loaded"
+        raise UserError(f"category {category}: {problem} of {', '.join(self.categories)}")
+
+
+def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Picture]:
+    """The pictures that there are, by view, in the order of `views`."""
+    if isinstance(images, Mapping):
+        if unknown := [str(view) for view in images if view not in views]:
+            raise UserError(f"view {', '.join(unknown)}: unknown; {category} has {', '.join(views)}")
+        named = dict(images)
+    elif isinstance(images, list | tuple):
+        if len(images) != len(views):
+            raise UserError(
+                f"{len(images)} pictures; {category} has {len(views)} views: {', '.join(views)} (None for "
+                "one that is missing)"
+            )
+        named = dict(zip(views, images, strict=True))
+    else:
+        raise UserError(f"images: a {type(images).__name__}; give a list in the order of views, or a dict")
+    given = {view: named[view] for view in views if named.get(view) is not None}
+    if not given:
+        raise UserError(f"no picture; {category} has the views {', '.join(views)}")
+    return given
+
+
+def _opened(picture: Any, view: str) -> Image.Image:
+    """The upright picture as 8-bit RGB."""
+    if isinstance(picture, str | Path):
+        return open_image(Path(picture))
+    if isinstance(picture, Image.Image):
+        return upright(picture, f"view {view}")
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise UserError(
+                f"view {view}: an array of {picture.dtype} {list(picture.shape)}; give uint8 [H,W,3] in the "
+                "order red, green, blue"
+            )
+        return Image.fromarray(picture)
+    raise UserError(f"view {view}: a {type(picture).__name__}; give a path, a PIL image or a uint8 array")
