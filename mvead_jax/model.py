@@ -72,6 +72,13 @@ def build_method(
     return method
 
 
+def parameter_count(method: PatchCore | Mvead) -> int:
+    """Numbers that the method's fusion learns; 0 without."""
+    if not isinstance(method, Mvead):
+        return 0
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(method.start(0))))
+
+
 def fuses(config: Config) -> bool:
     """Whether the method joins views before its banks."""
     return config.method == "mvead" and config.fusion.kind != "none"
