@@ -39,7 +39,7 @@ from mvead_jax.data.source import open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import protocols_of
-from mvead_jax.files import append_line, locked, read_json, write_json
+from mvead_jax.files import append_line, locked, make_folder, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
@@ -96,7 +96,7 @@ def train(config: Config, workdir: Path) -> None:
         geometries: dict[str, CategoryGeometry] = {}
         with together():
             if is_first():
-                workdir.mkdir(parents=True, exist_ok=True)
+                make_folder(workdir)
                 held.enter_context(locked(workdir))
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())

@@ -32,7 +32,7 @@ from mvead_jax.data.loading import PREPROCESSING_VERSION, LoadedSample, iterate,
 from mvead_jax.data.pictures import identity
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
-from mvead_jax.files import whole
+from mvead_jax.files import make_folder, whole
 from mvead_jax.plan import Part, amount, check_room, feature_bytes
 from mvead_jax.progress import progress
 from mvead_jax.sharding import (
@@ -334,10 +334,7 @@ def _announce(name, missing: Sequence[_Chunk], backbone: Backbone, config, views
     patches = backbone.grid[0] * backbone.grid[1]
     needed = feature_bytes(images // views, views, patches, backbone.width, config.dtype)
     cache = missing[0].path.parent
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"features.cache {cache}: {error.strerror}") from None
+    make_folder(cache)
     check_room([Part("features", cache, needed)])
     run = backbone.on_devices or backbone
     blank = np.zeros((_devices(backbone) * batch, backbone.image_size, backbone.image_size, 3), np.float32)
