@@ -83,11 +83,11 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
             outlines = category_outlines(part)
             geometry = estimate_from_matches(matches, outlines, nominal, config.seed).geometry
         geometry = dataclasses.replace(geometry, origin=origin)
-        geometry.write(path)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:
             pictures = [open_image(part.root / view.image) for view in complete[0].views]
             draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
+        geometry.write(path)  # last: where it is, the picture is too
         found[category] = geometry
     return found
 

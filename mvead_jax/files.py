@@ -61,7 +61,10 @@ def locked(folder: Path) -> Iterator[None]:
         log.warning("%s: this system has no locks; do not run two at once here", folder)
         yield
         return
-    handle = os.open(folder, os.O_RDONLY)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -87,6 +90,30 @@ def _is_running(process: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder and those above it.
+
+    Raises:
+      UserError: the disk refuses, naming the folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror or error}") from error
+
+
+def remove(path: Path) -> None:
+    """Removes a file that may be gone already.
+
+    Raises:
+      UserError: the disk refuses, naming the file.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -133,7 +160,7 @@ def read_json(path: Path, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; expected {what}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not readable as JSON ({error}); expected {what}") from None
 
 

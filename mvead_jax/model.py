@@ -17,16 +17,16 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float32
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from mvead_jax.backbone.extractor import Backbone, next_block
 from mvead_jax.bank.fill import Bank, Keep
 from mvead_jax.bank.nearest import ShardedRows, shard_rows
-from mvead_jax.bank.store import Manifest, map_banks, read_samples, write_banks
+from mvead_jax.bank.store import Manifest, map_banks, read_samples, write_banks, write_tensors
 from mvead_jax.config import Config
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, whole, write_json
+from mvead_jax.files import read_json, write_json
 from mvead_jax.methods.mvead.evidence import Calibration
 from mvead_jax.methods.mvead.method import Mvead, MveadState
 from mvead_jax.methods.mvead.pretrain import Keeper
@@ -77,6 +77,13 @@ def build_method(
     return method
 
 
+def parameter_count(method: PatchCore | Mvead) -> int:
+    """Numbers that the method's fusion learns; 0 without."""
+    if not isinstance(method, Mvead):
+        return 0
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(method.start(0))))
+
+
 def fuses(config: Config) -> bool:
     """Whether the method joins views before its banks."""
     return config.method == "mvead" and config.fusion.kind != "none"
@@ -110,8 +117,8 @@ def write_model(
         scales = {"scales": [_as_json(scale) for scale in state.scales]}
     folder = workdir / "models" / name
     if isinstance(state, MveadState):
-        with whole(folder / "fusion.safetensors") as temporary:
-            save_file({name: np.asarray(leaf) for name, leaf in _named(state.fusion)}, temporary)
+        parameters = {name: np.asarray(leaf) for name, leaf in _named(state.fusion)}
+        write_tensors(folder / "fusion.safetensors", parameters)
     write_json(
         folder / "calibration.json",
         {"views": list(method.views)} | _as_json(calibration) | scales,

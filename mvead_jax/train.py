@@ -26,7 +26,7 @@ from typing import Any
 import jax
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import FeatureStore, extract, fingerprint
+from mvead_jax.backbone.features import FeatureStore, cached_bytes, extract, fingerprint
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
 from mvead_jax.checkpoint import Checkpoints
@@ -38,11 +38,12 @@ from mvead_jax.data.source import data_folder, open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import protocols_of
-from mvead_jax.files import append_line, locked, read_json, write_json
+from mvead_jax.files import append_line, locked, make_folder, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
-from mvead_jax.model import build_method, fuses, of_one_view, write_model
+from mvead_jax.model import build_method, fuses, of_one_view, parameter_count, write_model
+from mvead_jax.plan import Part, check_room, describe, training_parts
 from mvead_jax.sharding import check_shared, from_first, is_first, same_in_all, together
 from mvead_jax.workdir import Job
 
@@ -70,16 +71,20 @@ def train(config: Config, workdir: Path) -> None:
             "%s, %s weights: %d x %d patches of %d pixels, %d wide",
             *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
         )
-        build_method(config, index.views, backbone)  # so that what does not fit is said at once
+        method = build_method(config, index.views, backbone)  # so that what does not fit is said at once
         protocols_of(config)
         for _, part in models(config, index):
             check_views(part.select(split="train"))
+        if is_first():
+            parts = _plan(config, index, backbone, parameter_count(method), workdir)
+            log.info("to be written: %s", describe(parts))
+            check_room(parts)
     check_same_run(config, workdir)
     with ExitStack() as held:
         geometries: dict[str, CategoryGeometry] = {}
         with together():
             if is_first():
-                workdir.mkdir(parents=True, exist_ok=True)
+                make_folder(workdir)
                 held.enter_context(locked(workdir))
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())
@@ -162,6 +167,19 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -
             _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
 
 
+def _plan(
+    config: Config, index: DatasetIndex, backbone: Backbone, parameters: int, workdir: Path
+) -> list[Part]:
+    """What a training writes."""
+    cache, batch_size = cache_folder(config, workdir), config.backbone.batch_size
+    cached = 0
+    for category in index.categories:
+        part = index.select(split="train", category=category)
+        cached += cached_bytes(part, backbone, config.features, cache, batch_size)
+    patches = backbone.grid[0] * backbone.grid[1]
+    return training_parts(config, index, patches, backbone.width, parameters, cache, workdir, cached)
+
+
 def open_index(config: Config) -> DatasetIndex:
     """The data set that `config` names; its notes go to the log."""
     data = config.data
@@ -187,11 +205,11 @@ def check_same_run(config: Config, workdir: Path) -> None:
         "the processes were started with different configs or workdirs; start all with the same command but "
         "for --process",
     )
-    for folder in (workdir, _cache(config, workdir)):
+    for folder in (workdir, cache_folder(config, workdir)):
         check_shared(folder)
 
 
-def _cache(config: Config, workdir: Path) -> Path:
+def cache_folder(config: Config, workdir: Path) -> Path:
     """The folder of the features."""
     if config.features.cache:
         return Path(config.features.cache)
@@ -203,7 +221,7 @@ def split_features(config: Config, index: DatasetIndex, backbone: Backbone, work
 
     All processes must call.
     """
-    cache = _cache(config, workdir)
+    cache = cache_folder(config, workdir)
     stores = []
     for category in index.categories:
         part = index.select(category=category)

@@ -13,6 +13,7 @@ ROOMS = (
     *("errors", "processes", "files", "progress", "config", "config_io", "environment", "sharding"),
     *(
         "data",
+        "plan",
         "geometry",
         "rig",
         "backbone",

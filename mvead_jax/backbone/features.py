@@ -4,8 +4,9 @@ The cache is a folder of chunk files, each holding [s,V,N,D] for a run of whole 
 digest of all that its numbers depend on: the backbone (weights, block, precision, sizes, code), the
 preprocessing, device kind, JAX, and the identity of its pictures (path, size and time of change of a file,
 content of prepared data). So a changed picture or setting makes another name, and a chunk is written to a
-temporary name first: what has the right name is right and whole. So the processes of a run divide the chunks
-among them, and each writes its own.
+temporary name first: what has the right name was right and whole. It ends in the SHA-256 of its name and all
+its bytes: what has changed on the disk since, or was swapped, is found before use and computed again. So the
+processes of a run divide the chunks among them, and each writes its own.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
+import mmap
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,10 +32,12 @@ from mvead_jax.data.loading import PREPROCESSING_VERSION, LoadedSample, iterate,
 from mvead_jax.data.pictures import identity
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
-from mvead_jax.files import whole
+from mvead_jax.files import make_folder, whole
+from mvead_jax.plan import Part, amount, check_room, feature_bytes
 from mvead_jax.progress import progress
 from mvead_jax.sharding import (
     from_first,
+    is_first,
     local_mesh,
     of_all,
     own_share,
@@ -46,7 +50,8 @@ from mvead_jax.sharding import (
 log = logging.getLogger(__name__)
 
 _CHUNK_SAMPLES = 16
-_VERSION = 1  # of the file format
+_VERSION = 2  # of the file format
+_SEAL = hashlib.sha256().digest_size  # bytes at the end of a chunk
 
 
 class FeatureStore:
@@ -120,7 +125,7 @@ def extract(
         "let all read one copy of the data set",
     )
     shape = (len(index.views), backbone.grid[0] * backbone.grid[1], backbone.width)
-    missing = [number for number, chunk in enumerate(chunks) if chunk.read(shape, config.dtype) is None]
+    missing = [number for number, chunk in enumerate(chunks) if is_first() and not chunk.is_sound()]
     missing = from_first(missing)  # another process may have begun to write
     if missing:
         own = own_share([chunks[number] for number in missing])
@@ -143,13 +148,38 @@ def fingerprint(index: DatasetIndex, backbone: Backbone, config: FeaturesConfig,
     return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
 
+def cached_bytes(
+    index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, cache: Path, batch_size: int
+) -> int:
+    """Of the features of `index` (one category and split) that the cache holds."""
+    paths = [cache / f"{digest}.npy" for _, digest in _digests(index, backbone, config, batch_size)]
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
 @dataclass(frozen=True)
 class _Chunk:
     samples: tuple[Sample, ...]
     path: Path
 
+    def is_sound(self) -> bool:
+        """Whether the chunk is there with the bytes that were written under this name."""
+        try:
+            with self.path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+                    sealed = memoryview(content)
+                    sound = size > _SEAL and self._seal(sealed[:-_SEAL]) == sealed[-_SEAL:]
+                    sealed.release()
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError):  # an empty file can't be mapped
+            sound = False
+        if not sound:
+            log.warning("%s: damaged; its features are computed again", self.path)
+        return sound
+
     def read(self, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
-        """The memory-mapped chunk, or None if it is not there or not whole."""
+        """The memory-mapped chunk, or None if it is not there."""
         try:
             stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError):
@@ -160,8 +190,16 @@ class _Chunk:
 
     def write(self, features: np.ndarray, dtype: str) -> None:
         stored = features.astype(ml_dtypes.bfloat16).view(np.uint16) if dtype == "bfloat16" else features
-        with whole(self.path) as temporary, temporary.open("wb") as file:
+        with whole(self.path) as temporary, temporary.open("w+b") as file:
             np.save(file, stored)
+            file.flush()
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                file.write(self._seal(content))
+
+    def _seal(self, content) -> bytes:
+        digest = hashlib.sha256(self.path.name.encode())
+        digest.update(content)
+        return digest.digest()
 
 
 _STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
@@ -293,18 +331,11 @@ def _check_finite(features: np.ndarray, samples: Sequence[Sample], backbone: Bac
 def _announce(name, missing: Sequence[_Chunk], backbone: Backbone, config, views: int, batch: int) -> None:
     """Says what is about to be computed, the bytes and the time it takes; refuses if the disk is too full."""
     images = views * sum(len(chunk.samples) for chunk in missing)
-    needed = images * backbone.grid[0] * backbone.grid[1] * backbone.width * _STORED[config.dtype].itemsize
+    patches = backbone.grid[0] * backbone.grid[1]
+    needed = feature_bytes(images // views, views, patches, backbone.width, config.dtype)
     cache = missing[0].path.parent
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"features.cache {cache}: {error.strerror}") from None
-    free = shutil.disk_usage(cache).free
-    if needed > free:
-        raise UserError(
-            f"features.cache {cache}: {needed / 1e9:.2f} GB needed for {name}, {free / 1e9:.2f} GB free; "
-            "make room, name another folder, or halve it by --config.features.dtype=bfloat16"
-        )
+    make_folder(cache)
+    check_room([Part("features", cache, needed)])
     run = backbone.on_devices or backbone
     blank = np.zeros((_devices(backbone) * batch, backbone.image_size, backbone.image_size, 3), np.float32)
     jax.block_until_ready(run(blank))  # compiles
@@ -312,10 +343,6 @@ def _announce(name, missing: Sequence[_Chunk], backbone: Backbone, config, views
     jax.block_until_ready(run(blank))
     seconds = (time.monotonic() - begin) / len(blank) * images
     log.info(
-        "features %s: %d images to compute, %.1f MB in %s, about %.0f s",
-        name,
-        images,
-        needed / 1e6,
-        cache,
-        seconds,
+        "features %s: %d images to compute, %s in %s, about %.0f s",
+        *(name, images, amount(needed), cache, seconds),
     )

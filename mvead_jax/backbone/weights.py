@@ -128,7 +128,7 @@ def read_config(directory: Path) -> DinoV2Config:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); put the model's own there") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is not JSON ({error}); copy it from the hub again") from error
     model_type = raw.get("model_type") if isinstance(raw, dict) else None
     if model_type == "dinov2":

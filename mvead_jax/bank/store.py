@@ -14,8 +14,9 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from mvead_jax.data.records import unsafe_path
 from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, sha256, whole, write_json
+from mvead_jax.files import read_json, remove, sha256, whole, write_json
 
 _SUFFIX = ".safetensors"
 
@@ -35,14 +36,28 @@ def write_banks(
     if folder.is_dir():
         for path in folder.iterdir():  # of an earlier training, or of a writer that was killed
             if path.stem not in banks or path.name.startswith("."):
-                path.unlink()
+                remove(path)
     for name, rows in banks.items():
-        with whole(folder / f"{name}{_SUFFIX}") as temporary:
-            # One metadata entry: safetensors orders several of them at random.
-            tensors = {"bank": np.ascontiguousarray(rows, np.float32)}
-            if samples is not None:
-                tensors["sample"] = np.ascontiguousarray(samples[name], np.int32)
-            save_file(tensors, temporary, {"facts": json.dumps(facts, sort_keys=True)})
+        tensors = {"bank": np.ascontiguousarray(rows, np.float32)}
+        if samples is not None:
+            tensors["sample"] = np.ascontiguousarray(samples[name], np.int32)
+        # One metadata entry: safetensors orders several of them at random.
+        write_tensors(folder / f"{name}{_SUFFIX}", tensors, {"facts": json.dumps(facts, sort_keys=True)})
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file, whole or not at all.
+
+    Raises:
+      UserError: the disk refuses, naming the file.
+    """
+    with whole(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata)
+        except SafetensorError as error:  # as it tells of a full disk
+            raise UserError(f"{path}: {error}") from error
 
 
 def read_samples(folder: Path) -> dict[str, Int32[np.ndarray, " M"]]:
@@ -96,14 +111,21 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(f"{path}: not a memory bank ({error}); train again") from None
 
 
+def _is_entry(item: tuple[str, Any]) -> bool:
+    name, digest = item
+    return unsafe_path(name) is None and isinstance(digest, str)
+
+
 class Manifest:
     """SHA-256 of the files of a workdir that scoring relies on, by path below the workdir."""
 
     def __init__(self, workdir: Path):
         self._workdir = workdir
         self._path = workdir / "manifest.json"
-        self._digests: dict[str, str] = read_json(self._path, "a manifest") if self._path.exists() else {}
-        if not isinstance(self._digests, dict):
+        self._digests: dict[str, str] = {}
+        if self._path.exists():
+            self._digests = read_json(self._path, "the SHA-256 of files; delete it to make them again")
+        if not isinstance(self._digests, dict) or not all(map(_is_entry, self._digests.items())):
             raise UserError(f"{self._path}: not a manifest; delete it and train again")
 
     def record(self, place: Path) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
 
+from mvead_jax import plan
 from mvead_jax.backbone import features as module
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.backbone.features import FeatureStore, extract
@@ -64,7 +65,8 @@ def test_bfloat16_is_rounded_once_and_takes_half_the_room(index, tmp_path):
     full = expected_features(index)
     np.testing.assert_array_equal(store[:], full.astype(ml_dtypes.bfloat16).astype(np.float32))
     extract(index, backbone(), FLOAT32, tmp_path / "full", batch_size=7)
-    sizes = [sum(p.stat().st_size - 128 for p in (tmp_path / name).iterdir()) for name in ("half", "full")]
+    header = 128 + 32  # and the seal
+    sizes = [sum(p.stat().st_size - header for p in (tmp_path / name).iterdir()) for name in ("half", "full")]
     assert sizes[1] == 2 * sizes[0]
 
 
@@ -131,6 +133,18 @@ def test_half_written_and_damaged_chunks_are_computed_again(index, tmp_path):
     first, second = sorted(cache.iterdir(), key=lambda path: path.stat().st_size)
     second.write_bytes(second.read_bytes()[:1000])
     first.write_bytes(b"not an array")
+    assert images_computed(index, cache) == 105
+    content = {path: path.read_bytes() for path in (first, second)}
+    flipped = bytearray(content[second])
+    flipped[len(flipped) // 2] ^= 1
+    second.write_bytes(flipped)
+    assert images_computed(index, cache) == 80
+    assert {path: path.read_bytes() for path in (first, second)} == content
+    for change in (lambda: second.write_bytes(b""), lambda: second.unlink()):
+        change()
+        assert images_computed(index, cache) == 80
+    first.write_bytes(content[second])
+    second.write_bytes(content[first])
     (cache / ".x.npy.1.tmp").write_bytes(b"left over")
     assert images_computed(index, cache) == 105
 
@@ -158,9 +172,9 @@ def test_features_that_are_not_finite_stop_with_the_sample(index, tmp_path):
 
 def test_a_full_disk_is_noticed_before_the_work(index, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(module.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     counting = Counting()
-    with pytest.raises(UserError, match=r"GB needed .* GB free; make room"):
+    with pytest.raises(UserError, match=r"MB needed \(features .* MB free; make room"):
         extract(index, backbone(apply=counting), FLOAT32, tmp_path / "cache", batch_size=5)
     assert counting.images == 0
 
@@ -201,7 +215,7 @@ def test_the_digest_covers_all_that_decides_the_numbers(index, monkeypatch):
     ]
     monkeypatch.setattr(module, "PREPROCESSING_VERSION", 2)
     found.append(digest())
-    monkeypatch.setattr(module, "_VERSION", 2)
+    monkeypatch.setattr(module, "_VERSION", 99)
     found.append(digest())
     monkeypatch.setattr(module.jax, "__version__", "0.0")
     found.append(digest())
