@@ -315,6 +315,7 @@ class _CategoryReader(_Lister):
                 mask = None
             elif marked:
                 label = labels.get(mask, 0)
+                mask = mask if mask in labels else None  # one that can't be read is a problem already
             else:
                 label = 1 if only else None
             views[view] = View(view, path, label, mask)

@@ -85,20 +85,31 @@ def data_report(index: DatasetIndex, lists: str, digests: Mapping[str, str] | No
     }
 
 
-def identical_pictures(samples: Sequence[Sample], digests: Mapping[str, str]) -> dict[str, Any]:
-    """Pictures of the same bytes: how many groups of them lie within a split and how many across splits (of
-    any categories), and the first groups, those across splits before the others."""
-    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+Group = list[tuple[str, str]]  # (split, path) of pictures of the same bytes
+
+
+def groups_of_identical(
+    samples: Sequence[Sample], digests: Mapping[str, str]
+) -> tuple[list[Group], list[Group]]:
+    """Pictures of the same bytes: groups across splits (of any categories), and groups within one."""
+    groups: dict[str, Group] = defaultdict(list)
     for sample in samples:
         for view in sample.views:
             groups[digests[view.image]].append((sample.split, view.image))
     repeated = [sorted(group) for group in groups.values() if len(group) > 1]
     across = sorted(group for group in repeated if len({split for split, _ in group}) > 1)
     within = sorted(group for group in repeated if len({split for split, _ in group}) == 1)
+    return across, within
+
+
+def identical_pictures(samples: Sequence[Sample], digests: Mapping[str, str]) -> dict[str, Any]:
+    """Pictures of the same bytes: how many groups of them lie within a split and how many across splits (of
+    any categories), and the first groups, those across splits before the others."""
+    across, within = groups_of_identical(samples, digests)
     return {
         "across_splits": len(across),
         "within_a_split": len(within),
-        "pictures": sum(map(len, repeated)),
+        "pictures": sum(map(len, across + within)),
         "first": [[f"{split}: {path}" for split, path in group] for group in (across + within)[:_LISTED]],
     }
 
