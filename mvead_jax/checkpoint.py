@@ -18,6 +18,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from mvead_jax.board import Board
 from mvead_jax.errors import Stopped, UserError
 from mvead_jax.files import append_line, read_json, write_json, write_text
 from mvead_jax.sharding import arrays_from_first, from_first, in_any, is_first, meet, together
@@ -34,14 +35,23 @@ class Checkpoints:
     is passed over for the one before it. All processes have one and must call it; the first reads and writes.
     """
 
-    def __init__(self, folder: Path, metrics: Path, model: str, decides: Mapping[str, Any]):
+    def __init__(
+        self,
+        folder: Path,
+        metrics: Path,
+        model: str,
+        decides: Mapping[str, Any],
+        board: Board | None = None,
+    ):
         """
         Args:
           folder: of the states.
           metrics: the workdir's metrics.jsonl. model: its name in there.
           decides: JSON of all that the states depend on; states of anything else are removed.
+          board: that gets the figures too.
         """
         self._metrics, self._model = metrics, model
+        self._board = board
         self._stop = False
         self._manager = None
         if is_first():
@@ -111,9 +121,11 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
 
     def record(self, event: dict[str, Any]) -> None:
-        """Appends one step's figures to metrics.jsonl."""
+        """Appends one step's figures to metrics.jsonl, and shows them on the board."""
         if is_first():
             append_line(self._metrics, json.dumps({"stage": "pre-training", "name": self._model, **event}))
+            if self._board:
+                self._board.add(event)
 
     def stopping(self) -> bool:
         """Whether SIGTERM came to any process."""

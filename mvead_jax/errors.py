@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+traced = False  # --verbose: a user's error shows where it was raised
+
 
 class UserError(Exception):
     """A mistake outside the program: one line that names the file, the value and the fix.
@@ -59,6 +61,8 @@ def run(main: Callable[[], None]) -> None:
 
 def report(error: BaseException) -> int:
     """Says on stderr what ended a program; returns the exit code."""
+    if traced and not isinstance(error, KeyboardInterrupt):
+        traceback.print_exception(error)
     if isinstance(error, UserError):
         print(f"error: {error}", file=sys.stderr)
         return 2

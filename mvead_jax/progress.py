@@ -17,6 +17,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+shown = True  # --quiet: nothing of it
+
+
+class _Silent:
+    def advance(self, count: int = 1, note: str = "") -> None:
+        pass
+
 
 class _Lines:
     """Prints "name 120/400 images, 30 s, about 70 s left" at most every `every` seconds, and at the end."""
@@ -53,7 +60,7 @@ class _Bar:
 @contextmanager
 def progress(
     name: str, total: int, unit: str = "", every: float = 10.0, done: int = 0
-) -> Iterator[_Bar | _Lines]:
+) -> Iterator[_Bar | _Lines | _Silent]:
     """Context with `advance(count=1, note="")` over `total` units of work, shown on stderr.
 
     Args:
@@ -63,6 +70,9 @@ def progress(
       every: seconds between plain lines when stderr is no terminal.
       done: units that an earlier run did.
     """
+    if not shown:
+        yield _Silent()
+        return
     console = Console(stderr=True)
     if not console.is_terminal:
         lines = _Lines(name, total, unit, every, done)

@@ -3,7 +3,7 @@
     scores/samples.csv      category,sample,label,score,worst_view
     scores/images.csv       category,sample,view,image_path,label,score
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
-    scores/environment.json what the scores were computed on
+    scores/environment.json what the scores were computed on; command.json: by which command
     scores/report/<category>.png   pictures with their heat maps
     scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
     scores/unfinished.json  of what, while it is scored
@@ -30,6 +30,7 @@ import numpy as np
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.config import Config
+from mvead_jax.console import command
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_pictures
@@ -94,10 +95,7 @@ def score(
     with together():
         config = trained_config(workdir, overrides or {}, OVERRIDDEN)
         protocols_of(config, protocols)  # so that what does not fit is said at once
-        if pictures is None:
-            index = _test_split(config)
-        else:
-            index = open_pictures(pictures, _trained(config, workdir))
+        index = samples_of(config, workdir, pictures)
         output = output or default_output(workdir, pictures)
         scored = "test split" if pictures is None else str(pictures.resolve())
         earlier = _check_output(output, scored)
@@ -164,6 +162,13 @@ def evaluate_again(
     return evaluate(output, index, words, config, protocols)
 
 
+def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
+    """What is scored: the test split, or the pictures of a folder."""
+    if pictures is None:
+        return _test_split(config)
+    return open_pictures(pictures, _trained(config, workdir))
+
+
 def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
     """Views of each category that was trained, or of those that data.categories names."""
     found = {}
@@ -195,6 +200,7 @@ def _begin(output: Path, scored: str, categories: Sequence[str]) -> ScoreFiles:
         (output / "report" / f"{name}.png").unlink(missing_ok=True)
     files = ScoreFiles(output)
     write_json(output / "environment.json", environment())
+    write_json(output / "command.json", command())
     return files
 
 

@@ -1,6 +1,6 @@
 """The job that learns what good looks like: index -> features -> geometry -> fusion -> banks, into a workdir.
 
-    config.json environment.json metrics.jsonl manifest.json
+    config.json environment.json command.json metrics.jsonl manifest.json
     geometry/<category>.json            only for a method that uses it
     checkpoints/<category or all>/      states of the pre-training
     models/<category or all>/ banks/<category or all>/C<v>.safetensors
@@ -19,7 +19,7 @@ import hashlib
 import json
 import logging
 import time
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +28,12 @@ import jax
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.backbone.features import FeatureStore, cached_bytes, extract, fingerprint
 from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.board import FOLDER, Board, check_board
 from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
 from mvead_jax.checkpoint import Checkpoints
 from mvead_jax.config import Config
 from mvead_jax.config_io import differences, from_dict, to_dict
+from mvead_jax.console import command
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.source import data_folder, open_data
@@ -52,14 +54,19 @@ log = logging.getLogger(__name__)
 ALL = "all"  # the folder of banks in the multi-class setting
 
 
-def train(config: Config, workdir: Path) -> None:
+def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
     """Trains every category of `config` into `workdir`, or what is missing of it.
+
+    Args:
+      tensorboard: write the losses of the pre-training for it too (board.py).
 
     Raises:
       UserError: anything wrong with the config, the data, the weights or the workdir.
       Stopped: SIGTERM came during a pre-training, whose state is saved.
     """
     with together():
+        if tensorboard:
+            check_board()
         _check_place(config, workdir)
         index = open_index(config)
         config = of_one_view(config, index)
@@ -76,7 +83,7 @@ def train(config: Config, workdir: Path) -> None:
         for _, part in models(config, index):
             check_views(part.select(split="train"))
         if is_first():
-            parts = _plan(config, index, backbone, parameter_count(method), workdir)
+            parts = training_parts_of(config, index, backbone, parameter_count(method), workdir)
             log.info("to be written: %s", describe(parts))
             check_room(parts)
     check_same_run(config, workdir)
@@ -88,6 +95,7 @@ def train(config: Config, workdir: Path) -> None:
                 held.enter_context(locked(workdir))
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())
+                write_json(workdir / "command.json", command())
                 _record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
                     geometries = calibrate(config, index, workdir)
@@ -100,13 +108,14 @@ def train(config: Config, workdir: Path) -> None:
                 paths = {category: geometry_path(workdir, category) for category in index.categories}
                 geometries = {category: read_geometry(path) for category, path in paths.items()}
         for name, part in models(config, index):
-            _train_model(Job(config, workdir, backbone, geometries), name, part, manifest)
+            board = Board(workdir / FOLDER / name) if tensorboard else None
+            _train_model(Job(config, workdir, backbone, geometries), name, part, manifest, board)
         if is_first():
             manifest.record(workdir / "config.json")
     log.info("trained; now scripts/score.py --workdir %s", workdir)
 
 
-def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -> None:
+def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, board: Board | None) -> None:
     """Trains one model, or finds that it is there."""
     config, workdir, backbone = job.config, job.workdir, job.backbone
     training = index.select(split="train")
@@ -148,12 +157,16 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -
         sections = {"fusion": dataclasses.asdict(config.fusion), "train": dataclasses.asdict(config.train)}
         decides = facts | sections | {"seed": config.seed}
         with together():
-            keeper = Checkpoints(workdir / "checkpoints" / name, workdir / "metrics.jsonl", name, decides)
+            place, metrics = workdir / "checkpoints" / name, workdir / "metrics.jsonl"
+            keeper = Checkpoints(place, metrics, name, decides, board)
     method = build_method(config, index.views, backbone, keeper=keeper, name=name)
     state = normal = None
     # A method that fuses does so on all devices; without, there is little to do.
     if fuses(config) or is_first():
-        with keeper.heeding_sigterm() if keeper else nullcontext():
+        with (
+            closing(board) if board else nullcontext(),
+            keeper.heeding_sigterm() if keeper else nullcontext(),
+        ):
             state = method.fit(training, features, keys, jax.random.key(config.seed))
         seconds = time.monotonic() - begin
         chosen = spread_evenly(len(training), CALIBRATED)
@@ -167,7 +180,7 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -
             _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
 
 
-def _plan(
+def training_parts_of(
     config: Config, index: DatasetIndex, backbone: Backbone, parameters: int, workdir: Path
 ) -> list[Part]:
     """What a training writes."""

@@ -9,7 +9,9 @@ see that everything runs, not to quote.
 
 Contestants take turns round by round and medians are compared, because one machine's rounds differ by more
 than contestants do. A contest checks first that both give the same numbers. `ratio` is ours divided by the
-peer's, so 1.0 is a draw and more is faster.
+peer's, so 1.0 is a draw and more is faster. Writes nothing but --json.
+
+exit codes: 0 all ran; 2 a mistake in the command, or a contest failed; 130 Ctrl-C
 """
 
 from __future__ import annotations

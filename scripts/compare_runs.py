@@ -2,9 +2,11 @@
 
 python scripts/compare_runs.py A B [--tolerance-score 1e-4] [--tolerance-metric 1e-3] [--json FILE]
 
-A and B are workdirs that scripts/score.py has scored, or their scores folders. Exit code 0: the same
-experiment with the same result, within the tolerances; 1: not; 2: an error. Differences are B - A. With two
-methods the verdict says that they are two; the intervals and p say whether one is better.
+A and B are workdirs that scripts/score.py has scored, or their scores folders. Differences are B - A. With
+two methods the verdict says that they are two; the intervals and p say whether one is better. Writes nothing
+but --json.
+
+exit codes: 0 the same experiment with the same result, within the tolerances; 1 not; 2 an error
 """
 
 import argparse

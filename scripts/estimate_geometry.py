@@ -6,6 +6,8 @@ writes geometry/<category>.json and geometry/pictures/<category>.png into the wo
 for each pair of views. --config.geometry.cameras=cameras.json takes given cameras instead;
 --config.geometry.matches=features or both matches patch features of the backbone too. An estimate that is
 already in the workdir is kept; delete it to estimate again.
+
+exit codes: 0 written; 2 a mistake in the command, the config or the data; 130 Ctrl-C; 1 a bug
 """
 
 from mvead_jax.calibrate import calibrate, format_geometry

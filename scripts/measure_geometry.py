@@ -9,6 +9,8 @@ features (EfficientNet-Lite0 at 256), of the rig fitted to either and to both. T
 of itself (outlines, verdict), and the share of correspondences inside the mask of delta = 1 patch on a grid
 of 16 x 16. A last line compares the outline mismatch of the true F with that of wrong ones. Needs the extra:
 pip install -e '.[rig]'. One to two minutes a category on two cores.
+
+exit codes: 0 written; 2 a mistake in the command or the data; 130 Ctrl-C; 1 a bug
 """
 
 import argparse

@@ -6,6 +6,8 @@
 writes <output>.csv (seconds, resident and anonymous MB of the command and its children) and <output>.png,
 and prints the peaks of the first and second half. Anonymous memory is the program's own; what is resident
 beyond it are pages of mapped files, which the system takes back when it needs them. Linux only: reads /proc.
+
+exit codes: that of the command; 2 a mistake in this one
 """
 
 from __future__ import annotations

@@ -7,6 +7,10 @@ are, so the output is as large as the input. Killed, it goes on where it stopped
 there.
 The report (report-<config>.md and .json in the output) counts by category, split, class, view and defect, and
 names pictures that are the same. --report-only prints it, of raw or prepared data, and prepares nothing.
+The root may have any layout: Real-IAD's, folders or a manifest.csv (docs/own_data.md).
+
+exit codes: 0 prepared, or the report printed; 2 a mistake in the command or the data, counts that are not
+Real-IAD's, or no room on the disk; 130 Ctrl-C; 1 a bug
 """
 
 from __future__ import annotations

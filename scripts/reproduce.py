@@ -17,7 +17,9 @@ first. kinds compares finished runs by kind of defect, and by whether another vi
 Run again with the same --output it goes on with the next row. The table is in <output>/<table>.md and .json,
 made anew after each row. Any config field is set by --config.<section>.<field>=<value> for all rows, such as
 --config.backbone.name=efficientnet-lite0 --config.data.image_size=256 for the demo's rig. A row that fails is
-named at the end, and the exit code is then 1.
+named at the end.
+
+exit codes: 0 all rows are there; 1 a row failed; 2 a mistake in the command or the data; 130 Ctrl-C
 """
 
 import argparse

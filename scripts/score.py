@@ -2,21 +2,29 @@
 
 python scripts/score.py --workdir runs/realiad [--protocol mvad,official] [--config.data.root=DIR ...]
 python scripts/score.py --workdir runs/realiad --from-maps [--protocol mvad,official]
-python scripts/score.py --workdir runs/realiad --input DIR [--output DIR]
+python scripts/score.py --workdir runs/realiad --input DIR [--output DIR] [--dry_run]
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
 metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
 --config.eval.* say. --from-maps needs the scores folder and the data set's masks, and neither model nor
 features.
 
+Writes samples.csv, images.csv, maps/, metrics.json, report/ and more (docs/usage.md) into <workdir>/scores/,
+or scores_<name of DIR>/, or --output. New pictures are <DIR>/<sample>/<view>.png by the views of training
+(several categories: <DIR>/<category>/<sample>/<view>.png), or named as in Real-IAD.
+
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
+
+exit codes: 0 scored; 2 a mistake in the command, the workdir or the data, said in one line; 75 another
+process of the run ended; 130 Ctrl-C; 1 a bug
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from mvead_jax import console
 from mvead_jax.config_io import split_overrides
 from mvead_jax.errors import UserError, run
 from mvead_jax.evaluation.protocols import NAMES
@@ -28,10 +36,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        parents=[flags()],
+        parents=[console.flags(), flags()],
     )
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished scripts/train.py")
-    parser.add_argument("--input", type=Path, help="folder of new pictures named as in Real-IAD")
+    parser.add_argument(
+        "--input", type=Path, help="folder of new pictures: <sample>/<view>.png, or named as in Real-IAD"
+    )
     parser.add_argument(
         "--output",
         type=Path,
@@ -39,7 +49,9 @@ def main() -> None:
     )
     parser.add_argument("--protocol", default="", help=f"comma-separated: {', '.join(NAMES)}")
     parser.add_argument("--from-maps", action="store_true", help="evaluate the maps of a finished scoring")
+    parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan, write nothing")
     arguments, rest = parser.parse_known_args()
+    console.apply(arguments)
     overrides = split_overrides(rest)
     named = [name.strip() for name in arguments.protocol.split(",")]
     protocols = list(dict.fromkeys(name for name in named if name))
@@ -48,6 +60,18 @@ def main() -> None:
     processes = from_flags(arguments)
     if processes and arguments.from_maps:
         raise UserError("--from-maps: one process evaluates; leave out the flags of several")
+    if arguments.dry_run:
+        if processes or arguments.from_maps:
+            raise UserError("--dry_run: leave out --from-maps, and the flags of several processes")
+        from mvead_jax.dry_run import plan_scoring
+        from mvead_jax.plan import check_room
+
+        text, parts = plan_scoring(
+            arguments.workdir, arguments.output, pictures=arguments.input, overrides=overrides
+        )
+        print(text)
+        check_room(parts)
+        return
     if processes and not is_guarded():
         sys.exit(guard())
 

@@ -1,23 +1,50 @@
 """Learn what good parts look like.
 
 python scripts/train.py --config configs/realiad.py --workdir runs/realiad --config.data.root=DIR
+python scripts/train.py --config configs/folder.py --workdir runs/own --config.data.root=DIR --dry_run
 
-Any field of the config is set by --config.<section>.<field>=<value>; lists are comma-separated.
+Any field of the config is set by --config.<section>.<field>=<value>; lists are comma-separated. --dry_run
+prints what would be computed and how many bytes would be written, and writes nothing.
+
+Writes into the workdir all that scoring needs: config.json, environment.json, command.json, metrics.jsonl,
+geometry/, checkpoints/, models/, banks/ and manifest.json (docs/usage.md); patch features go into
+feature_cache/ beside it. Run again with the same workdir, it goes on where it stopped.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
+
+exit codes: 0 trained; 2 a mistake in the command, the config or the data, said in one line; 75 another
+process of the run ended; 130 Ctrl-C; 143 SIGTERM, after which the same command goes on; 1 a bug
 """
 
+import argparse
 import sys
 
+from mvead_jax import console
 from mvead_jax.config_io import from_command_line
-from mvead_jax.errors import run
+from mvead_jax.errors import UserError, run
 from mvead_jax.processes import flags, from_flags, guard, is_guarded
 
 
 def main() -> None:
-    config, workdir, arguments = from_command_line(__doc__, flags())
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan and write nothing")
+    own.add_argument(
+        "--tensorboard", action="store_true", help="losses also into <workdir>/tensorboard/, for TensorBoard"
+    )
+    config, workdir, arguments = from_command_line(__doc__, own, console.flags(), flags())
+    console.apply(arguments)
     processes = from_flags(arguments)
+    if arguments.dry_run:
+        if processes:
+            raise UserError("--dry_run: one process plans; leave out the flags of several")
+        from mvead_jax.dry_run import plan_training
+        from mvead_jax.plan import check_room
+
+        text, parts = plan_training(config, workdir)
+        print(text)
+        check_room(parts)
+        return
     if processes and not is_guarded():
         sys.exit(guard())
 
@@ -25,7 +52,7 @@ def main() -> None:
     from mvead_jax.train import train
 
     with joined(processes):
-        train(config, workdir)
+        train(config, workdir, tensorboard=arguments.tensorboard)
 
 
 if __name__ == "__main__":

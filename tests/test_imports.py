@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # From the first room to the last: a room imports only from itself and from those before it.
 ROOMS = (
-    *("errors", "processes", "files", "progress", "config", "config_io", "environment", "sharding"),
+    *("errors", "processes", "files", "progress", "console", "board", "config", "config_io"),
+    *("environment", "sharding"),
     *(
         "data",
         "plan",
@@ -30,6 +31,7 @@ ROOMS = (
         "evaluate",
         "train",
         "score",
+        "dry_run",
         "inspector",
         "watch",
         "export",

@@ -96,12 +96,12 @@ def results(folder):
 def test_the_workdir_holds_what_scoring_and_going_on_need(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert files > {
-        *("config.json", "environment.json", "metrics.jsonl", "manifest.json"),
+        *("config.json", "environment.json", "command.json", "metrics.jsonl", "manifest.json"),
         *("geometry/cap.json", "geometry/pictures/cap.png"),
         *("models/cap/fusion.safetensors", "models/cap/calibration.json"),
         *(f"banks/cap/C{v}.safetensors" for v in (1, 2, 3)),
         *("scores/samples.csv", "scores/images.csv", "scores/maps/cap.npz", "scores/metrics.json"),
-        *("scores/environment.json", "scores/bootstrap.npz", "scores/regions.csv"),
+        *("scores/environment.json", "scores/command.json", "scores/bootstrap.npz", "scores/regions.csv"),
     }
     manifest = json.loads((run / "manifest.json").read_text())
     assert {"geometry/cap.json", "models/cap/fusion.safetensors", "banks/cap/C1.safetensors"} <= set(manifest)

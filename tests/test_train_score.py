@@ -63,8 +63,9 @@ def test_the_workdir_holds_what_the_design_says(run):
     banks = {f"banks/{c}/C{v}.safetensors" for c in ("bolt", "cap") for v in range(1, 6)}
     scores = {"samples.csv", "images.csv", "metrics.json", "maps/bolt.npz", "maps/cap.npz"}
     scores |= {"report/bolt.png", "report/cap.png", "environment.json", "bootstrap.npz", "regions.csv"}
+    scores.add("command.json")
     assert files == {
-        *("config.json", "environment.json", "metrics.jsonl", "manifest.json"),
+        *("config.json", "environment.json", "command.json", "metrics.jsonl", "manifest.json"),
         *banks,
         *(f"models/{category}/calibration.json" for category in ("bolt", "cap")),
         *(f"scores/{name}" for name in scores),

@@ -156,6 +156,14 @@ def cached_bytes(
     return sum(path.stat().st_size for path in paths if path.exists())
 
 
+def cached_samples(
+    index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, cache: Path, batch_size: int
+) -> int:
+    """How many samples of `index` (one category and split) have their features in the cache."""
+    runs = _digests(index, backbone, config, batch_size)
+    return sum(len(samples) for samples, digest in runs if (cache / f"{digest}.npy").exists())
+
+
 @dataclass(frozen=True)
 class _Chunk:
     samples: tuple[Sample, ...]
@@ -320,6 +328,20 @@ def _forward(
     return found
 
 
+def seconds_a_picture(index: DatasetIndex, backbone: Backbone, batch_size: int) -> float:
+    """Through the backbone, measured on one batch of blank pictures; decoding is not in it."""
+    return _seconds_a_picture(backbone, _images_in_a_pass(index, batch_size))
+
+
+def _seconds_a_picture(backbone: Backbone, batch: int) -> float:
+    run = backbone.on_devices or backbone
+    blank = np.zeros((_devices(backbone) * batch, backbone.image_size, backbone.image_size, 3), np.float32)
+    jax.block_until_ready(run(blank))  # compiles
+    begin = time.monotonic()
+    jax.block_until_ready(run(blank))
+    return (time.monotonic() - begin) / len(blank)
+
+
 def _check_finite(features: np.ndarray, samples: Sequence[Sample], backbone: Backbone) -> None:
     for sample, own in zip(samples, features, strict=True):
         if not np.isfinite(own).all():
@@ -336,12 +358,7 @@ def _announce(name, missing: Sequence[_Chunk], backbone: Backbone, config, views
     cache = missing[0].path.parent
     make_folder(cache)
     check_room([Part("features", cache, needed)])
-    run = backbone.on_devices or backbone
-    blank = np.zeros((_devices(backbone) * batch, backbone.image_size, backbone.image_size, 3), np.float32)
-    jax.block_until_ready(run(blank))  # compiles
-    begin = time.monotonic()
-    jax.block_until_ready(run(blank))
-    seconds = (time.monotonic() - begin) / len(blank) * images
+    seconds = _seconds_a_picture(backbone, batch) * images
     log.info(
         "features %s: %d images to compute, %s in %s, about %.0f s",
         *(name, images, amount(needed), cache, seconds),

@@ -1,0 +1,145 @@
+"""What a job is about to do, said before it does it; nothing is written.
+
+Seconds are measured on one batch of blank pictures where that tells them: for features. Those of matching,
+pre-training and searching are unknown until they run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.backbone.features import cached_bytes, cached_samples, seconds_a_picture
+from mvead_jax.bank.store import map_banks, read_facts
+from mvead_jax.calibrate import geometry_path, uses_geometry
+from mvead_jax.config import Config
+from mvead_jax.data.loading import check_files
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.source import layout_of
+from mvead_jax.errors import UserError
+from mvead_jax.model import build_method, fuses, of_one_view, parameter_count
+from mvead_jax.plan import Part, amount, scoring_parts
+from mvead_jax.score import default_output, samples_of
+from mvead_jax.train import cache_folder, models, open_index, training_parts_of
+from mvead_jax.workdir import OVERRIDDEN, model_names, trained_config
+
+
+def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
+    """The plan of train.py in words, and what it would write.
+
+    Raises:
+      UserError: as `train`, of the config, the data and the weights.
+    """
+    index = open_index(config)
+    config = of_one_view(config, index)
+    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    check_files(index)
+    method = build_method(config, index.views, backbone)
+    parts = training_parts_of(config, index, backbone, parameter_count(method), workdir)
+    training = index.select(split="train")
+    lines = [
+        "plan of a training; nothing is written",
+        f"data {index.root}: {layout_of(Path(config.data.root))}",
+        *_of_data(config, training, "to learn from"),
+        _of_features(config, training, backbone, cache_folder(config, workdir)),
+        *_of_geometry(config, index, workdir),
+    ]
+    done = model_names(workdir)
+    for name, part in models(config, index):
+        own = part.select(split="train")
+        words = f"model {name}: {config.method}, {len(own)} samples, views {', '.join(part.views)}"
+        if fuses(config) and config.train.objective != "none":
+            steps = config.train.epochs * -(-len(own) // config.train.batch_size)
+            words += f"; {config.train.epochs} epochs of pre-training, {steps} steps, seconds unknown"
+        lines.append(words + ("; there already, made again if anything differs" if name in done else ""))
+    return "\n".join(lines + _of_parts(parts)), parts
+
+
+def plan_scoring(
+    workdir: Path,
+    output: Path | None = None,
+    *,
+    pictures: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+) -> tuple[str, list[Part]]:
+    """The plan of score.py in words, and what it would write. Arguments as of `score`.
+
+    Raises:
+      UserError: as `score`, of the workdir, the data and the weights.
+    """
+    config = trained_config(workdir, overrides or {}, OVERRIDDEN)
+    index = samples_of(config, workdir, pictures)
+    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    check_files(index)
+    output, cache = output or default_output(workdir, pictures), cache_folder(config, workdir)
+    cached = sum(cached_bytes(*own) for own in _splits(config, index, backbone, cache))
+    patches = backbone.grid[0] * backbone.grid[1]
+    parts = scoring_parts(config, index, patches, backbone.width, cache, output, cached)
+    lines = [
+        "plan of a scoring; nothing is written",
+        f"data {index.root}: {'test split' if pictures is None else 'new pictures'}",
+        *_of_data(config, index, "to score"),
+        _of_features(config, index, backbone, cache),
+    ]
+    for name, part in models(config, index):
+        folder = workdir / "banks" / name
+        if not folder.is_dir():
+            raise UserError(f"{name}: not trained; {folder.parent} holds {', '.join(model_names(workdir))}")
+        rows = map_banks(folder)
+        size = sum(bank.nbytes for bank in rows.values())
+        lines.append(
+            f"model {name}: {len(part)} samples to search in {len(rows)} banks of "
+            f"{sum(map(len, rows.values())):,} patches, {amount(size)} in memory, learned from "
+            f"{read_facts(folder)['training']['samples']} samples; seconds unknown"
+        )
+    return "\n".join(lines + _of_parts(parts)), parts
+
+
+def _of_data(config: Config, index: DatasetIndex, purpose: str) -> list[str]:
+    lines = []
+    for category in index.categories:
+        own = index.select(category=category)
+        pictures = int(own.present().sum())
+        lines.append(f"category {category}: {len(own)} samples, {pictures} pictures {purpose}")
+    side = config.data.image_size
+    return [*lines, f"pictures are resized to {side} x {side}"]
+
+
+def _of_features(config: Config, index: DatasetIndex, backbone: Backbone, cache: Path) -> str:
+    there = seconds = computed = 0
+    for own, *rest in _splits(config, index, backbone, cache):
+        found = cached_samples(own, *rest)
+        there += found * len(own.views)
+        if left := (len(own) - found) * len(own.views):
+            seconds += left * seconds_a_picture(own, backbone, config.backbone.batch_size)
+            computed += left
+    words = f"features of {backbone.name}: {there} pictures cached in {cache}, {computed} to compute"
+    return words + (f", about {seconds:.0f} s (measured on one batch)" if computed else "")
+
+
+def _splits(config: Config, index: DatasetIndex, backbone: Backbone, cache: Path):
+    """What the functions of the cache take, for each category."""
+    for category in index.categories:
+        part = index.select(category=category)
+        yield part, backbone, config.features, cache, config.backbone.batch_size
+
+
+def _of_geometry(config: Config, index: DatasetIndex, workdir: Path) -> list[str]:
+    if not uses_geometry(config):
+        return ["geometry: not used"]
+    if config.geometry.cameras:
+        return [f"geometry: given by {config.geometry.cameras}"]
+    there = [name for name in index.categories if geometry_path(workdir, name).exists()]
+    own = config.geometry
+    words = f"geometry: estimated, {own.matches} matches of up to {own.samples} samples of each category"
+    return [f"{words}, seconds unknown; there already: {', '.join(there) or 'none'}"]
+
+
+def _of_parts(parts: Sequence[Part]) -> list[str]:
+    lines = [
+        f"bytes of {part.what}: {amount(part.bytes)} in {part.folder}"
+        + (f", {amount(min(part.there, part.bytes))} of it there" if part.there else "")
+        for part in parts
+    ]
+    return [*lines, f"bytes to be written: {amount(sum(part.missing for part in parts))}"]
