@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mvead_jax.config import ScoreConfig
-from mvead_jax.decision.conformal import samples_needed
+from mvead_jax.decision.conformal import samples_needed, threshold
 from mvead_jax.errors import UserError
 from mvead_jax.files import whole
 
@@ -59,6 +59,10 @@ class Calibration:
         """The highest of each sample's views (eq. 11)."""
         return self.of(present)[:, present].max(1)
 
+    def threshold(self, false_alarms: float) -> float:
+        """Of samples with all views."""
+        return threshold(self.sample_scores(np.ones(len(self.views), bool)), false_alarms)
+
     def check(self, category: str, false_alarms: float) -> None:
         """Raises UserError if complete samples could not fail at this target."""
         check_size(category, len(self.sample_scores(np.ones(len(self.views), bool))), false_alarms)
@@ -83,8 +87,8 @@ def check_size(category: str, count: int, false_alarms: float, training: int | N
     if count:
         fixes.append(f"accept decision.false_alarms={_up(1 / (count + 1)):g}")
     raise UserError(
-        f"{category}: decision.false_alarms={false_alarms:g} needs {needed} good held-out samples, "
-        f"there are {count}; {' or '.join(fixes)}"
+        f"{category}: decision.false_alarms={false_alarms:g} needs {needed} good held-out samples "
+        f"with all views, there are {count}; {' or '.join(fixes)}"
     )
 
 
