@@ -227,6 +227,20 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class DecisionConfig:
+    """Pass or fail (docs/decision.md).
+
+    Attributes:
+      false_alarms: the share of good samples that may fail, above 0 and below 1.
+      held_out: share of the training samples of each category that neither geometry, pre-training nor banks
+        see: thresholds and p-values come from their scores. 0 = no decision.
+    """
+
+    false_alarms: float = 0.05
+    held_out: float = 0.0
+
+
+@dataclass(frozen=True)
 class Config:
     """One experiment.
 
@@ -248,6 +262,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
 
     def __post_init__(self):
         for name in _AT_LEAST_ONE:
@@ -260,6 +275,14 @@ class Config:
             raise UserError(f"config train.mask_ratio={self.train.mask_ratio}: must be at most 1")
         if not 0 < self.bank.share <= 1:
             raise UserError(f"config bank.share={self.bank.share}: must be above 0 and at most 1")
+        if not 0 < self.decision.false_alarms < 1:
+            raise UserError(
+                f"config decision.false_alarms={self.decision.false_alarms}: must be above 0 and below 1"
+            )
+        if not 0 <= self.decision.held_out < 1:
+            raise UserError(
+                f"config decision.held_out={self.decision.held_out}: must be at least 0 and below 1"
+            )
 
 
 _AT_LEAST_ONE = (

@@ -26,6 +26,7 @@ from jaxtyping import Float16, Float32, Int
 
 from mvead_jax.config import Config, EvalConfig
 from mvead_jax.data.records import DatasetIndex, View
+from mvead_jax.decision.rates import rates
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.bootstrap import copies, ranking_replicates
 from mvead_jax.evaluation.defects import Region
@@ -34,6 +35,7 @@ from mvead_jax.evaluation.folder import (
     ImageLine,
     read_images,
     read_maps,
+    read_samples,
     write_regions,
     write_replicates,
 )
@@ -66,7 +68,12 @@ def protocols_of(config: Config, names: Sequence[str] = ()) -> list[EvaluationPr
 
 
 def evaluate(
-    folder: Path, index: DatasetIndex, words: Mapping[str, Any], config: Config, names: Sequence[str] = ()
+    folder: Path,
+    index: DatasetIndex,
+    words: Mapping[str, Any],
+    config: Config,
+    names: Sequence[str] = (),
+    decided: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """Metrics of a scores folder, written into it.
 
@@ -75,6 +82,8 @@ def evaluate(
       index: the samples that were scored; their masks are read from it.
       words: how the maps came about (protocol.py); what a protocol says is added.
       names: protocols that get a metrics_<name>.json of their own.
+      decided: how the decisions of each category in samples.csv came about (hold_out.py), if there are any;
+        their rates are added under the level "decision" of metrics.json, by the labels of the list.
 
     Returns:
       The content of metrics.json.
@@ -108,10 +117,17 @@ def evaluate(
         write_regions(folder / f"regions_{name}.csv", _regions(found[name]))
         write_json(folder / f"metrics_{name}.json", metrics[name])
     own = config.eval.protocol
+    for category, facts in (decided or {}).items():
+        metrics[own]["categories"][category]["decision"] = {**facts, **_rates(folder, category)}
     write_regions(folder / "regions.csv", _regions(found[own]))
     write_replicates(folder, metrics[own], _resampled(found[own], config.eval, labelled))
     write_json(folder / "metrics.json", metrics[own])  # last: it says that all is there
     return metrics[own]
+
+
+def _rates(folder: Path, category: str) -> dict[str, Any]:
+    lines = [line for line in read_samples(folder) if line.category == category]
+    return rates([line.decision or "undecided" for line in lines], [line.label for line in lines])
 
 
 @dataclass(frozen=True)

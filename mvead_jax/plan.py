@@ -92,7 +92,7 @@ def training_parts(
     """What train.py writes.
 
     Args:
-      index: of the data set; its training samples are what counts.
+      index: of the data set; its training samples are what counts, and for the features those held out.
       patches: N of a view. width: D of a patch. parameters: of a model's fusion, 0 without.
       cached: bytes of the features that are in the cache.
     """
@@ -100,7 +100,8 @@ def training_parts(
     training = index.select(split="train")
     for category in index.categories:
         own = training.select(category=category)
-        features += feature_bytes(len(own), len(own.views), patches, width, config.features.dtype)
+        samples = len(own) + len(index.select(split="held_out", category=category))
+        features += feature_bytes(samples, len(own.views), patches, width, config.features.dtype)
         banks += bank_bytes(config, int(own.present().sum()), patches, width)
         states += checkpoint_bytes(config, len(own.views), width, parameters)
     if config.setting == "multi":

@@ -68,10 +68,11 @@ def protocol(
 def config_digest(config: Config) -> str:
     """SHA-256 of all fields that decide the scores: those of training with what scoring changed in them.
 
-    Not of the section eval, for maps can be evaluated again; evaluation_digest tells that.
+    Not of the section eval, for maps can be evaluated again (evaluation_digest tells that), nor of the target
+    of the decision, which reads scores.
     """
     fields = to_dict(config)
-    del fields["eval"]
+    del fields["eval"], fields["decision"]["false_alarms"]
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

@@ -1,7 +1,8 @@
 """The job that says how abnormal new parts are: a trained workdir and pictures -> scores, maps, metrics.
 
-    scores/samples.csv      category,sample,label,score,worst_view
-    scores/images.csv       category,sample,view,image_path,label,score
+    scores/samples.csv      category,sample,label,score,worst_view, and of a run with decision.held_out
+                            p_value,decision,reason
+    scores/images.csv       category,sample,view,image_path,label,score, and with decision.held_out p_value
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/environment.json what the scores were computed on; command.json: by which command
     scores/report/<category>.png   pictures with their heat maps
@@ -13,8 +14,8 @@ it the folder is not finished.
 
 Where several processes run the job, all compute features and maps; the first writes all files.
 
-Scores are raw distances (with score.evidence, sums of standardised ones): higher is more abnormal, and no
-threshold is implied.
+Scores are raw distances (with score.evidence, sums of standardised ones): higher is more abnormal. Thresholds
+come from held-out training samples (decision.held_out), never from test labels unless that is asked for.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, read
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.files import read_json, whole, write_json
 from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.hold_out import FACTS, Decider, check_labels, read_for_scoring
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
 from mvead_jax.report.pictures import draw_category, heat_scale
@@ -75,6 +77,7 @@ def score(
     pictures: Path | None = None,
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
+    from_test_labels: bool = False,
 ) -> dict[str, Any] | None:
     """Scores the test split of a workdir's data set, or the pictures of a folder.
 
@@ -85,6 +88,7 @@ def score(
         unknown.
       overrides: config fields to change, such as data.root when the data set has moved.
       protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
+      from_test_labels: thresholds by the best F1 of the test labels: optimistic, and flagged everywhere.
 
     Returns:
       The content of metrics.json, beside which all other files lie; None in all processes but the first.
@@ -98,22 +102,30 @@ def score(
         index = samples_of(config, workdir, pictures)
         output = output or default_output(workdir, pictures)
         scored = "test split" if pictures is None else str(pictures.resolve())
+        if from_test_labels:
+            check_labels(index)
         earlier = _check_output(output, scored)
         Manifest(workdir).verify(workdir / "config.json")
+        names = [name for name, _ in models(config, index)]
+        calibrations = read_for_scoring(config, workdir, names, index.categories)
+        decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
         backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
         if is_first():
             check_files(index)
         geometries = trained_geometries(config, workdir, index.categories)
     check_same_run(config, workdir)
     usual = workdir / "scores" if pictures is not None else None
-    files = None
+    files, decided = None, {}
     job = Job(config, workdir, backbone, geometries)
     for name, part in models(config, index):
         for category, found in _score_model(job, name, part):
             with together():
                 if is_first():
-                    files = files or _begin(output, scored, [*earlier, *index.categories])
-                    files.add(category, found)
+                    files = files or _begin(output, scored, [*earlier, *index.categories], bool(decider))
+                    decisions = [None] * len(found)
+                    if decider:
+                        decisions, decided[category] = decider.decide(index, category, found)
+                    files.add(category, found, decisions)
                     _draw(index, category, found, output, usual)
             del found  # or it would be held until the next is there
     metrics = None
@@ -122,7 +134,9 @@ def score(
             training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
             words = protocol(config, backbone, training, scored, geometries)
             words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
-            metrics = evaluate(output, index, words, config, protocols)
+            if decider:
+                words["decision"] = decider.words()
+            metrics = evaluate(output, index, words, config, protocols, decided)
             (output / _UNFINISHED).unlink()
     return metrics
 
@@ -147,7 +161,9 @@ def evaluate_again(
     try:
         words, categories = dict(before["protocol"]), tuple(before["categories"])
         scored = words["scored"]
-    except (KeyError, TypeError, ValueError) as error:
+        made = {name: own["decision"] for name, own in before["categories"].items() if "decision" in own}
+        decided = {name: {key: own[key] for key in FACTS} for name, own in made.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
     if scored != "test split":
         raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
@@ -159,7 +175,7 @@ def evaluate_again(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     index = _test_split(replace(config, data=data))
-    return evaluate(output, index, words, config, protocols)
+    return evaluate(output, index, words, config, protocols, decided)
 
 
 def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
@@ -186,11 +202,12 @@ def _test_split(config: Config) -> DatasetIndex:
     return index
 
 
-def _begin(output: Path, scored: str, categories: Sequence[str]) -> ScoreFiles:
+def _begin(output: Path, scored: str, categories: Sequence[str], decides: bool) -> ScoreFiles:
     """Empty lists, and nothing of an earlier scoring that would outlive this one.
 
     Args:
       categories: that the folder holds or is about to, for whoever comes next if this is killed.
+      decides: decisions come with the scores.
     """
     write_json(output / _UNFINISHED, {"scored": scored, "categories": list(dict.fromkeys(categories))})
     for path in [*output.glob("metrics*.json"), *output.glob("regions*.csv"), output / "bootstrap.npz"]:
@@ -198,7 +215,7 @@ def _begin(output: Path, scored: str, categories: Sequence[str]) -> ScoreFiles:
     for name in categories:
         maps_path(output, name).unlink(missing_ok=True)
         (output / "report" / f"{name}.png").unlink(missing_ok=True)
-    files = ScoreFiles(output)
+    files = ScoreFiles(output, decides)
     write_json(output / "environment.json", environment())
     write_json(output / "command.json", command())
     return files

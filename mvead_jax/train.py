@@ -5,6 +5,9 @@
     checkpoints/<category or all>/      states of the pre-training
     models/<category or all>/ banks/<category or all>/C<v>.safetensors
 
+With decision.held_out, some of the training samples are used for none of this but, at the end, to calibrate
+the decision: models/<category or all>/decision.safetensors.
+
 Run again with the same workdir, it resumes: what the manifest vouches for is not made again, and a
 pre-training goes on from its last state.
 
@@ -19,6 +22,7 @@ import hashlib
 import json
 import logging
 import time
+from collections import Counter
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -37,15 +41,19 @@ from mvead_jax.console import command
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.source import data_folder, open_data
+from mvead_jax.decision.calibration import read_calibrations, scored_by, write_calibrations
+from mvead_jax.decision.split import hold_out
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import protocols_of
 from mvead_jax.files import append_line, locked, make_folder, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
+from mvead_jax.hold_out import calibrating, calibration_path, check_held_out, score_held_out
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
 from mvead_jax.model import build_method, fuses, of_one_view, parameter_count, write_model
 from mvead_jax.plan import Part, check_room, describe, training_parts
+from mvead_jax.scoring import load_model
 from mvead_jax.sharding import check_shared, from_first, is_first, same_in_all, together
 from mvead_jax.workdir import Job
 
@@ -71,6 +79,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
         index = open_index(config)
         config = of_one_view(config, index)
         _check_workdir(config, workdir)
+        check_held_out(config, index)
         backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
         if is_first():
             check_files(index)
@@ -108,8 +117,11 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 paths = {category: geometry_path(workdir, category) for category in index.categories}
                 geometries = {category: read_geometry(path) for category, path in paths.items()}
         for name, part in models(config, index):
+            job = Job(config, workdir, backbone, geometries)
             board = Board(workdir / FOLDER / name) if tensorboard else None
-            _train_model(Job(config, workdir, backbone, geometries), name, part, manifest, board)
+            _train_model(job, name, part, manifest, board)
+            if config.decision.held_out:
+                _calibrate_decision(job, name, part, manifest)
         if is_first():
             manifest.record(workdir / "config.json")
     log.info("trained; now scripts/score.py --workdir %s", workdir)
@@ -187,21 +199,62 @@ def training_parts_of(
     cache, batch_size = cache_folder(config, workdir), config.backbone.batch_size
     cached = 0
     for category in index.categories:
-        part = index.select(split="train", category=category)
-        cached += cached_bytes(part, backbone, config.features, cache, batch_size)
+        of_category = index.select(category=category)
+        for part in (of_category.select(split="train"), calibrating(of_category)):
+            if len(part):
+                cached += cached_bytes(part, backbone, config.features, cache, batch_size)
     patches = backbone.grid[0] * backbone.grid[1]
     return training_parts(config, index, patches, backbone.width, parameters, cache, workdir, cached)
 
 
+def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -> None:
+    """Scores the held-out samples by the model that is in the workdir, or finds that it is done."""
+    config, workdir = job.config, job.workdir
+    held_out, own = index.select(split="held_out"), calibrating(index)
+    folder, path = workdir / "models" / name, calibration_path(workdir, name)
+    learned = (workdir / "banks" / name, folder / "calibration.json", folder / "fusion.safetensors")
+    facts = {
+        "features": _fingerprint(config, own, job.backbone),
+        "defective": [sample.id for sample in held_out.samples if sample.label == 1],
+    }
+    done = False
+    with together():
+        if is_first():
+            facts["model"] = manifest.digest(*learned)
+            wanted = (scored_by(config.score), facts)
+            done = manifest.covers(path) and read_calibrations(path)[1:] == wanted
+    if from_first(done):
+        return
+    if is_first():
+        manifest.forget(workdir / "config.json")
+    features = split_features(config, own, job.backbone, workdir)
+    with together():
+        keys = keys_of(config, job.geometries, index.categories, index.views, job.backbone)
+        model = load_model(config, workdir, name, index.views, job.backbone)
+    defective = Counter(sample.category for sample in held_out.samples if sample.label == 1)
+    found = score_held_out(config, model, own, features, keys, defective)
+    with together():
+        if is_first():
+            write_calibrations(path, found, scored_by(config.score), facts)
+            manifest.record(path)
+            target = config.decision.false_alarms
+            for category, calibration in found.items():
+                calibration.check(category, target)
+                threshold, count = calibration.threshold(target), len(calibration.samples)
+                log.info("decision %s: fails above %.4g, by %d held-out samples", category, threshold, count)
+                event = {"stage": "decision", "name": name, "category": category}
+                _record(workdir, event | {"held_out": count, "target": target, "threshold": threshold})
+
+
 def open_index(config: Config) -> DatasetIndex:
-    """The data set that `config` names; its notes go to the log."""
+    """The data set that `config` names, with what it holds out; its notes go to the log."""
     data = config.data
     index = open_data(
         data.root, data.categories, lists=data.lists, images=data.images, incomplete=data.incomplete
     )
     for note in index.notes:
         log.warning("%s", note)
-    return index
+    return hold_out(index, config.decision.held_out, config.seed)
 
 
 def models(config: Config, index: DatasetIndex) -> list[tuple[str, DatasetIndex]]:

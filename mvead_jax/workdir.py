@@ -28,6 +28,7 @@ WEIGHTS = "weights"  # folder of an artefact
 OVERRIDDEN = (
     *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete"),
     *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
+    "decision.false_alarms",
 )
 # Of these, what may change between scoring and evaluating the maps again.
 EVALUATED = ("data.root", "data.images", "eval.")
@@ -65,6 +66,11 @@ def trained_config(workdir: Path, overrides: Mapping[str, str], changeable: tupl
                 f"--config.{key}: {fixed} in {workdir}; this can change "
                 f"{', '.join(changeable)}*; for anything else train into another --workdir"
             )
+    if "decision.false_alarms" in overrides and not config.decision.held_out:
+        raise UserError(
+            f"--config.decision.false_alarms: {workdir} was trained with decision.held_out=0 and decides "
+            "nothing; train into another --workdir with a share held out"
+        )
     return config
 
 

@@ -13,6 +13,10 @@ Writes samples.csv, images.csv, maps/, metrics.json, report/ and more (docs/usag
 or scores_<name of DIR>/, or --output. New pictures are <DIR>/<sample>/<view>.png by the views of training
 (several categories: <DIR>/<category>/<sample>/<view>.png), or named as in Real-IAD.
 
+A run trained with decision.held_out says pass or fail too, for a false-alarm rate that may be changed here:
+--config.decision.false_alarms=0.1. --threshold-from-test-labels decides by the labels of the samples that
+are scored, to see what could be had at best: optimistic, and flagged so in all results.
+
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
 
@@ -50,6 +54,9 @@ def main() -> None:
     parser.add_argument("--protocol", default="", help=f"comma-separated: {', '.join(NAMES)}")
     parser.add_argument("--from-maps", action="store_true", help="evaluate the maps of a finished scoring")
     parser.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan, write nothing")
+    parser.add_argument(
+        "--threshold-from-test-labels", action="store_true", help="decide by the best F1 on test labels"
+    )
     arguments, rest = parser.parse_known_args()
     console.apply(arguments)
     overrides = split_overrides(rest)
@@ -57,6 +64,11 @@ def main() -> None:
     protocols = list(dict.fromkeys(name for name in named if name))
     if arguments.input and (protocols or arguments.from_maps):
         raise UserError("--input: new pictures have no labels; leave out --protocol and --from-maps")
+    if arguments.threshold_from_test_labels and (arguments.input or arguments.from_maps):
+        raise UserError(
+            "--threshold-from-test-labels: decides while the test split is scored; leave out "
+            "--input and --from-maps"
+        )
     processes = from_flags(arguments)
     if processes and arguments.from_maps:
         raise UserError("--from-maps: one process evaluates; leave out the flags of several")
@@ -75,7 +87,8 @@ def main() -> None:
     if processes and not is_guarded():
         sys.exit(guard())
 
-    from mvead_jax.evaluation.tables import format_table  # not before: a guard needs no JAX
+    from mvead_jax.decision.rates import format_decisions  # not before: a guard needs no JAX
+    from mvead_jax.evaluation.tables import format_table
     from mvead_jax.files import read_json
     from mvead_jax.score import default_output, evaluate_again, score
     from mvead_jax.sharding import is_first, joined
@@ -86,6 +99,7 @@ def main() -> None:
         if arguments.from_maps:
             metrics = evaluate_again(arguments.workdir, output, **options)
         else:
+            options["from_test_labels"] = arguments.threshold_from_test_labels
             metrics = score(arguments.workdir, output, pictures=arguments.input, **options)
         if not is_first():
             return
@@ -93,6 +107,8 @@ def main() -> None:
             print(format_table(read_json(output / f"metrics_{name}.json", "metrics")), end="\n\n")
         if arguments.input is None and not protocols:
             print(format_table(metrics))
+        if decisions := format_decisions(metrics):
+            print(decisions)
         print(f"written to {output}")
 
 

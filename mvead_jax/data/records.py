@@ -18,7 +18,7 @@ import numpy as np
 from mvead_jax.data.pictures import PictureFolder
 from mvead_jax.errors import DataProblems, UserError
 
-Split = Literal["train", "test"]
+Split = Literal["train", "test", "held_out"]
 PICTURE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -47,7 +47,8 @@ class Sample:
     Attributes:
       id: unique within its split, "audiojack_0001_NG_HS".
       category: the kind of part.
-      split: "train" or "test".
+      split: "train" or "test"; "held_out" are training samples that only calibrate the decision
+        (mvead_jax/decision/split.py), which no list names.
       views: in the order of their names.
       stated: what is known of the part as a whole, where its views do not tell it: 1 defective (though
         nobody marked where, or no view shows it), 0 normal, None nothing.

@@ -1,7 +1,8 @@
 """The files of a scores folder, written and read back.
 
-samples.csv             category,sample,label,score,worst_view
-images.csv              category,sample,view,image_path,label,score
+samples.csv             category,sample,label,score,worst_view (and of a run that decides
+                        p_value,decision,reason)
+images.csv              category,sample,view,image_path,label,score (and of a run that decides p_value)
 maps/<category>.npz     "maps": float16 [n,h,w], patch scores in the order of images.csv
 regions.csv             category,sample,view,area,x,y,width,height,largest,mean,found; in pixels of the masks
                         as the protocol compares them; x to the right, y down, from 0
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float16
 
+from mvead_jax.decision.decide import Decision
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.defects import Region
 from mvead_jax.evaluation.scored import ScoredSample
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 _LABELS = {"": None, "0": 0, "1": 1}
 _SAMPLES = ("category", "sample", "label", "score", "worst_view")
 _IMAGES = ("category", "sample", "view", "image_path", "label", "score")
+_DECISIONS = ("p_value", "decision", "reason")
 _REGIONS = (
     "category",
     "sample",
@@ -56,41 +59,60 @@ class ImageLine:
     score: np.float32
 
 
+@dataclass(frozen=True)
+class SampleLine:
+    """A line of samples.csv. label: 1, 0, or None where it is unknown. score: the float32 that was written.
+
+    Attributes:
+      decision: pass, fail or undecided; None in a run that decides nothing.
+      p_value: None where there is none.
+    """
+
+    category: str
+    sample: str
+    label: int | None
+    score: np.float32
+    worst_view: str
+    p_value: float | None
+    decision: str | None
+    reason: str
+
+
 class ScoreFiles:
     """Writes samples.csv, images.csv and maps as categories are scored; keeps their lines, not their maps.
 
     The lists are whole after every category, so that a scores folder is known as one from the first.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, decides: bool = False):
+        """decides: decisions come with the results."""
+        self.folder, self._decides = folder, decides
         self._samples: list[list[str]] = []
         self._images: list[list[str]] = []
         self._write_lists()
 
-    def add(self, category: str, found: Sequence[ScoredSample]) -> None:
-        """The results of one category, all of it."""
+    def add(self, category: str, found: Sequence[ScoredSample], decisions: Sequence[Decision | None]) -> None:
+        """The results of one category, all of it; decisions: of each sample, None in a run without."""
         maps = np.stack([one.maps[one.views.index(view.name)] for one in found for view in one.sample.views])
         if beyond := int((np.abs(maps) > _LARGEST).sum()):
             log.warning("%s: %d patch scores beyond %g; its maps hold that", category, beyond, _LARGEST)
         halves = np.clip(maps, -_LARGEST, _LARGEST).astype(np.float16)
         with whole(maps_path(self.folder, category)) as temporary, temporary.open("wb") as file:
             np.savez(file, maps=halves)
-        for one in found:
+        for one, made in zip(found, decisions, strict=True):
             own = one.sample
-            self._samples.append([category, own.id, _label(own.label), _number(one.score), one.worst_view])
-            self._images += [
-                [
-                    *(category, own.id, view.name, view.image),
-                    *(_label(view.label), _number(one.image_score(view.name))),
-                ]
-                for view in own.views
-            ]
+            line = [category, own.id, _label(own.label), _number(one.score), one.worst_view]
+            self._samples.append(line + ([_p(made.p_value), made.decision, made.reason()] if made else []))
+            for view in own.views:
+                line = [category, own.id, view.name, view.image, _label(view.label)]
+                line.append(_number(one.image_score(view.name)))
+                self._images.append(line + ([_p(made.view(view.name).p_value)] if made else []))
         self._write_lists()
 
     def _write_lists(self) -> None:
-        _write_csv(self.folder / "images.csv", _IMAGES, self._images)
-        _write_csv(self.folder / "samples.csv", _SAMPLES, self._samples)
+        more = _DECISIONS if self._decides else ()
+        _write_csv(self.folder / "images.csv", (*_IMAGES, *more[:1]), self._images)
+        _write_csv(self.folder / "samples.csv", (*_SAMPLES, *more), self._samples)
 
 
 def maps_path(folder: Path, category: str) -> Path:
@@ -128,8 +150,8 @@ def read_images(folder: Path) -> list[ImageLine]:
         raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
 
 
-def read_sample_labels(folder: Path) -> dict[tuple[str, str], int | None]:
-    """Label of each (category, sample) of samples.csv.
+def read_samples(folder: Path) -> list[SampleLine]:
+    """The lines of samples.csv.
 
     Raises:
       UserError: no such file, or not one of score.py.
@@ -137,13 +159,28 @@ def read_sample_labels(folder: Path) -> dict[tuple[str, str], int | None]:
     path = folder / "samples.csv"
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return {
-                (line["category"], line["sample"]): _LABELS[line["label"]] for line in csv.DictReader(file)
-            }
+            return [
+                SampleLine(
+                    line["category"],
+                    line["sample"],
+                    _LABELS[line["label"]],
+                    np.float32(line["score"]),
+                    line["worst_view"],
+                    float(line["p_value"]) if line.get("p_value") else None,
+                    line.get("decision"),
+                    line.get("reason") or "",
+                )
+                for line in csv.DictReader(file)
+            ]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run scripts/score.py") from None
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
+
+
+def read_sample_labels(folder: Path) -> dict[tuple[str, str], int | None]:
+    """Label of each (category, sample) of samples.csv. Raises as `read_samples`."""
+    return {(line.category, line.sample): line.label for line in read_samples(folder)}
 
 
 def read_maps(folder: Path, category: str, count: int | None = None) -> Float16[np.ndarray, "n h w"]:
@@ -245,3 +282,8 @@ def _label(label: int | None) -> str:
 def _number(value: float) -> str:
     """Digits enough to read the same float32 back."""
     return f"{value:.9g}"
+
+
+def _p(value: float | None) -> str:
+    """All digits: it is compared with the target."""
+    return "" if value is None else repr(value)
