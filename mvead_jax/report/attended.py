@@ -1,7 +1,7 @@
 """attended/<category>.npz of a scores folder: which patches each patch of a few samples attended to.
 
-"samples" [n] their names; "patches" [n,V,N,K] b N + k of the K patches that got most attention, V and N those of the
-model; "weights" float16 [n,V,N,K] their shares of the attention, 0 where there was none; "views" [V].
+"samples" [n] their names; "patches" [n,V,N,K] b N + k of the K patches that got most attention; "weights"
+float16 [n,V,N,K] their shares of the attention, 0 where there was none; "views" [V] those of the model.
 """
 
 from __future__ import annotations
