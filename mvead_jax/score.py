@@ -4,12 +4,14 @@
     scores/images.csv       category,sample,view,image_path,label,score
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/environment.json what the scores were computed on
-    scores/report/<category>.png   pictures with their heat maps
+    scores/attended/<category>.npz   where views are fused: what the patches of a few samples attended to
+    scores/report/index.html   all of it to look at (report/page.py), written last
     scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
     scores/unfinished.json  of what, while it is scored
 
-A category is written as soon as it is scored, so that no two are held; metrics.json comes last, and without
-it the folder is not finished.
+A category is written as soon as it is scored, so that no two are held; metrics.json comes last of what
+counts, and without it the folder is not finished. What is only to look at may fail: that is said, and nothing
+is lost.
 
 Where several processes run the job, all compute features and maps; the first writes all files.
 
@@ -20,7 +22,8 @@ threshold is implied.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ import numpy as np
 
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.calibrate import geometry_path
 from mvead_jax.config import Config
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
@@ -36,13 +40,15 @@ from mvead_jax.data.source import open_pictures
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
-from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, read_maps
+from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.files import read_json, whole, write_json
+from mvead_jax.files import read_json, write_json
+from mvead_jax.geometry.category import read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
-from mvead_jax.report.pictures import draw_category, heat_scale
+from mvead_jax.report.attended import Attended, attended_path, telling, write_attended
+from mvead_jax.report.page import remove_report, write_report
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.sharding import is_first, together
 from mvead_jax.train import check_same_run, models, open_index, split_features
@@ -60,6 +66,7 @@ from mvead_jax.workdir import (
 log = logging.getLogger(__name__)
 
 _UNFINISHED = "unfinished.json"  # in the folder of the results
+_ATTENDED = 8  # patches of the others that are kept for each patch
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
@@ -74,6 +81,7 @@ def score(
     pictures: Path | None = None,
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
+    report: bool = True,
 ) -> dict[str, Any] | None:
     """Scores the test split of a workdir's data set, or the pictures of a folder.
 
@@ -84,6 +92,7 @@ def score(
         unknown.
       overrides: config fields to change, such as data.root when the data set has moved.
       protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
+      report: write report/index.html.
 
     Returns:
       The content of metrics.json, beside which all other files lie; None in all processes but the first.
@@ -111,12 +120,13 @@ def score(
     files = None
     job = Job(config, workdir, backbone, geometries)
     for name, part in models(config, index):
-        for category, found in _score_model(job, name, part):
+        for category, found, attend in _score_model(job, name, part):
             with together():
                 if is_first():
                     files = files or _begin(output, scored, [*earlier, *index.categories])
                     files.add(category, found)
-                    _draw(index, category, found, output, usual)
+                    if report:
+                        _keep_attended(output, category, found, attend)
             del found  # or it would be held until the next is there
     metrics = None
     with together():
@@ -126,6 +136,8 @@ def score(
             words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
             metrics = evaluate(output, index, words, config, protocols)
             (output / _UNFINISHED).unlink()
+            if report:
+                _write_report(output, index, workdir, usual)
     return metrics
 
 
@@ -135,6 +147,7 @@ def evaluate_again(
     *,
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
+    report: bool = True,
 ) -> dict[str, Any]:
     """The metrics of a finished scoring of the test split, from its files: no model, backbone or features.
 
@@ -161,7 +174,10 @@ def evaluate_again(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     index = _test_split(replace(config, data=data))
-    return evaluate(output, index, words, config, protocols)
+    metrics = evaluate(output, index, words, config, protocols)
+    if report:
+        _write_report(output, index, workdir)
+    return metrics
 
 
 def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
@@ -192,7 +208,8 @@ def _begin(output: Path, scored: str, categories: Sequence[str]) -> ScoreFiles:
         path.unlink(missing_ok=True)
     for name in categories:
         maps_path(output, name).unlink(missing_ok=True)
-        (output / "report" / f"{name}.png").unlink(missing_ok=True)
+        attended_path(output, name).unlink(missing_ok=True)
+    remove_report(output / "report")
     files = ScoreFiles(output)
     write_json(output / "environment.json", environment())
     return files
@@ -228,9 +245,11 @@ def _check_output(output: Path, scored: str) -> list[str]:
     return categories
 
 
-def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample]]]:
-    """Each category of the model, once all of it is scored; without samples in all processes but the
-    first."""
+def _score_model(
+    job: Job, name: str, index: DatasetIndex
+) -> Iterator[tuple[str, list[ScoredSample], Callable[[np.ndarray], Any]]]:
+    """Each category of the model, once all of it is scored, with what tells what some of its samples attended
+    to (Scorer.attended); without samples in all processes but the first."""
     config = job.config
     with together():
         index, keys = _check_model(job, name, index)
@@ -252,7 +271,11 @@ def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[tuple[str
                 found += [
                     ScoredSample(sample, index.views, own) for sample, own in zip(samples, maps, strict=True)
                 ]
-            yield category, found
+
+            def attend(places, scorer=scorer, chosen=chosen):
+                return scorer.attended(features, present, chosen[places], _ATTENDED)
+
+            yield category, found, attend
 
 
 def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex, dict[str, EpipolarKeys]]:
@@ -278,12 +301,34 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
     return index, checked_keys(job, name, facts, index.categories)
 
 
-def _draw(
-    index: DatasetIndex, category: str, found: Sequence[ScoredSample], output: Path, usual: Path | None
+def _keep_attended(
+    output: Path,
+    category: str,
+    found: Sequence[ScoredSample],
+    attend: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None],
 ) -> None:
-    """report/<category>.png; `usual`: scores of the test split, by whose scale new pictures are drawn."""
-    maps, source = np.concatenate([one.maps.ravel() for one in found]), "these samples"
-    if usual is not None and maps_path(usual, category).exists():
-        maps, source = read_maps(usual, category).astype(np.float32), "the test split"
-    with whole(output / "report" / f"{category}.png") as temporary:
-        draw_category(index.root, found, temporary, heat_scale(maps), source)
+    """attended/<category>.npz of the samples that tell most, if the method attends to anything."""
+    with _only_to_look_at(f"{category}: what patches attended to"):
+        places = telling([one.score for one in found], [one.sample.label for one in found])
+        if (kept := attend(places)) is not None:
+            samples = tuple(found[place].sample.id for place in places)
+            write_attended(attended_path(output, category), Attended(samples, found[0].views, *kept))
+
+
+def _write_report(output: Path, index: DatasetIndex, workdir: Path, usual: Path | None = None) -> None:
+    """report/index.html; usual: scores of the test split, by whose scale new pictures are drawn."""
+    with _only_to_look_at(f"{output / 'report'}: the report"):
+        paths = {category: geometry_path(workdir, category) for category in index.categories}
+        geometries = {category: read_geometry(path) for category, path in paths.items() if path.exists()}
+        write_report(output, index, geometries, usual)
+
+
+@contextmanager
+def _only_to_look_at(what: str) -> Iterator[None]:
+    """Says that it is not there if the block fails: the scores are."""
+    try:
+        yield
+    except UserError as error:
+        log.warning("%s is not there (%s); the scores are whole", what, error)
+    except Exception:  # whatever it is, it must not take the scores along
+        log.warning("%s is not there; the scores are whole", what, exc_info=True)

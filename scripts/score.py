@@ -6,8 +6,10 @@ python scripts/score.py --workdir runs/realiad --input DIR [--output DIR]
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
 metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
---config.eval.* say. --from-maps needs the scores folder and the data set's masks, and neither model nor
-features.
+--config.eval.* say. --from-maps needs the scores folder and the data set's pictures and masks, and neither
+model nor features.
+
+Open <output>/report/index.html to see what was found; --no-report leaves it out.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
@@ -39,6 +41,7 @@ def main() -> None:
     )
     parser.add_argument("--protocol", default="", help=f"comma-separated: {', '.join(NAMES)}")
     parser.add_argument("--from-maps", action="store_true", help="evaluate the maps of a finished scoring")
+    parser.add_argument("--no-report", action="store_true", help="leave out report/index.html")
     arguments, rest = parser.parse_known_args()
     overrides = split_overrides(rest)
     named = [name.strip() for name in arguments.protocol.split(",")]
@@ -58,7 +61,7 @@ def main() -> None:
 
     with joined(processes):
         output = arguments.output or default_output(arguments.workdir, arguments.input)
-        options = {"overrides": overrides, "protocols": protocols}
+        options = {"overrides": overrides, "protocols": protocols, "report": not arguments.no_report}
         if arguments.from_maps:
             metrics = evaluate_again(arguments.workdir, output, **options)
         else:
@@ -70,6 +73,8 @@ def main() -> None:
         if arguments.input is None and not protocols:
             print(format_table(metrics))
         print(f"written to {output}")
+        if (page := output / "report" / "index.html").exists():
+            print(f"to look at: {page}")
 
 
 if __name__ == "__main__":

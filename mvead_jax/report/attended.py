@@ -28,6 +28,20 @@ class Attended:
     weights: Float[np.ndarray, "n V N K"]
 
 
+def telling(scores: Sequence[float], labels: Sequence[int | None], each: int = 4) -> Int[np.ndarray, " n"]:
+    """The samples of a category that people open first: the `each` defective ones of the lowest score, the
+    normal ones of the highest, and the highest of all; without labels three times `each` of the highest.
+
+    Returns:
+      Their places, ascending, each once.
+    """
+    scores, labels = np.asarray(scores), np.array([-1 if label is None else label for label in labels])
+    down = np.argsort(-scores, kind="stable")
+    normal, defective = (down[labels[down] == label] for label in (0, 1))
+    most = each if len(normal) + len(defective) else 3 * each
+    return np.unique(np.concatenate([defective[::-1][:each], normal[:each], down[:most]]))
+
+
 def attended_path(folder: Path, category: str) -> Path:
     return folder / "attended" / f"{category}.npz"
 

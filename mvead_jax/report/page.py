@@ -15,6 +15,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -67,7 +68,8 @@ def write_report(
     place = folder / "report"
     remove_report(place)
     categories = by_category(samples)
-    cuts = {name: cut_of(own, _calibrated(metrics, name)) for name, own in categories.items()}
+    levels = metrics["categories"]
+    cuts = {name: cut_of(own, levels.get(name, {}).get("decision")) for name, own in categories.items()}
     order = sorted(samples, key=lambda one: (-surprise(one, cuts[one.category]), one.number))
     pictured = {one.number for one in order[:MOST_PICTURED]}
     told = []
@@ -95,7 +97,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    for source in package_files("mvead_jax.report").joinpath("static").iterdir():
+    for source in _static():
         write_text(place / source.name, source.read_text(encoding="utf-8"))
     page = environment.get_template("index.html.jinja").render(
         data=script_json(data), categories=told, charts=charts, **summary(metrics, samples, cuts)
@@ -105,10 +107,17 @@ def write_report(
 
 
 def remove_report(place: Path) -> None:
-    """Removes what an earlier report left in its folder."""
-    (place / "index.html").unlink(missing_ok=True)
+    """Removes what an earlier report left in its folder, and the folder if nothing else is in it."""
+    for name in ("index.html", *(source.name for source in _static())):
+        (place / name).unlink(missing_ok=True)
     for name in ("samples", "pictures"):
         shutil.rmtree(place / name, ignore_errors=True)
+    with suppress(OSError):
+        place.rmdir()
+
+
+def _static() -> list[Any]:
+    return list(package_files("mvead_jax.report").joinpath("static").iterdir())
 
 
 def script_json(value: Any) -> str:
@@ -203,11 +212,6 @@ def _line(sample: FoundSample, category: int, views: Sequence[str], cut: Cut) ->
         "reason": sample.reason,
     }
     return line | {name: value for name, value in more.items() if value not in (None, "")}
-
-
-def _calibrated(metrics: Mapping[str, Any], category: str) -> float | None:
-    """The sample threshold of a calibrated run, in scores; None where there is none."""
-    return metrics["categories"].get(category, {}).get("decision", {}).get("threshold")
 
 
 def _scale(folder: Path, usual: Path | None, category: str, maps: np.ndarray) -> tuple[float, float, str]:
