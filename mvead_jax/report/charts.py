@@ -111,12 +111,14 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 def _path(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> str:
     """A line through points of the unit square, y up, without those that no one would see."""
-    places = np.stack([x * WIDTH, (1 - y) * HEIGHT], 1)
+    places = _bends(np.stack([x * WIDTH, (1 - y) * HEIGHT], 1))
     places = (2 * places).round() / 2
     changed = np.append(True, (np.diff(places, axis=0) != 0).any(1))
-    places = places[changed]
-    if len(places) > 2:  # nor those amid a straight line
-        before, after = np.diff(places, axis=0)[:-1], np.diff(places, axis=0)[1:]
-        bend = before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]
-        places = places[np.concatenate([[True], bend, [True]])]
-    return "M" + "L".join(f"{a:g} {b:g}" for a, b in places)
+    return "M" + "L".join(f"{a:g} {b:g}" for a, b in _bends(places[changed]))
+
+
+def _bends(places: Float[np.ndarray, "n 2"]) -> Float[np.ndarray, "m 2"]:
+    """Without the points amid a straight line."""
+    before, after = np.diff(places, axis=0)[:-1], np.diff(places, axis=0)[1:]
+    bend = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]) > 1e-9
+    return places[np.concatenate([[True], bend, [True]])] if len(places) > 2 else places

@@ -72,6 +72,7 @@ def write_report(
     cuts = {name: cut_of(own, levels.get(name, {}).get("decision")) for name, own in categories.items()}
     order = sorted(samples, key=lambda one: (-surprise(one, cuts[one.category]), one.number))
     pictured = {one.number for one in order[:MOST_PICTURED]}
+    (place / "samples").mkdir(parents=True)
     told = []
     with progress("report", len(pictured), "samples") as bar:
         for name, own in categories.items():
@@ -169,7 +170,7 @@ class _Category:
                 "weights": halves(weights),
             }
         text = f"report.receive({sample.number},{script_json(content)});\n"
-        write_text(place / "samples" / f"{sample.number}.js", text)
+        (place / "samples" / f"{sample.number}.js").write_text(text, encoding="utf-8")
 
     def told(
         self, geometry: CategoryGeometry | None, cut: Cut, scale: tuple[float, float, str]

@@ -17,7 +17,10 @@ report.element = function (tag, attributes, ...children) {
 };
 
 /** A score with four digits. */
-report.number = (value) => String(Number(value.toPrecision(4)));
+report.number = (value) => {
+  const digits = value.toPrecision(4);
+  return digits.includes("e") ? String(Number(digits)) : digits;
+};
 
 /** A p-value; a small one is not rounded to 0. */
 report.pValue = (value) => (value < 0.001 ? "p < 0.001" : "p = " + value.toFixed(3));
@@ -73,7 +76,8 @@ report.legend = function (category) {
     report.element("span", { class: "figure" }, report.number(low)),
     canvas,
     report.element("span", { class: "figure" }, report.number(high)),
-    report.element("span", { class: "quiet" }, ` heat from the 90 % to the 99.9 % quantile of ${category.heat_of}, `
-      + `the same for all of ${category.name}`),
+    report.element("span", { class: "quiet" }, `Heat from the 90 % to the 99.9 % quantile of ${category.heat_of}, `
+      + `the same for all of ${category.name}. Bars: from the lowest to the highest view`
+      + (category.threshold === null ? "." : "; the mark is the samples' threshold.")),
   );
 };
