@@ -75,7 +75,11 @@ def write_scored(
             kept = tuple(found[at].sample.id for at in places)
             write_attended(attended_path(root / "scores", category), _attended(kept, views))
     config = Config()
-    config = replace(config, eval=replace(config.eval, bootstrap=20 if labelled else 0, size="64"))
+    config = replace(
+        config,
+        data=replace(config.data, image_size=64),
+        eval=replace(config.eval, bootstrap=20 if labelled else 0),
+    )
     words = {"method": "mvead", "backbone": "efficientnet-lite0", "scored": "test split", "setting": "single"}
     evaluate(root / "scores", index, words, config)
     return Scored(root / "scores", index, {name: geometry(views, size) for name in index.categories})
@@ -93,7 +97,7 @@ def geometry(views, size, untrusted=()) -> CategoryGeometry:
 
 
 def _view(root, stem, view, defective, labelled, size) -> View:
-    (root / stem).parent.mkdir(exist_ok=True)
+    (root / stem).parent.mkdir(parents=True, exist_ok=True)
     if not (root / f"{stem}.png").exists():
         Image.new("RGB", size, (90, 110, 120)).save(root / f"{stem}.png")
     mask = None

@@ -93,7 +93,7 @@ def histogram(
         "steps": {label: steps(own) for label, own in counts.items()},
         "counts": {label: int(own.sum()) for label, own in counts.items()},
         "top": top,
-        "ticks": [(place(tick), f"{tick:g}") for tick in round_ticks(low, high)],
+        "ticks": [(place(tick), f"{tick:.6g}") for tick in round_ticks(low, high)],
         "threshold": None if threshold is None else place(threshold),
     }
 
@@ -105,7 +105,7 @@ def round_ticks(low: float, high: float) -> list[float]:
         first, last = np.ceil(low / (step * share)), np.floor(high / (step * share))
         if last - first >= 1:
             every = int(np.ceil((last - first + 1) / 5))
-            return [float(f"{n * step * share:.6g}") for n in np.arange(first, last + 1, every)]
+            return [float(f"{n * step * share:.12g}") for n in np.arange(first, last + 1, every)]
     return [low, high]
 
 

@@ -9,9 +9,12 @@ from mvead_jax.evaluation.tables import LEVELS, TITLES
 from mvead_jax.report.findings import FoundSample
 from mvead_jax.report.outcomes import Cut
 
-_LEVEL_TITLES = {"sample": "Sample", "image": "View", "pixel": "Pixel"}
+_LEVEL_TITLES = {"sample": "Sample", "image": "View", "pixel": "Pixel", "decision": "Decision"}
+_TITLES = TITLES | {"false_alarms": "false alarms", "detections": "found"}
 # What the first screen shows; the rest stands in the table below it.
 _FIRST = (("sample", "auroc"), ("sample", "ap"), ("image", "auroc"), ("pixel", "ap"), ("pixel", "aupro"))
+_DECIDED = (("sample", "auroc"), ("image", "auroc"), ("pixel", "aupro"))
+_DECISIONS = (("decision", "false_alarms"), ("decision", "detections"))
 _ALL = tuple((level, metric) for level, names in LEVELS.items() for metric in names)
 
 
@@ -32,6 +35,8 @@ def summary(
         }
         for name, own in count.items()
     ]
+    decided = any("false_alarms" in row["levels"].get("decision", {}) for row in rows)
+    first, full = (_DECIDED + _DECISIONS, _ALL + _DECISIONS) if decided else (_FIRST, _ALL)
     trained = words.get("backbone_trained", True)
     return {
         "labelled": labelled,
@@ -44,8 +49,8 @@ def summary(
         "setting": str(words.get("setting", "")),
         "evaluation": str(words.get("evaluation", "")),
         "total": len(samples),
-        "first": _table(_FIRST, rows, metrics["mean"]) if labelled else None,
-        "full": _table(_ALL, rows, metrics["mean"]) if labelled else None,
+        "first": _table(first, rows, metrics["mean"]) if labelled else None,
+        "full": _table(full, rows, metrics["mean"]) if labelled else None,
         "rows": rows,
         "intervals": str(words.get("intervals", "none")),
         "protocol": {key: _word(value) for key, value in words.items()},
@@ -54,19 +59,23 @@ def summary(
 
 def _table(columns, rows, mean) -> dict[str, Any]:
     return {
-        "titles": [(_LEVEL_TITLES[level], TITLES[metric]) for level, metric in columns],
+        "titles": [(_LEVEL_TITLES[level], _TITLES[metric]) for level, metric in columns],
         "cells": [[_cell(row["levels"], *column) for column in columns] for row in rows],
         "mean": [_cell(mean, *column) for column in columns],
     }
 
 
 def _cell(levels: Mapping[str, Any], level: str, metric: str) -> tuple[str, str]:
-    """("84.6", "79.1-89.9"): percent and its interval, empty where there is none."""
+    """("84.6", "79-90"): percent and its interval, empty where there is none."""
     own = levels.get(level, {})
-    value = own.get(metric)
+    if level == "decision":  # rates, each with an interval of its own
+        own = own.get(metric, {})
+        value, interval = own.get("rate"), own.get("interval")
+    else:
+        value, interval = own.get(metric), own.get("interval", {}).get(metric)
     if value is None:
         return "-", ""
-    low, high = own.get("interval", {}).get(metric) or (None, None)
+    low, high = interval or (None, None)
     return f"{100 * value:.1f}", "" if low is None or high is None else f"{100 * low:.0f}–{100 * high:.0f}"
 
 

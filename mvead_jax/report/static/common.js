@@ -76,8 +76,7 @@ report.legend = function (category) {
     report.element("span", { class: "figure" }, report.number(low)),
     canvas,
     report.element("span", { class: "figure" }, report.number(high)),
-    report.element("span", { class: "quiet" }, `Heat from the 90 % to the 99.9 % quantile of ${category.heat_of}, `
-      + `the same for all of ${category.name}. Bars: from the lowest to the highest view`
-      + (category.threshold === null ? "." : "; the mark is the samples' threshold.")),
+    report.element("span", { class: "quiet" }, `Heat: 90 % to 99.9 % quantile of ${category.heat_of}, one scale for all `
+      + `of ${category.name}.` + (category.threshold === null ? "" : " Mark on a bar: the threshold of samples.")),
   );
 };
