@@ -10,7 +10,7 @@ import time
 from urllib.parse import unquote
 
 import pytest
-from fake_scores import GRID, geometry, write_scored
+from fake_scores import GRID, add_decisions, geometry, write_scored
 
 from mvead_jax.report.page import write_report
 
@@ -174,7 +174,7 @@ def test_an_opened_sample_shows_its_views_with_heat_and_outline(report, visit):
     opacity = heat[3::4]
     assert len(opacity) == ROWS * COLUMNS
     assert opacity.index(max(opacity)) == 1 * COLUMNS + 2
-    assert max(opacity) > 150
+    assert max(opacity) > 100
     assert sorted(opacity)[ROWS * COLUMNS // 2] == 0  # heat begins at nine tenths
     assert detail.locator("path.outline").count() == 2
     for name in ("heat", "outline"):
@@ -185,7 +185,7 @@ def test_an_opened_sample_shows_its_views_with_heat_and_outline(report, visit):
     legend = detail.locator(".legend").inner_text()
     low, high = (float(text) for text in detail.locator(".legend .figure").all_inner_texts())
     assert low < high
-    assert "the same for all of cap" in legend
+    assert "one scale for all of cap." in legend
     scores = [float(text) for text in detail.locator("figcaption .figure").all_inner_texts()]
     widths = [
         fill.bounding_box()["width"] if fill.is_visible() else 0 for fill in detail.locator(".fill").all()
@@ -310,6 +310,24 @@ def test_without_labels_there_is_no_outcome_to_choose(tmp_path, visit):
     assert detail.locator(".told").inner_text() == "Choose a patch of any view to see its score."
     click_patch(detail.locator(".frame").first, 0, 0)
     assert re.fullmatch(r"C1, row 1, column 1: patch score [\d.]+\.", detail.locator(".told").inner_text())
+
+
+def test_decisions_are_shown_with_their_reason(tmp_path, visit):
+    scored = write_scored(tmp_path, categories=("cap",), missing=[("cap", 3, "C2")])
+    add_decisions(scored, {"threshold": 55.0, "basis": "held_out"}, ["fail", "pass", "undecided"] * 2)
+    page = visit(write_report(scored.folder, scored.index, scored.geometries))
+    choose(page, "decision", "fail")
+    assert listed(page) == ["cap_0000_OK", "cap_0003_NG_HS"]
+    assert page.locator("#list .chip").all_inner_texts() == ["false alarm", "found"]
+    page.locator(".row").first.click()
+    detail = opened(page)
+    assert detail.locator(".reason").inner_text() == "C3, 2.1 x"
+    assert detail.locator(".view .p").all_inner_texts() == ["p = 0.500"] * 3
+    told = page.locator("#list .score small").all_inner_texts()
+    assert re.fullmatch(r"[01]\.\d\d × threshold, p = 0.020", told[0])
+    assert told[1] == "p = 0.020"  # without a view the threshold is another one
+    choose(page, "decision", "undecided")
+    assert page.locator("#list .chip").all_inner_texts() == ["undecided"] * 2
 
 
 LEGIBLE = """() => {

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from fake_scores import GRID, geometry, write_scored
+from fake_scores import GRID, add_decisions, geometry, write_scored
 from PIL import Image
 
 from mvead_jax.data.records import build_index
@@ -237,7 +237,7 @@ def test_decisions_of_a_calibrated_run_are_told(tmp_path):
     facts = {"threshold": 55.0, "basis": "held_out"}
     facts["false_alarms"] = {"rate": 0.5, "count": 1, "of": 2, "interval": [0.01, 0.99]}
     facts["detections"] = {"rate": None, "count": 0, "of": 0, "interval": [0.0, 1.0]}
-    decide(scored, facts, ["fail", "pass", "undecided"] * 2)
+    add_decisions(scored, facts, ["fail", "pass", "undecided"] * 2)
     page = written(scored)
     assert "Decision false alarms Decision found" in page.text
     assert "50.0 1–99 - " in page.text
@@ -262,26 +262,10 @@ def test_decisions_of_a_calibrated_run_are_told(tmp_path):
 
 def test_a_threshold_from_test_labels_is_not_called_calibrated(tmp_path):
     scored = write_scored(tmp_path, categories=("cap",), samples=6)
-    decide(scored, {"threshold": 55.0, "basis": "test_labels"}, ["fail", "pass"] * 3)
+    add_decisions(scored, {"threshold": 55.0, "basis": "test_labels"}, ["fail", "pass"] * 3)
     page = written(scored)
     assert not page.data["categories"][0]["calibrated"]
     assert "which these labels chose" in page.text
-
-
-def decide(scored, facts, decisions):
-    """Adds what a calibrated run adds to the files."""
-    for name, more in (("samples", ("p_value", "decision", "reason")), ("images", ("p_value",))):
-        path = scored.folder / f"{name}.csv"
-        with path.open(newline="") as file:
-            header, *lines = csv.reader(file)
-        for at, line in enumerate(lines):
-            line += ["0.02", decisions[at], "C3, 2.1 x"] if name == "samples" else ["0.5"]
-        with path.open("w", newline="") as file:
-            csv.writer(file).writerows([[*header, *more], *lines])
-    path = scored.folder / "metrics.json"
-    metrics = json.loads(path.read_text())
-    metrics["categories"]["cap"]["decision"] = facts
-    path.write_text(json.dumps(metrics))
 
 
 def test_beyond_the_most_samples_pictures_are_left_out_and_lines_stay(scored, monkeypatch):

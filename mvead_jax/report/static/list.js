@@ -6,11 +6,10 @@
   const AT_ONCE = 40;
   const list = document.getElementById("list");
   const form = document.getElementById("filters");
-  const wordsOf = (sample) => `${sample.id} ${data.categories[sample.category].name} ${sample.defect || ""} `
-    + `${sample.outcome || ""} ${sample.decision || ""} ${sample.reason || ""}`.toLowerCase();
   data.samples.forEach((sample, place) => {
     sample.place = place; // data.samples lies in the order of surprise
-    sample.words = wordsOf(sample).toLowerCase();
+    const { id, category, defect, outcome, decision, reason } = sample;
+    sample.words = [id, data.categories[category].name, defect, outcome, decision, reason].join(" ").toLowerCase();
   });
   let shown = [];
   let made = 0;
@@ -72,9 +71,7 @@
         : element("span", { class: "thumb" }),
       element("span", { class: "name" }, element("span", {}, sample.id),
         element("small", {}, [category.name, sample.defect].filter(Boolean).join(" · "))),
-      element("span", { class: "chips" },
-        sample.outcome ? element("span", { class: `chip ${sample.outcome.replace(" ", "-")}` }, sample.outcome) : null,
-        sample.decision ? element("span", { class: "chip" }, sample.decision) : null),
+      element("span", { class: "chips" }, chip(sample.outcome || sample.decision)),
       bars(sample, category),
       element("span", { class: "score" }, element("span", {}, number(sample.score)), element("small", {}, beside(sample, category))),
     );
@@ -82,10 +79,15 @@
     return element("li", { class: "sample", id: `sample-${sample.n}` }, button, detail);
   }
 
+  function chip(words) {
+    return words ? element("span", { class: `chip ${words.replace(" ", "-")}` }, words) : null;
+  }
+
   /** How the score stands to the threshold, as far as that is known. */
   function beside(sample, category) {
     const words = [];
-    if (category.threshold > 0 && sample.score > 0) words.push(`${(sample.score / category.threshold).toFixed(2)} × threshold`);
+    const whole = sample.views.length === category.views.length; // else its threshold is another one
+    if (whole && category.threshold > 0 && sample.score > 0) words.push(`${(sample.score / category.threshold).toFixed(2)} × threshold`);
     if (sample.p !== undefined) words.push(report.pValue(sample.p));
     return words.join(", ") || `highest in ${category.views[sample.worst]}`;
   }

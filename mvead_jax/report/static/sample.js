@@ -237,7 +237,7 @@
         found.forEach((one) => shares.set(one.view, (shares.get(one.view) || 0) + one.weight));
         const total = [...shares.values()].reduce((sum, one) => sum + one, 0);
         parts.push(`Its ${found.length} most attended patches hold ${Math.round(100 * total)} % of its attention (`
-          + [...shares].sort().map(([at, share]) => `${category.views[at]} ${Math.round(100 * share)} %`).join(", ")
+          + [...shares].sort(([one], [other]) => one - other).map(([at, share]) => `${category.views[at]} ${Math.round(100 * share)} %`).join(", ")
           + `), the first ${(100 * found[0].weight).toFixed(1)} %.`);
       } else if (this.weights) {
         parts.push("It had no patch to attend to.");
