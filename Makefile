@@ -3,7 +3,7 @@
 PYTHON ?= python3
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test parity bench lint clean
+.PHONY: demo test test-browser parity bench lint clean
 
 # Renders the inspection rig, learns its normal parts by MVEAD and by PatchCore, scores the others, and prints
 # both beside each other.
@@ -14,10 +14,14 @@ demo: .venv/.made
 	.venv/bin/python scripts/train.py --config configs/demo.py:patchcore --workdir runs/demo-patchcore
 	.venv/bin/python scripts/score.py --workdir runs/demo-patchcore
 	.venv/bin/python scripts/reproduce.py compare --output runs configs/demo.py:patchcore configs/demo.py
-	@echo "Pictures with heat maps: runs/demo/scores/report/; epipolar lines: runs/demo/geometry/pictures/"
+	@echo "To look at: runs/demo/scores/report/index.html; epipolar lines: runs/demo/geometry/pictures/"
 
 test: .venv/.made
-	.venv/bin/python -m pytest -m "not parity" --numprocesses auto --maxprocesses 4 --dist loadfile
+	.venv/bin/python -m pytest -m "not parity and not browser" --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# The report in chromium: CHROMIUM names another one than that of the path.
+test-browser: .venv/.made
+	.venv/bin/python -m pytest -m browser tests/browser
 
 # The ports against PyTorch.
 parity: .venv-parity/.made

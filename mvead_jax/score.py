@@ -5,12 +5,14 @@
     scores/images.csv       category,sample,view,image_path,label,score, and with decision.held_out p_value
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/environment.json what the scores were computed on; command.json: by which command
-    scores/report/<category>.png   pictures with their heat maps
+    scores/attended/<category>.npz   where views are fused: what the patches of a few samples attended to
+    scores/report/index.html   all of it to look at (report/page.py), written last
     scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
     scores/unfinished.json  of what, while it is scored
 
-A category is written as soon as it is scored, so that no two are held; metrics.json comes last, and without
-it the folder is not finished.
+A category is written as soon as it is scored, so that no two are held; metrics.json comes last of what
+counts, and without it the folder is not finished. What is only to look at may fail: that is said, and nothing
+is lost.
 
 Where several processes run the job, all compute features and maps; the first writes all files.
 
@@ -21,7 +23,8 @@ come from held-out training samples (decision.held_out), never from test labels 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,7 @@ import numpy as np
 
 from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.calibrate import geometry_path
 from mvead_jax.config import Config
 from mvead_jax.console import command
 from mvead_jax.data.loading import check_files
@@ -38,14 +42,16 @@ from mvead_jax.data.source import open_pictures
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
-from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, read_maps
+from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.files import read_json, whole, write_json
+from mvead_jax.files import read_json, write_json
+from mvead_jax.geometry.category import read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.hold_out import FACTS, Decider, check_labels, read_for_scoring
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
-from mvead_jax.report.pictures import draw_category, heat_scale
+from mvead_jax.report.attended import Attended, attended_path, telling, write_attended
+from mvead_jax.report.page import remove_report, write_report
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.sharding import is_first, together
 from mvead_jax.train import check_same_run, models, open_index, split_features
@@ -63,6 +69,7 @@ from mvead_jax.workdir import (
 log = logging.getLogger(__name__)
 
 _UNFINISHED = "unfinished.json"  # in the folder of the results
+_ATTENDED = 8  # patches of the others that are kept for each patch
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
@@ -78,6 +85,7 @@ def score(
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
+    report: bool = True,
 ) -> dict[str, Any] | None:
     """Scores the test split of a workdir's data set, or the pictures of a folder.
 
@@ -89,6 +97,7 @@ def score(
       overrides: config fields to change, such as data.root when the data set has moved.
       protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
       from_test_labels: thresholds by the best F1 of the test labels: optimistic, and flagged everywhere.
+      report: write report/index.html.
 
     Returns:
       The content of metrics.json, beside which all other files lie; None in all processes but the first.
@@ -118,7 +127,7 @@ def score(
     files, decided = None, {}
     job = Job(config, workdir, backbone, geometries)
     for name, part in models(config, index):
-        for category, found in _score_model(job, name, part):
+        for category, found, attend in _score_model(job, name, part):
             with together():
                 if is_first():
                     files = files or _begin(output, scored, [*earlier, *index.categories], bool(decider))
@@ -126,7 +135,8 @@ def score(
                     if decider:
                         decisions, decided[category] = decider.decide(index, category, found)
                     files.add(category, found, decisions)
-                    _draw(index, category, found, output, usual)
+                    if report:
+                        _keep_attended(output, category, found, attend)
             del found  # or it would be held until the next is there
     metrics = None
     with together():
@@ -138,6 +148,8 @@ def score(
                 words["decision"] = decider.words()
             metrics = evaluate(output, index, words, config, protocols, decided)
             (output / _UNFINISHED).unlink()
+            if report:
+                _write_report(output, index, workdir, usual)
     return metrics
 
 
@@ -147,6 +159,7 @@ def evaluate_again(
     *,
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
+    report: bool = True,
 ) -> dict[str, Any]:
     """The metrics of a finished scoring of the test split, from its files: no model, backbone or features.
 
@@ -175,7 +188,10 @@ def evaluate_again(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     index = _test_split(replace(config, data=data))
-    return evaluate(output, index, words, config, protocols, decided)
+    metrics = evaluate(output, index, words, config, protocols, decided)
+    if report:
+        _write_report(output, index, workdir)
+    return metrics
 
 
 def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
@@ -214,7 +230,8 @@ def _begin(output: Path, scored: str, categories: Sequence[str], decides: bool) 
         path.unlink(missing_ok=True)
     for name in categories:
         maps_path(output, name).unlink(missing_ok=True)
-        (output / "report" / f"{name}.png").unlink(missing_ok=True)
+        attended_path(output, name).unlink(missing_ok=True)
+    remove_report(output / "report")
     files = ScoreFiles(output, decides)
     write_json(output / "environment.json", environment())
     write_json(output / "command.json", command())
@@ -251,9 +268,11 @@ def _check_output(output: Path, scored: str) -> list[str]:
     return categories
 
 
-def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample]]]:
-    """Each category of the model, once all of it is scored; without samples in all processes but the
-    first."""
+def _score_model(
+    job: Job, name: str, index: DatasetIndex
+) -> Iterator[tuple[str, list[ScoredSample], Callable[[np.ndarray], Any]]]:
+    """Each category of the model, once all of it is scored, with what tells what some of its samples attended
+    to (Scorer.attended); without samples in all processes but the first."""
     config = job.config
     with together():
         index, keys = _check_model(job, name, index)
@@ -275,7 +294,11 @@ def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[tuple[str
                 found += [
                     ScoredSample(sample, index.views, own) for sample, own in zip(samples, maps, strict=True)
                 ]
-            yield category, found
+
+            def attend(places, scorer=scorer, chosen=chosen):
+                return scorer.attended(features, present, chosen[places], _ATTENDED)
+
+            yield category, found, attend
 
 
 def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex, dict[str, EpipolarKeys]]:
@@ -301,12 +324,34 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
     return index, checked_keys(job, name, facts, index.categories)
 
 
-def _draw(
-    index: DatasetIndex, category: str, found: Sequence[ScoredSample], output: Path, usual: Path | None
+def _keep_attended(
+    output: Path,
+    category: str,
+    found: Sequence[ScoredSample],
+    attend: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None],
 ) -> None:
-    """report/<category>.png; `usual`: scores of the test split, by whose scale new pictures are drawn."""
-    maps, source = np.concatenate([one.maps.ravel() for one in found]), "these samples"
-    if usual is not None and maps_path(usual, category).exists():
-        maps, source = read_maps(usual, category).astype(np.float32), "the test split"
-    with whole(output / "report" / f"{category}.png") as temporary:
-        draw_category(index.root, found, temporary, heat_scale(maps), source)
+    """attended/<category>.npz of the samples that tell most, if the method attends to anything."""
+    with _only_to_look_at(f"{category}: what patches attended to"):
+        places = telling([one.score for one in found], [one.sample.label for one in found])
+        if (kept := attend(places)) is not None:
+            samples = tuple(found[place].sample.id for place in places)
+            write_attended(attended_path(output, category), Attended(samples, found[0].views, *kept))
+
+
+def _write_report(output: Path, index: DatasetIndex, workdir: Path, usual: Path | None = None) -> None:
+    """report/index.html; usual: scores of the test split, by whose scale new pictures are drawn."""
+    with _only_to_look_at(f"{output / 'report'}: the report"):
+        paths = {category: geometry_path(workdir, category) for category in index.categories}
+        geometries = {category: read_geometry(path) for category, path in paths.items() if path.exists()}
+        write_report(output, index, geometries, usual)
+
+
+@contextmanager
+def _only_to_look_at(what: str) -> Iterator[None]:
+    """Says that it is not there if the block fails: the scores are."""
+    try:
+        yield
+    except UserError as error:
+        log.warning("%s is not there (%s); the scores are whole", what, error)
+    except Exception:  # whatever it is, it must not take the scores along
+        log.warning("%s is not there; the scores are whole", what, exc_info=True)

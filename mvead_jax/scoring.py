@@ -92,6 +92,25 @@ class Scorer:
             maps[~present[chosen]] = np.nan
             yield chosen, maps
 
+    def attended(
+        self, features: Features, present: Bool[np.ndarray, "S V"], rows: Int[np.ndarray, " n"], top: int
+    ) -> tuple[Int[np.ndarray, "n V N K"], Float32[np.ndarray, "n V N K"]] | None:
+        """What each patch of some samples attended to most (attended.attended_patches); None where the method
+        attends to nothing.
+
+        Args as of `maps`, but one process calls, and its first device works.
+        """
+        method, state = self.model.method, self.model.state
+        views, patches = features.shape[1:3]
+        if not isinstance(method, Mvead) or views < 2:
+            return None
+        top, found = min(top, views * patches), []
+        for row in rows:  # one after the other: a sample's weights are large, and few are asked for
+            batch = np.where(present[[row]][..., None, None], features[np.array([row])], 0)
+            found.append(method.attended(state, batch.astype(np.float32), self.keys, top))
+        patches, weights = (np.concatenate(own) for own in zip(*found, strict=True))
+        return patches, weights
+
     def _with_evidence(
         self, maps: Float32[np.ndarray, "b V h w"], present: Bool[np.ndarray, "b V"]
     ) -> Float32[np.ndarray, "b V h w"]:

@@ -6,8 +6,10 @@ python scripts/score.py --workdir runs/realiad --input DIR [--output DIR] [--dry
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
 metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
---config.eval.* say. --from-maps needs the scores folder and the data set's masks, and neither model nor
-features.
+--config.eval.* say. --from-maps needs the scores folder and the data set's pictures and masks, and neither
+model nor features.
+
+Open <output>/report/index.html to see what was found; --no-report leaves it out.
 
 Writes samples.csv, images.csv, maps/, metrics.json, report/ and more (docs/usage.md) into <workdir>/scores/,
 or scores_<name of DIR>/, or --output. New pictures are <DIR>/<sample>/<view>.png by the views of training
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument(
         "--threshold-from-test-labels", action="store_true", help="decide by the best F1 on test labels"
     )
+    parser.add_argument("--no-report", action="store_true", help="leave out report/index.html")
     arguments, rest = parser.parse_known_args()
     console.apply(arguments)
     overrides = split_overrides(rest)
@@ -95,7 +98,7 @@ def main() -> None:
 
     with joined(processes):
         output = arguments.output or default_output(arguments.workdir, arguments.input)
-        options = {"overrides": overrides, "protocols": protocols}
+        options = {"overrides": overrides, "protocols": protocols, "report": not arguments.no_report}
         if arguments.from_maps:
             metrics = evaluate_again(arguments.workdir, output, **options)
         else:
@@ -110,6 +113,8 @@ def main() -> None:
         if decisions := format_decisions(metrics):
             print(decisions)
         print(f"written to {output}")
+        if (page := output / "report" / "index.html").exists():
+            print(f"to look at: {page}")
 
 
 if __name__ == "__main__":

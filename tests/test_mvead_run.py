@@ -23,6 +23,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.methods.mvead.method import Mvead
 from mvead_jax.methods.patchcore import PatchCore
 from mvead_jax.model import build_method
+from mvead_jax.report.attended import read_attended
 from mvead_jax.score import score
 from mvead_jax.train import train
 
@@ -93,6 +94,21 @@ def results(folder):
     return {path.relative_to(folder): path.read_bytes() for path in names}
 
 
+def test_what_patches_attended_to_is_kept_of_the_telling_samples(run):
+    kept = read_attended(run / "scores/attended/cap.npz")
+    samples = {line["sample"] for line in lines(run / "scores/samples.csv")}
+    assert 1 <= len(kept.samples) <= 12
+    assert set(kept.samples) <= samples
+    count, views, patches, top = kept.patches.shape
+    assert (count, views) == (len(kept.samples), len(kept.views))
+    weights = kept.weights.astype(np.float32)
+    assert (np.diff(weights, axis=-1) <= 0).all()
+    assert 0 < weights.sum(-1).max() <= 1.001
+    own_view = np.arange(views)[None, :, None, None] == kept.patches // patches
+    assert not (own_view & (weights > 0)).any()
+    assert top == min(8, views * patches)
+
+
 def test_the_workdir_holds_what_scoring_and_going_on_need(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert files > {
@@ -102,6 +118,7 @@ def test_the_workdir_holds_what_scoring_and_going_on_need(run):
         *(f"banks/cap/C{v}.safetensors" for v in (1, 2, 3)),
         *("scores/samples.csv", "scores/images.csv", "scores/maps/cap.npz", "scores/metrics.json"),
         *("scores/environment.json", "scores/command.json", "scores/bootstrap.npz", "scores/regions.csv"),
+        *("scores/attended/cap.npz", "scores/report/index.html"),
     }
     manifest = json.loads((run / "manifest.json").read_text())
     assert {"geometry/cap.json", "models/cap/fusion.safetensors", "banks/cap/C1.safetensors"} <= set(manifest)

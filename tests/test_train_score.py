@@ -62,9 +62,10 @@ def test_the_workdir_holds_what_the_design_says(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     banks = {f"banks/{c}/C{v}.safetensors" for c in ("bolt", "cap") for v in range(1, 6)}
     scores = {"samples.csv", "images.csv", "metrics.json", "maps/bolt.npz", "maps/cap.npz"}
-    scores |= {"report/bolt.png", "report/cap.png", "environment.json", "bootstrap.npz", "regions.csv"}
-    scores.add("command.json")
-    assert files == {
+    scores |= {"environment.json", "command.json", "bootstrap.npz", "regions.csv"}
+    report = {f"scores/report/{name}" for name in ("index.html", "report.css", "list.js", "samples/11.js")}
+    assert report <= files
+    assert {name for name in files if not name.startswith("scores/report/")} == {
         *("config.json", "environment.json", "command.json", "metrics.jsonl", "manifest.json"),
         *banks,
         *(f"models/{category}/calibration.json" for category in ("bolt", "cap")),
@@ -169,7 +170,7 @@ def test_two_runs_give_the_same_bytes(run, root, tmp_path):
     assert paths
     for path in paths:
         assert path.read_bytes() == (tmp_path / "two" / path.relative_to(run)).read_bytes()
-    for name in ("maps/bolt.npz", "report/bolt.png"):
+    for name in ("maps/bolt.npz", "report/index.html", "report/samples/0.js", "report/pictures/0/0.webp"):
         assert (tmp_path / "two/scores" / name).read_bytes() == (run / "scores" / name).read_bytes()
 
 
@@ -355,11 +356,27 @@ def test_results_of_other_pictures_and_foreign_files_are_not_overwritten(run, ro
     shutil.rmtree(output)
 
 
+@pytest.mark.parametrize("error", [UserError("no space left"), MemoryError("none left")])
+def test_a_report_that_fails_takes_no_score_along(run, tmp_path, error, monkeypatch, caplog):
+    def fails(*arguments):
+        raise error
+
+    monkeypatch.setattr("mvead_jax.score.write_report", fails)
+    monkeypatch.setattr("mvead_jax.score.telling", fails)
+    shutil.copytree(run, tmp_path / "run")
+    assert score(tmp_path / "run")["categories"].keys() == {"bolt", "cap"}
+    assert results(tmp_path / "run") == results(run)
+    assert "the report is not there" in caplog.text
+    assert "cap: what patches attended to is not there" in caplog.text
+    assert not (tmp_path / "run/scores/unfinished.json").exists()
+    assert not (tmp_path / "run/scores/report").exists()
+
+
 def test_fewer_categories_leave_no_maps_of_the_others(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     score(tmp_path / "run", overrides={"data.categories": "cap"})
     assert [path.name for path in (tmp_path / "run/scores/maps").iterdir()] == ["cap.npz"]
-    assert [path.name for path in (tmp_path / "run/scores/report").iterdir()] == ["cap.png"]
+    assert len(list((tmp_path / "run/scores/report/samples").iterdir())) == 6
 
 
 @pytest.mark.parametrize("setting", ["single", "multi"])
@@ -371,15 +388,15 @@ def test_a_scoring_that_is_killed_leaves_whole_categories_and_is_done_again(
         shutil.copytree(run, workdir)
     else:
         train(config_for(root, setting=setting), workdir)
-    drawn = []
+    kept = []
 
-    def killed(index, category, *arguments):
-        if drawn:
+    def killed(output, category, *arguments):
+        if kept:
             raise KeyboardInterrupt
-        drawn.append(category)
+        kept.append(category)
 
     with monkeypatch.context() as patched:
-        patched.setattr("mvead_jax.score._draw", killed)
+        patched.setattr("mvead_jax.score._keep_attended", killed)
         with pytest.raises(KeyboardInterrupt):
             score(workdir)
     assert not (workdir / "scores/metrics.json").exists()
@@ -392,8 +409,8 @@ def test_a_scoring_that_is_killed_leaves_whole_categories_and_is_done_again(
     if setting == "single":  # what the next one does not score goes
         shutil.copytree(workdir, tmp_path / "fewer")
         score(tmp_path / "fewer", overrides={"data.categories": "bolt"})
-        for kind in ("maps", "report"):
-            assert [path.stem for path in (tmp_path / "fewer/scores" / kind).iterdir()] == ["bolt"]
+        assert [path.stem for path in (tmp_path / "fewer/scores/maps").iterdir()] == ["bolt"]
+        assert len(list((tmp_path / "fewer/scores/report/samples").iterdir())) == 6
     (workdir / "scores/maps/cap.npz").unlink()
     score(workdir)
     assert not (workdir / "scores/unfinished.json").exists()
@@ -550,7 +567,17 @@ def test_the_demo_in_small(tmp_path):
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run/scores/metrics.json").read_text())
     assert metrics["categories"]["terminal"]["sample"]["base_rate"] == pytest.approx(5 / 7)
-    assert (tmp_path / "run/scores/report/terminal.png").stat().st_size > 10_000
+    assert (tmp_path / "run/scores/attended/terminal.npz").is_file()
+    page = tmp_path / "run/scores/report/index.html"
+    assert f"to look at: {page}" in done.stdout
+    before = page.read_bytes()
+    page.unlink()
+    done = script("scripts/score.py", "--workdir", tmp_path / "run", "--from-maps")
+    assert done.returncode == 0, done.stderr
+    assert page.read_bytes() == before
+    done = script("scripts/score.py", "--workdir", tmp_path / "run", "--no-report")
+    assert done.returncode == 0, done.stderr
+    assert not page.parent.exists()
 
 
 @pytest.mark.parametrize(

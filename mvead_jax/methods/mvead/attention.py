@@ -147,11 +147,14 @@ class MVASAttention(EpipolarAttention):
         self.grid, self.windows, self.top_windows = grid, windows, top_windows
 
     def __call__(self, z, mask, present=None):
+        return super().__call__(z, self.similar(z, present))
+
+    def similar(self, z: Float[Array, "V N D"], present: Bool[Array, " V"] | None) -> Bool[Array, "V V N N"]:
+        """The keys of `similar_windows` among the views that the sample has."""
         pairs = ~jnp.eye(z.shape[0], dtype=bool)
         if present is not None:
             pairs = pairs & jnp.asarray(present)[None, :]
-        similar = similar_windows(z, pairs, self.grid, self.windows, self.top_windows)
-        return super().__call__(z, similar)
+        return similar_windows(z, pairs, self.grid, self.windows, self.top_windows)
 
 
 def similar_windows(

@@ -24,6 +24,7 @@ from mvead_jax.config import FusionConfig, TrainConfig
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.errors import UserError
 from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.methods.mvead.attended import attended_batch
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,
     EpipolarAttention,
@@ -228,6 +229,21 @@ class Mvead:
         if state.unfused is None:
             return maps
         return _added(maps, self._memory.anomaly_maps(state.unfused, features, None, mesh), state)
+
+    def attended(
+        self, state: MveadState, features: Float32[np.ndarray, "B V N D"], keys: EpipolarKeys, top: int
+    ) -> tuple[Int[np.ndarray, "B V N K"], Float32[np.ndarray, "B V N K"]]:
+        """What each patch of some samples of one category attended to most, as `attended_patches` tells it.
+
+        On one device of the calling process.
+
+        Args:
+          features: as of `anomaly_maps`. top: K.
+        """
+        present = (features != 0).any((2, 3))
+        fusion = jax.tree.map(np.asarray, state.fusion)
+        found = attended_batch(self._graph, fusion, features, present, keys.mask, top=top)
+        return tuple(map(np.asarray, found))
 
     def _samples(self, index: DatasetIndex, features: Any, geometry: Geometry) -> NormalSamples:
         categories = index.categories

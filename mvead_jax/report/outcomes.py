@@ -1,0 +1,68 @@
+"""Which samples a person should see first: misses and false alarms, the worst of both before all others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from mvead_jax.evaluation.ranking import f1_max_threshold
+from mvead_jax.report.findings import FoundSample
+
+Outcome = Literal["missed", "false alarm", "found", "passed", ""]
+FAIL, UNDECIDED = "fail", "undecided"  # as samples.csv has it of a run that decides
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the samples of a category are told apart.
+
+    Attributes:
+      threshold: what defects score above; None where there is none. The decisions of samples.csv go first,
+        for a sample that lacks a view has a threshold of its own.
+      calibrated: it was set on held-out normal samples; else it is that of the best F1 on these very labels.
+      spread: standard deviation of the samples' scores, by which distances from the threshold are compared
+        between categories; 1 where there is none.
+    """
+
+    threshold: float | None
+    calibrated: bool
+    spread: float
+
+
+def cut_of(samples: Sequence[FoundSample], decided: Mapping[str, Any] | None = None) -> Cut:
+    """The cut of a category.
+
+    Args:
+      decided: "decision" of the category in metrics.json: its "threshold", and its "basis".
+    """
+    scores = np.array([one.score for one in samples])
+    spread = float(scores.std()) or 1.0
+    if decided and decided.get("threshold") is not None:
+        return Cut(float(decided["threshold"]), decided.get("basis") == "held_out", spread)
+    known = [one for one in samples if one.label is not None]
+    if {one.label for one in known} != {0, 1}:
+        return Cut(None, False, spread)
+    best = f1_max_threshold(np.array([one.score for one in known]), np.array([one.label for one in known]))
+    return Cut(best, False, spread)
+
+
+def outcome(sample: FoundSample, cut: Cut) -> Outcome:
+    """What became of a labelled sample; empty where the label or the threshold is not known."""
+    unknown = sample.decision == UNDECIDED if sample.decision else cut.threshold is None
+    if sample.label is None or unknown:
+        return ""
+    called = sample.decision == FAIL if sample.decision else sample.score >= cut.threshold
+    if sample.label:
+        return "found" if called else "missed"
+    return "false alarm" if called else "passed"
+
+
+def surprise(sample: FoundSample, cut: Cut) -> float:
+    """How far the score lies on the wrong side of the threshold, in spreads; of an unlabelled sample how far
+    it lies above."""
+    middle = 0.0 if cut.threshold is None else cut.threshold
+    above = (sample.score - middle) / cut.spread
+    return -above if sample.label == 1 and cut.threshold is not None else above

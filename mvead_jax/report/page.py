@@ -1,0 +1,221 @@
+"""report/index.html of a scores folder: what was found, on one page that opens from disk.
+
+    index.html              table, curves, the list of samples; all that is needed to filter and order them
+    report.css, *.js        as they lie in static/
+    samples/<n>.js          maps, outlines and attended patches of a sample, loaded when it is opened
+    pictures/<n>/<v>.webp   small copies of its pictures
+
+n is the sample's line in samples.csv, from 0, and v the number of the view: no name of the data becomes the
+name of a file. Reads the files of the scores folder and the data set's pictures and masks; no model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from mvead_jax.data.records import DatasetIndex, natural_key
+from mvead_jax.errors import UserError
+from mvead_jax.evaluation.folder import maps_path, read_maps
+from mvead_jax.files import read_json, write_text
+from mvead_jax.geometry.category import CategoryGeometry
+from mvead_jax.progress import progress
+from mvead_jax.report.attended import Attended, attended_path, of_sample, read_attended
+from mvead_jax.report.charts import charts_of
+from mvead_jax.report.findings import FoundSample, by_category, read_findings
+from mvead_jax.report.heat import halves, heat_colours, heat_scale
+from mvead_jax.report.line_table import line_table
+from mvead_jax.report.outcomes import Cut, cut_of, outcome, surprise
+from mvead_jax.report.summary import summary
+from mvead_jax.report.thumbnails import read_outline, write_thumbnail
+
+MOST_PICTURED = 1000  # samples whose pictures the page holds: those that it lists first
+_THREADS = 4
+
+
+def write_report(
+    folder: Path,
+    index: DatasetIndex,
+    geometries: Mapping[str, CategoryGeometry],
+    usual: Path | None = None,
+) -> Path:
+    """Writes the report of a finished scores folder anew; index.html comes last.
+
+    Args:
+      folder: of score.py, with its metrics.json.
+      index: holds the samples that were scored.
+      geometries: of the categories that have one.
+      usual: scores of the test split, by whose heat scale new pictures are drawn.
+
+    Returns:
+      The path of index.html.
+
+    Raises:
+      UserError: a file of the folder, a picture or a mask that can't be read.
+    """
+    samples = read_findings(folder)
+    metrics = read_json(folder / "metrics.json", "the scores of a finished scripts/score.py")
+    place = folder / "report"
+    remove_report(place)
+    categories = by_category(samples)
+    levels = metrics["categories"]
+    cuts = {name: cut_of(own, levels.get(name, {}).get("decision")) for name, own in categories.items()}
+    order = sorted(samples, key=lambda one: (-surprise(one, cuts[one.category]), one.number))
+    pictured = {one.number for one in order[:MOST_PICTURED]}
+    (place / "samples").mkdir(parents=True)
+    told = []
+    with progress("report", len(pictured), "samples") as bar:
+        for name, own in categories.items():
+            maps = read_maps(folder, name, sum(len(one.views) for one in own))
+            page = _Category(name, own, maps, index, read_attended(attended_path(folder, name)))
+            with ThreadPoolExecutor(_THREADS) as pool:
+                chosen = [one for one in own if one.number in pictured]
+                for _ in pool.map(partial(page.write_sample, place=place), chosen):
+                    bar.advance()
+            told.append(page.told(geometries.get(name), cuts[name], _scale(folder, usual, name, maps)))
+    names = list(categories)
+    listed = [
+        _line(one, names.index(one.category), told[names.index(one.category)]["views"], cuts[one.category])
+        | {"pictured": one.number in pictured}
+        for one in order
+    ]
+    data = {"categories": told, "samples": listed, "colours": heat_colours()}
+    charts = [charts_of(own, cuts[name]) for name, own in categories.items()]
+    environment = Environment(
+        loader=PackageLoader("mvead_jax.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for source in _static():
+        write_text(place / source.name, source.read_text(encoding="utf-8"))
+    page = environment.get_template("index.html.jinja").render(
+        data=script_json(data), categories=told, charts=charts, **summary(metrics, samples, cuts)
+    )
+    write_text(place / "index.html", page)
+    return place / "index.html"
+
+
+def remove_report(place: Path) -> None:
+    """Removes what an earlier report left in its folder, and the folder if nothing else is in it."""
+    for name in ("index.html", *(source.name for source in _static())):
+        (place / name).unlink(missing_ok=True)
+    for name in ("samples", "pictures"):
+        shutil.rmtree(place / name, ignore_errors=True)
+    with suppress(OSError):
+        place.rmdir()
+
+
+def _static() -> list[Any]:
+    return list(package_files("mvead_jax.report").joinpath("static").iterdir())
+
+
+def script_json(value: Any) -> str:
+    """JSON that is inert inside a script element, and is JavaScript too: no <, >, & nor a line separator."""
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False)  # ASCII: U+2028 is escaped
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+class _Category:
+    """Writes the samples of one category."""
+
+    def __init__(
+        self,
+        name: str,
+        samples: Sequence[FoundSample],
+        maps: np.ndarray,
+        index: DatasetIndex,
+        attended: Attended | None,
+    ):
+        self.name, self.samples, self.maps, self.attended = name, samples, maps, attended
+        self.views = sorted({view.name for one in samples for view in one.views}, key=natural_key)
+        self.root = index.root
+        self.stored = {one.id: one for one in index.samples if one.category == name}
+
+    def write_sample(self, sample: FoundSample, place: Path) -> None:
+        """samples/<n>.js and the pictures of one sample."""
+        if sample.id not in self.stored:
+            raise UserError(f"{self.root}: has no sample {sample.id} of {self.name}, which was scored")
+        views = {view.name: view for view in self.stored[sample.id].views}
+        folder = place / "pictures" / str(sample.number)
+        folder.mkdir(parents=True)
+        content: dict[str, Any] = {"views": []}
+        for found in sample.views:
+            view, number = views[found.name], self.views.index(found.name)
+            size = write_thumbnail(self.root / view.image, folder / f"{number}.webp")
+            content["views"].append(
+                {
+                    "view": number,
+                    "size": size,
+                    "map": halves(self.maps[found.place]),
+                    "outline": "" if view.mask is None else read_outline(self.root / view.mask),
+                }
+            )
+        if (own := of_sample(self.attended, sample.id, self.views)) is not None:
+            patches, weights = own
+            content["attended"] = {
+                "top": patches.shape[-1],
+                "patches": patches.ravel().tolist(),
+                "weights": halves(weights),
+            }
+        text = f"report.receive({sample.number},{script_json(content)});\n"
+        (place / "samples" / f"{sample.number}.js").write_text(text, encoding="utf-8")
+
+    def told(
+        self, geometry: CategoryGeometry | None, cut: Cut, scale: tuple[float, float, str]
+    ) -> dict[str, Any]:
+        """What the page has to know of the category."""
+        scores = [view.score for one in self.samples for view in one.views]
+        return {
+            "name": self.name,
+            "views": self.views,
+            "grid": self.maps.shape[1:],
+            "heat": scale[:2],
+            "heat_of": scale[2],
+            "range": [min(scores), max(scores)],
+            "threshold": cut.threshold,
+            "calibrated": cut.calibrated,
+            "attention": self.attended is not None,
+            "lines": line_table(geometry, self.views),
+        }
+
+
+def _line(sample: FoundSample, category: int, views: Sequence[str], cut: Cut) -> dict[str, Any]:
+    """A sample in the list. Fields that say nothing are left out: there may be thousands of lines."""
+    line = {
+        "n": sample.number,
+        "category": category,
+        "id": sample.id,
+        "score": float(f"{sample.score:.6g}"),
+        "worst": views.index(sample.worst_view),
+        "views": [
+            [views.index(view.name), float(f"{view.score:.6g}"), view.label, view.p_value]
+            for view in sample.views
+        ],
+    }
+    more = {
+        "label": sample.label,
+        "defect": sample.defect,
+        "outcome": outcome(sample, cut),
+        "p": sample.p_value,
+        "decision": sample.decision,
+        "reason": sample.reason,
+    }
+    return line | {name: value for name, value in more.items() if value not in (None, "")}
+
+
+def _scale(folder: Path, usual: Path | None, category: str, maps: np.ndarray) -> tuple[float, float, str]:
+    if usual is not None and usual != folder and maps_path(usual, category).exists():
+        return *heat_scale(read_maps(usual, category)), "the test split"
+    return *heat_scale(maps), "these samples"

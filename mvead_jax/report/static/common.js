@@ -1,0 +1,82 @@
+// What the parts of the page share: its data, elements made without HTML, numbers, heat.
+"use strict";
+
+var report = { data: JSON.parse(document.getElementById("data").textContent) };
+
+/** An element with attributes and children; text is always text, never HTML. */
+report.element = function (tag, attributes, ...children) {
+  const svg = ["svg", "path", "line", "rect", "text"].includes(tag);
+  const made = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (value !== null && value !== undefined && value !== false) made.setAttribute(name, value === true ? "" : value);
+  }
+  for (const child of children.flat()) {
+    if (child !== null && child !== undefined) made.append(child);
+  }
+  return made;
+};
+
+/** A score with four digits. */
+report.number = (value) => {
+  const digits = value.toPrecision(4);
+  return digits.includes("e") ? String(Number(digits)) : digits;
+};
+
+/** A p-value; a small one is not rounded to 0. */
+report.pValue = (value) => (value < 0.001 ? "p < 0.001" : "p = " + value.toFixed(3));
+
+/** Numbers of base64 text that holds little-endian float16. */
+report.halves = function (text) {
+  const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
+  const view = new DataView(bytes.buffer);
+  return Float32Array.from({ length: bytes.length / 2 }, (_, at) => {
+    const bits = view.getUint16(2 * at, true);
+    const exponent = (bits >> 10) & 31;
+    const fraction = bits & 1023;
+    const sign = bits >> 15 ? -1 : 1;
+    if (exponent === 31) return fraction ? NaN : sign * Infinity;
+    return sign * (exponent ? (1 + fraction / 1024) * 2 ** (exponent - 15) : fraction * 2 ** -24);
+  });
+};
+
+/** Where a patch score lies on the heat scale of its category: 0 = no heat, 1 = full. */
+report.strength = function (category, score) {
+  const [low, high] = category.heat;
+  return Math.min(1, Math.max(0, (score - low) / Math.max(high - low, 1e-12)));
+};
+
+/** A canvas of one pixel a patch; the more heat, the less of the picture shows through. */
+report.heat = function (category, scores) {
+  const [height, width] = category.grid;
+  const canvas = report.element("canvas", { class: "heat", width, height, "aria-hidden": "true" });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(width, height);
+  scores.forEach((score, at) => {
+    const strength = report.strength(category, score);
+    const colour = parseInt(report.data.colours[Math.round(255 * strength)].slice(1), 16);
+    image.data.set([colour >> 16, (colour >> 8) & 255, colour & 255, Math.round(191 * strength)], 4 * at);
+  });
+  context.putImageData(image, 0, 0);
+  return canvas;
+};
+
+/** The scale of a category's heat: a strip of colours with its numbers. */
+report.legend = function (category) {
+  const canvas = report.element("canvas", { width: 256, height: 1, role: "img", "aria-label": "colours of the heat map" });
+  const context = canvas.getContext("2d");
+  report.data.colours.forEach((colour, at) => {
+    context.globalAlpha = (0.75 * at) / 255;
+    context.fillStyle = colour;
+    context.fillRect(at, 0, 1, 1);
+  });
+  const [low, high] = category.heat;
+  return report.element(
+    "p", { class: "legend" },
+    "Patch score ",
+    report.element("span", { class: "figure" }, report.number(low)),
+    canvas,
+    report.element("span", { class: "figure" }, report.number(high)),
+    report.element("span", { class: "quiet" }, `Heat: 90 % to 99.9 % quantile of ${category.heat_of}, one scale for all `
+      + `of ${category.name}.` + (category.threshold === null ? "" : " Mark on a bar: the threshold of samples.")),
+  );
+};

@@ -1,0 +1,57 @@
+"""Small copies of pictures for the page, and the outline of a mask as a path over them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool
+from PIL import Image
+
+from mvead_jax.data.loading import open_image
+from mvead_jax.data.pictures import Picture
+
+SIDE = 320  # pixels of the longer side; a smaller picture stays as it is
+UNITS = 1000  # of the paths: both sides of a picture, whatever its shape
+_QUALITY = 82
+
+
+def write_thumbnail(picture: Picture, path: Path) -> tuple[int, int]:
+    """A WebP copy of at most SIDE pixels; its (width, height).
+
+    Raises:
+      UserError: not a picture, or damaged.
+    """
+    image = open_image(picture)
+    if max(image.size) > SIDE:
+        scale = SIDE / max(image.size)
+        size = tuple(max(1, round(side * scale)) for side in image.size)
+        image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
+    image.save(path, format="WEBP", quality=_QUALITY, method=2)
+    return image.size
+
+
+def read_outline(mask: Picture) -> str:
+    """The outline of a mask's defects. Raises as `write_thumbnail`."""
+    return outline(np.asarray(open_image(mask).convert("L")) > 0)
+
+
+def outline(mask: Bool[np.ndarray, "H W"]) -> str:
+    """The outline of all that is marked, holes too, as an SVG path in UNITS of width and height.
+
+    It runs along the outer edges of the marked pixels: one alone is a square of its size.
+    """
+    height, width = mask.shape
+    # Enlarged, so that a contour, which goes through centres of pixels, comes close to their edges.
+    times = max(2, round(UNITS / max(mask.shape)))
+    fine = cv2.resize(mask.astype(np.uint8), None, fx=times, fy=times, interpolation=cv2.INTER_NEAREST)
+    contours, _ = cv2.findContours(fine, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    pieces = []
+    for contour in contours:
+        points = cv2.approxPolyDP(contour, 1.5, True).reshape(-1, 2)
+        if len(points) < 3:
+            points = contour.reshape(-1, 2)
+        places = ((points + 0.5) / times * UNITS / (width, height)).round().astype(int)
+        pieces.append("M" + "L".join(f"{x} {y}" for x, y in places) + "Z")
+    return "".join(pieces)
