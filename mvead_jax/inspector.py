@@ -25,6 +25,7 @@ from PIL import Image
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.data.loading import open_image, preprocess, upright
+from mvead_jax.data.pictures import Picture
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.scoring import Scorer, load_model
@@ -38,7 +39,7 @@ from mvead_jax.workdir import (
     trained_geometries,
 )
 
-Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
+Given = str | Picture | Image.Image | UInt8[np.ndarray, "H W 3"]
 _THREADS = 8
 
 
@@ -201,7 +202,7 @@ class Inspector:
             self.maps(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
 
     def inspect(
-        self, images: Sequence[Picture | None] | Mapping[str, Picture | None], category: str | None = None
+        self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
     ) -> Inspection:
         """Scores one part.
 
@@ -250,7 +251,7 @@ class Inspector:
         raise UserError(f"category {category}: {problem} of {', '.join(self.categories)}")
 
 
-def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Picture]:
+def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Given]:
     """The pictures that there are, by view, in the order of `views`."""
     if isinstance(images, Mapping):
         if unknown := [str(view) for view in images if view not in views]:
@@ -273,8 +274,10 @@ def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Pi
 
 def _opened(picture: Any, view: str) -> Image.Image:
     """The upright picture as 8-bit RGB."""
-    if isinstance(picture, str | Path):
+    if isinstance(picture, str):
         return open_image(Path(picture))
+    if hasattr(picture, "open"):
+        return open_image(picture)
     if isinstance(picture, Image.Image):
         return upright(picture, f"view {view}")
     if isinstance(picture, np.ndarray):
