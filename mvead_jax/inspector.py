@@ -139,7 +139,7 @@ class Inspector:
           scorers: of each category. digest: of the models' files, which tells them from others.
         """
         self.workdir, self.digest = workdir, digest
-        self._backbone, self._scorers = backbone, dict(scorers)
+        self.backbone, self._scorers = backbone, dict(scorers)
 
     @classmethod
     def load(
@@ -196,7 +196,7 @@ class Inspector:
 
     def warm_up(self) -> None:
         """Compiles what `inspect` runs, for every category."""
-        size = self._backbone.image_size
+        size = self.backbone.image_size
         for category in self.categories:
             views = len(self.views(category))
             self.maps(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
@@ -215,9 +215,21 @@ class Inspector:
           UserError: another number of pictures, an unknown view, none at all, or one that can't be read.
         """
         category = self._category(category)
+        pictures, present, sizes = self.preprocess(images, category)
+        maps = self.maps(category, pictures, present)
+        if not np.isfinite(maps[present]).all():
+            raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
+        return Inspection(category, self.views(category), maps, sizes)
+
+    def preprocess(
+        self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
+    ) -> tuple[Float32[np.ndarray, "V S S 3"], Bool[np.ndarray, " V"], dict[str, tuple[int, int]]]:
+        """The pictures as the backbone takes them, zeros where a view is missing; which there are; and the
+        size (W, H) of each upright picture. Arguments and errors as `inspect`."""
+        category = self._category(category)
         views = self.views(category)
         given = _by_view(images, views, category)
-        size = self._backbone.image_size
+        size = self.backbone.image_size
         pictures = np.zeros((len(views), size, size, 3), np.float32)
 
         def load(view: str) -> tuple[int, int]:
@@ -227,17 +239,13 @@ class Inspector:
 
         with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
             sizes = dict(zip(given, pool.map(load, given), strict=True))
-        present = np.array([view in given for view in views])
-        maps = self.maps(category, pictures, present)
-        if not np.isfinite(maps[present]).all():
-            raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
-        return Inspection(category, views, maps, sizes)
+        return pictures, np.array([view in given for view in views]), sizes
 
     def maps(
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
     ) -> Float32[np.ndarray, "V h w"]:
         """Patch scores of a part's preprocessed pictures; NaN where `present` says there is none."""
-        features = np.array(self._backbone(pictures), np.float32)
+        features = np.array(self.backbone(pictures), np.float32)
         features[~present] = 0
         scored = self._scorers[category].maps(features[None], present[None], np.array([0]), most=1)
         return next(iter(scored))[1][0]

@@ -54,6 +54,7 @@ from mvead_jax.workdir import (
     Job,
     checked_facts,
     checked_keys,
+    is_artefact,
     model_names,
     trained_config,
     trained_geometries,
@@ -65,7 +66,13 @@ _UNFINISHED = "unfinished.json"  # in the folder of the results
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
-    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new pictures."""
+    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new pictures.
+
+    Raises:
+      UserError: an artefact, which stays as it was exported.
+    """
+    if is_artefact(workdir):
+        raise UserError(f"{workdir}: an artefact stays as it is; name a folder by --output")
     return workdir / ("scores" if pictures is None else f"scores_{pictures.resolve().name}")
 
 

@@ -35,7 +35,6 @@ ROOMS = (
         "inspector",
         "watch",
         "export",
-        "verify",
         "compare",
         "reproduce",
     ),
