@@ -66,19 +66,32 @@ def config_for(kind, root):
     )
 
 
-@pytest.fixture(scope="module", params=["mvead", "patchcore"])
-def made(request, root, tmp_path_factory):
+def make(kind, root, folder):
     """A workdir and its artefact."""
-    folder = tmp_path_factory.mktemp(request.param)
-    train(config_for(request.param, root), folder / "run")
+    train(config_for(kind, root), folder / "run")
     score(folder / "run")
     export(folder / "run", folder / "shipped")
     return folder / "run", folder / "shipped"
 
 
+@pytest.fixture(scope="module")
+def mvead(root, tmp_path_factory):
+    return make("mvead", root, tmp_path_factory.mktemp("mvead"))
+
+
+@pytest.fixture(scope="module")
+def patchcore(root, tmp_path_factory):
+    return make("patchcore", root, tmp_path_factory.mktemp("patchcore"))
+
+
+@pytest.fixture(params=["mvead", "patchcore"])
+def made(request):
+    return request.getfixturevalue(request.param)
+
+
 @pytest.fixture
-def copied(made, tmp_path):
-    return Path(shutil.copytree(made[1], tmp_path / "copy"))
+def copied(mvead, tmp_path):
+    return Path(shutil.copytree(mvead[1], tmp_path / "copy"))
 
 
 def files_of(folder):
@@ -152,12 +165,16 @@ runpy.run_path("scripts/verify.py", run_name="__main__")
 """
 
 
-def test_one_device_without_network_package_hub_and_data_verifies_it_too(made, root):
+def test_one_device_without_network_package_hub_and_data_verifies_it_too(mvead, root):
     hidden = root.with_name("hidden")
     root.rename(hidden)
     try:
-        environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
-        command = [sys.executable, "-c", _ALONE, str(made[1])]
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
+            "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache/jax"),
+        }
+        command = [sys.executable, "-c", _ALONE, str(mvead[1])]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     finally:
         hidden.rename(root)
@@ -271,8 +288,8 @@ def test_the_exported_function_runs_by_jax_alone_and_was_lowered_for_three_platf
     assert difference_of(np.load(tmp_path / "maps.npy"), expected) <= 1e-5
 
 
-def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(made, tmp_path, monkeypatch):
-    run, shipped = made
+def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(mvead, tmp_path, monkeypatch):
+    run, shipped = mvead
     with pytest.raises(UserError, match="is there already; name a new folder"):
         export(run, shipped)
     with pytest.raises(UserError, match="--golden=0: must be at least 1"):
