@@ -22,6 +22,7 @@ from mvead_jax.config import (
     BankConfig,
     Config,
     DataConfig,
+    DecisionConfig,
     GeometryConfig,
     ScoreConfig,
     TrainConfig,
@@ -56,6 +57,7 @@ def config_for(kind, root):
             bank=BankConfig(unfused=True),
             train=TrainConfig(epochs=1, centers=2),
             score=ScoreConfig(evidence="epipolar"),
+            decision=DecisionConfig(held_out=0.5, false_alarms=0.5),
         )
     return Config(
         method="patchcore",
@@ -120,6 +122,8 @@ def test_the_artefact_has_a_workdirs_files_and_what_else_scoring_needs(made):
     measured = json.loads((run / "scores/metrics.json").read_text())
     assert f"{100 * measured['mean']['sample']['auroc']:.1f}" in card
     assert f"- patch_score: {measured['protocol']['patch_score']}" in card
+    decided = (run / "models/bolt/decision.safetensors").exists()
+    assert decided == ("a sample fails if its conformal p-value is at most 0.5" in card)
     assert ("UNTRAINED" in card) == (not measured["protocol"]["backbone_trained"])
 
 
@@ -242,6 +246,7 @@ def test_the_inspector_and_score_py_take_it_as_the_workdir_it_was_made_of(made, 
     pictures = {line.view: root / line.image for line in lines if line.sample == lines[0].sample}
     found, expected = (Inspector.load(own, warm=False).inspect(pictures, "bolt") for own in made)
     np.testing.assert_array_equal(found.maps, expected.maps)
+    assert found.decision == expected.decision
     for path in pictures.values():
         (tmp_path / "new").mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / "new")

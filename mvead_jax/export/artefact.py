@@ -35,6 +35,7 @@ from mvead_jax.export.function import export_function
 from mvead_jax.export.golden import check_golden, choose, write_golden
 from mvead_jax.export.seal import SEAL, broken, seal
 from mvead_jax.files import read_json, write_json, write_text
+from mvead_jax.hold_out import Decider
 from mvead_jax.inspector import Inspector
 from mvead_jax.progress import progress
 from mvead_jax.workdir import OVERRIDDEN, WEIGHTS, Job, checked_keys, trained_config, trained_geometries
@@ -97,7 +98,12 @@ def export(
         environments["exported"] = environment()
         sizes = {path.name: _bytes(path) for path in sorted(folder.iterdir()) if path.is_dir()}
         lines = len(read_json(folder / "golden/expected.json", "of this export"))
-        text = model_card(config, backbone, facts, metrics, environments, sizes, inspector.digest, lines)
+        decision = "none: no training samples were held out, so no threshold is known"
+        if inspector.calibrations:
+            decision = Decider(inspector.calibrations, inspector.false_alarms).words()
+        text = model_card(
+            config, backbone, facts, metrics, decision, environments, sizes, inspector.digest, lines
+        )
         write_text(folder / "MODEL_CARD.md", text)
         seal(folder)
         if problems := verify(folder)[0]:

@@ -24,6 +24,7 @@ def model_card(
     backbone: Backbone,
     facts: Mapping[str, Mapping[str, Any]],
     metrics: Mapping[str, Any] | None,
+    decision: str,
     environments: Mapping[str, Mapping[str, Any]],
     sizes: Mapping[str, int],
     digest: str,
@@ -34,6 +35,7 @@ def model_card(
     Args:
       facts: of each model, as train.py left them with the banks.
       metrics: of the scoring of the test split; None if there is none.
+      decision: how samples pass and fail, in words.
       environments: "trained" and "exported" on what; "measured" if there are metrics.
       sizes: bytes below each folder. digest: of the models' files. golden: scorings to verify by.
     """
@@ -55,6 +57,8 @@ def model_card(
         "artefact gets these",
         "## Metrics",
         *_metrics(metrics),
+        "## Decision",
+        f"- {decision}",
         "## Intended use, and limits",
         "- to point out parts that look unlike the good ones of training, for a person or a further test to "
         "judge; not as the only safeguard where a missed defect harms someone",

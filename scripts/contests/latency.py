@@ -127,7 +127,7 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     def of(banks: dict[str, Bank]) -> Inspector:
         model = Model(PatchCore(_VIEWS, grid), banks, calibration)
         keys = all_keys(len(_VIEWS), grid[0] * grid[1])
-        return Inspector(Path(), backbone, {"part": Scorer(model, keys, ScoreConfig())}, "")
+        return Inspector(backbone, {"part": Scorer(model, keys, ScoreConfig())}, {}, 0.05, "")
 
     empty = of({})
     found = np.stack([np.asarray(features(empty.preprocess(part)[0])) for part in normal], 1)
