@@ -9,10 +9,14 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from mvead_jax.errors import UserError
 
@@ -125,6 +129,21 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON with NaN and infinity as null, whole or not at all."""
     write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_tensors(
+    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
+) -> None:
+    """A safetensors file, whole or not at all.
+
+    Raises:
+      UserError: the disk refuses, naming the file.
+    """
+    with whole(path) as temporary:
+        try:
+            save_file(dict(tensors), temporary, metadata)
+        except SafetensorError as error:  # as it tells of a full disk
+            raise UserError(f"{path}: {error}") from error
 
 
 def append_line(path: Path, text: str) -> None:

@@ -12,9 +12,10 @@ compiled once; a call decodes, computes and returns.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,12 @@ from PIL import Image
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.data.loading import open_image, preprocess, upright
+from mvead_jax.data.pictures import Picture
+from mvead_jax.decision.calibration import Calibration
+from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.hold_out import read_for_scoring
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.workdir import (
     OVERRIDDEN,
@@ -38,7 +43,7 @@ from mvead_jax.workdir import (
     trained_geometries,
 )
 
-Picture = str | Path | Image.Image | UInt8[np.ndarray, "H W 3"]
+Given = str | Picture | Image.Image | UInt8[np.ndarray, "H W 3"]
 _THREADS = 8
 
 
@@ -60,12 +65,14 @@ class Inspection:
       category: the kind of part. views: the model's cameras, in the order of axis V.
       maps: patch scores; NaN where the view is missing.
       sizes: (W, H) of the upright pictures, by the views that were given.
+      decision: pass or fail, if the run holds samples out for that (docs/decision.md).
     """
 
     category: str
     views: tuple[str, ...]
     maps: Float32[np.ndarray, "V h w"]
     sizes: Mapping[str, tuple[int, int]]
+    decision: Decision | None = None
 
     @property
     def scores(self) -> dict[str, float]:
@@ -100,9 +107,12 @@ class Inspection:
     @property
     def text(self) -> str:
         """One sentence for people."""
-        left, top, right, bottom = self.place.box
-        where = f"x {left} to {right}, y {top} to {bottom}"
-        words = f"most unusual in {self.worst_view}, score {self.score:.4g}, at {where}"
+        if self.decision is not None:
+            words = self.decision.text()
+        else:
+            left, top, right, bottom = self.place.box
+            where = f"x {left} to {right}, y {top} to {bottom}"
+            words = f"most unusual in {self.worst_view}, score {self.score:.4g}, at {where}"
         return words + (f"; without {', '.join(self.missing)}" if self.missing else "")
 
     def map_of(self, view: str) -> Float32[np.ndarray, "h w"]:
@@ -125,6 +135,7 @@ class Inspection:
             "place": list(self.place.box),
             "views": self.scores,
             "missing": list(self.missing),
+            "decision": None if self.decision is None else _as_json(self.decision),
             "text": self.text,
         }
 
@@ -132,13 +143,21 @@ class Inspection:
 class Inspector:
     """See the module; made by `load`."""
 
-    def __init__(self, workdir: Path, backbone: Backbone, scorers: Mapping[str, Scorer], digest: str):
+    def __init__(
+        self,
+        backbone: Backbone,
+        scorers: Mapping[str, Scorer],
+        calibrations: Mapping[str, Calibration],
+        false_alarms: float,
+        digest: str,
+    ):
         """
         Args:
-          scorers: of each category. digest: of the models' files, which tells them from others.
+          scorers: of each category. calibrations: of those that are decided about, for this share of
+            `false_alarms`. digest: of all that decides what is found, which tells it from others.
         """
-        self.workdir, self.digest = workdir, digest
-        self._backbone, self._scorers = backbone, dict(scorers)
+        self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
+        self.backbone, self._scorers = backbone, dict(scorers)
 
     @classmethod
     def load(
@@ -171,16 +190,20 @@ class Inspector:
         chosen = known if category is None else [category]
         backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
         job = Job(config, workdir, backbone, trained_geometries(config, workdir, chosen))
-        scorers = {}
+        scorers, used = {}, []
         for name, categories in learned.items():
             if not (own := [one for one in categories if one in chosen]):
                 continue
+            used.append(name)
             facts = checked_facts(workdir, name, backbone)
             keys = checked_keys(job, name, facts, own)
             model = load_model(config, workdir, name, tuple(facts["views"]), backbone)
             scorers |= {one: Scorer(model, keys[one], config.score) for one in own}
-        digest = manifest.digest(workdir / "banks", workdir / "models", workdir / "geometry")
-        found = cls(workdir, backbone, scorers, digest)
+        calibrations = read_for_scoring(config, workdir, used, chosen)
+        models = manifest.digest(*(workdir / place for place in ("banks", "models", "geometry")))
+        decides = [models, backbone.digest, config.score, config.decision]
+        digest = hashlib.sha256(repr(decides).encode()).hexdigest()
+        found = cls(backbone, scorers, calibrations, config.decision.false_alarms, digest)
         if warm:
             found.warm_up()
         return found
@@ -195,13 +218,13 @@ class Inspector:
 
     def warm_up(self) -> None:
         """Compiles what `inspect` runs, for every category."""
-        size = self._backbone.image_size
+        size = self.backbone.image_size
         for category in self.categories:
             views = len(self.views(category))
             self.maps(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
 
     def inspect(
-        self, images: Sequence[Picture | None] | Mapping[str, Picture | None], category: str | None = None
+        self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
     ) -> Inspection:
         """Scores one part.
 
@@ -214,9 +237,27 @@ class Inspector:
           UserError: another number of pictures, an unknown view, none at all, or one that can't be read.
         """
         category = self._category(category)
+        pictures, present, sizes = self.preprocess(images, category)
+        maps = self.maps(category, pictures, present)
+        if not np.isfinite(maps[present]).all():
+            raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
+        found = Inspection(category, self.views(category), maps, sizes)
+        if category not in self.calibrations:
+            return found
+        highest = maps.reshape(len(maps), -1).max(1)
+        decision = decide(self.calibrations[category], highest, present, self.false_alarms)
+        maps_by_view = {view: found.map_of(view) for view in sizes}
+        return replace(found, decision=located(decision, maps_by_view, sizes))
+
+    def preprocess(
+        self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
+    ) -> tuple[Float32[np.ndarray, "V S S 3"], Bool[np.ndarray, " V"], dict[str, tuple[int, int]]]:
+        """The pictures as the backbone takes them, zeros where a view is missing; which there are; and the
+        size (W, H) of each upright picture. Arguments and errors as `inspect`."""
+        category = self._category(category)
         views = self.views(category)
         given = _by_view(images, views, category)
-        size = self._backbone.image_size
+        size = self.backbone.image_size
         pictures = np.zeros((len(views), size, size, 3), np.float32)
 
         def load(view: str) -> tuple[int, int]:
@@ -226,17 +267,13 @@ class Inspector:
 
         with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
             sizes = dict(zip(given, pool.map(load, given), strict=True))
-        present = np.array([view in given for view in views])
-        maps = self.maps(category, pictures, present)
-        if not np.isfinite(maps[present]).all():
-            raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
-        return Inspection(category, views, maps, sizes)
+        return pictures, np.array([view in given for view in views]), sizes
 
     def maps(
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
     ) -> Float32[np.ndarray, "V h w"]:
         """Patch scores of a part's preprocessed pictures; NaN where `present` says there is none."""
-        features = np.array(self._backbone(pictures), np.float32)
+        features = np.array(self.backbone(pictures), np.float32)
         features[~present] = 0
         scored = self._scorers[category].maps(features[None], present[None], np.array([0]), most=1)
         return next(iter(scored))[1][0]
@@ -250,7 +287,21 @@ class Inspector:
         raise UserError(f"category {category}: {problem} of {', '.join(self.categories)}")
 
 
-def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Picture]:
+def _as_json(decision: Decision) -> dict[str, Any]:
+    """Without the score, which stands beside it, and words."""
+    return {
+        "decision": decision.decision,
+        "p_value": decision.p_value,
+        "threshold": decision.threshold,
+        "false_alarms": decision.false_alarms,
+        "held_out": decision.calibration,
+        "view": decision.blamed,
+        "place": None if decision.place is None else list(decision.place),
+        "views": {one.view: {"p_value": one.p_value, "threshold": one.threshold} for one in decision.views},
+    }
+
+
+def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Given]:
     """The pictures that there are, by view, in the order of `views`."""
     if isinstance(images, Mapping):
         if unknown := [str(view) for view in images if view not in views]:
@@ -273,8 +324,10 @@ def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Pi
 
 def _opened(picture: Any, view: str) -> Image.Image:
     """The upright picture as 8-bit RGB."""
-    if isinstance(picture, str | Path):
+    if isinstance(picture, str):
         return open_image(Path(picture))
+    if hasattr(picture, "open"):
+        return open_image(picture)
     if isinstance(picture, Image.Image):
         return upright(picture, f"view {view}")
     if isinstance(picture, np.ndarray):

@@ -8,6 +8,7 @@ models/<model>/calibration.json     mean and deviation of normal patch scores in
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,11 @@ from safetensors.numpy import load_file
 from mvead_jax.backbone.extractor import Backbone, next_block
 from mvead_jax.bank.fill import Bank, Keep
 from mvead_jax.bank.nearest import ShardedRows, shard_rows
-from mvead_jax.bank.store import Manifest, map_banks, read_samples, write_banks, write_tensors
+from mvead_jax.bank.store import Manifest, map_banks, read_samples, write_banks
 from mvead_jax.config import Config
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, write_json
+from mvead_jax.files import read_json, write_json, write_tensors
 from mvead_jax.methods.mvead.evidence import Calibration
 from mvead_jax.methods.mvead.method import Mvead, MveadState
 from mvead_jax.methods.mvead.pretrain import Keeper
@@ -117,7 +118,7 @@ def write_model(
         scales = {"scales": [_as_json(scale) for scale in state.scales]}
     folder = workdir / "models" / name
     if isinstance(state, MveadState):
-        parameters = {name: np.asarray(leaf) for name, leaf in _named(state.fusion)}
+        parameters = {name: np.asarray(leaf) for name, leaf in named_leaves(state.fusion)}
         write_tensors(folder / "fusion.safetensors", parameters)
     write_json(
         folder / "calibration.json",
@@ -142,7 +143,22 @@ def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any
     folder = workdir / "models" / name
     banks, samples = map_banks(workdir / "banks" / name), read_samples(workdir / "banks" / name)
     state: Any = {bank: Bank(_on_devices(rows), samples[bank]) for bank, rows in banks.items()}
-    values = read_json(folder / "calibration.json", "the calibration of a trained model")
+    calibration, scales = read_calibration(folder / "calibration.json", method)
+    fusion = None
+    if isinstance(method, Mvead):
+        fusion = _read_fusion(folder / "fusion.safetensors", method)
+    return assembled(method, state, fusion, scales), calibration
+
+
+def read_calibration(
+    path: Path, method: PatchCore | Mvead
+) -> tuple[Calibration, tuple[Calibration, Calibration] | None]:
+    """The calibration of patch scores, and the scales of a method that has banks of both kinds.
+
+    Raises:
+      UserError: missing, or of another method.
+    """
+    values = read_json(path, "the calibration of a trained model")
     scales = None
     try:
         calibration = _from_json(values, len(method.views))
@@ -150,15 +166,22 @@ def read_model(workdir: Path, name: str, method: PatchCore | Mvead) -> tuple[Any
             fused, plain = (_from_json(own, len(method.views)) for own in values["scales"])
             scales = fused, plain
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder / 'calibration.json'}: not a calibration ({error!r}); train again"
-        ) from error
-    if isinstance(method, Mvead):
-        fusion = _read_fusion(folder / "fusion.safetensors", method)
-        unfused = {bank.removesuffix(_UNFUSED): state[bank] for bank in state if bank.endswith(_UNFUSED)}
-        own = {bank: rows for bank, rows in state.items() if not bank.endswith(_UNFUSED)}
-        state = MveadState(fusion, own, unfused or None, scales)
-    return state, calibration
+        raise UserError(f"{path}: not a calibration ({error!r}); train again") from error
+    return calibration, scales
+
+
+def assembled(
+    method: PatchCore | Mvead,
+    banks: Mapping[str, Bank],
+    fusion: Mapping[str, Any] | None,
+    scales: tuple[Calibration, Calibration] | None,
+) -> Any:
+    """The state of a method from its parts; `banks` under the names of their files."""
+    if not isinstance(method, Mvead):
+        return dict(banks)
+    unfused = {name.removesuffix(_UNFUSED): own for name, own in banks.items() if name.endswith(_UNFUSED)}
+    own = {name: rows for name, rows in banks.items() if not name.endswith(_UNFUSED)}
+    return MveadState(fusion, own, unfused or None, scales)
 
 
 def _on_devices(rows: Float32[np.ndarray, "M D"]) -> jax.Array | ShardedRows:
@@ -178,9 +201,16 @@ def _from_json(values: Any, views: int) -> Calibration:
     return found
 
 
+def fusion_of(method: Mvead, named: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays by the names of fusion.safetensors, nested as MveadState.fusion has them."""
+    expected = nnx.to_pure_dict(nnx.state(method.start(0)))
+    leaves = [named[place] for place, _ in named_leaves(expected)]
+    return jax.tree.unflatten(jax.tree.structure(expected), leaves)
+
+
 def _read_fusion(path: Path, method: Mvead) -> dict[str, Any]:
     expected = nnx.to_pure_dict(nnx.state(method.start(0)))
-    wanted = {place: leaf.shape for place, leaf in _named(expected)}
+    wanted = {place: leaf.shape for place, leaf in named_leaves(expected)}
     try:
         flat = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -188,11 +218,10 @@ def _read_fusion(path: Path, method: Mvead) -> dict[str, Any]:
     found = {name: value.shape for name, value in flat.items()}
     if found != wanted:
         raise UserError(f"{path}: holds other projections than this config's fusion has; train again")
-    leaves = [replicate(flat[place]) for place, _ in _named(expected)]
-    return jax.tree.unflatten(jax.tree.structure(expected), leaves)
+    return fusion_of(method, {place: replicate(value) for place, value in flat.items()})
 
 
-def _named(tree: Any) -> list[tuple[str, Any]]:
+def named_leaves(tree: Any) -> list[tuple[str, Any]]:
     """Leaves of nested dicts as ("query.kernel", array)."""
     return [
         (".".join(key.key for key in place), leaf)

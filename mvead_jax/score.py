@@ -61,6 +61,7 @@ from mvead_jax.workdir import (
     Job,
     checked_facts,
     checked_keys,
+    is_artefact,
     model_names,
     trained_config,
     trained_geometries,
@@ -73,7 +74,13 @@ _ATTENDED = 8  # patches of the others that are kept for each patch
 
 
 def default_output(workdir: Path, pictures: Path | None) -> Path:
-    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new pictures."""
+    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new pictures.
+
+    Raises:
+      UserError: an artefact, which stays as it was exported.
+    """
+    if is_artefact(workdir):
+        raise UserError(f"{workdir}: an artefact stays as it is; name a folder by --output")
     return workdir / ("scores" if pictures is None else f"scores_{pictures.resolve().name}")
 
 

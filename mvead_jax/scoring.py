@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.backbone.features import FeatureStore
@@ -88,7 +88,8 @@ class Scorer:
             maps = self.model.method.anomaly_maps(self.model.state, batch, self._planned, mesh())
             maps = np.array(to_host(maps))[: len(chosen)]
             if self.config.evidence != "none":
-                maps = self._with_evidence(maps, present[chosen])
+                fuse = partial(with_evidence, calibration=self.model.calibration, config=self.config)
+                maps = np.array(jax.vmap(fuse, (0, 0, None))(maps, present[chosen], self._mask))
             maps[~present[chosen]] = np.nan
             yield chosen, maps
 
@@ -111,16 +112,18 @@ class Scorer:
         patches, weights = (np.concatenate(own) for own in zip(*found, strict=True))
         return patches, weights
 
-    def _with_evidence(
-        self, maps: Float32[np.ndarray, "b V h w"], present: Bool[np.ndarray, "b V"]
-    ) -> Float32[np.ndarray, "b V h w"]:
-        """Standardised maps with what the other views add, as score.evidence says."""
-        mask, config = self._mask, self.config
-        if config.evidence == "all":
-            mask = jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
-        standard = standardise(jnp.asarray(maps), self.model.calibration)
-        fuse = partial(fuse_evidence, weight=config.weight, pooling=config.pooling)
-        return np.array(jax.vmap(fuse, (0, None, 0))(standard, mask, jnp.asarray(present)))
+
+def with_evidence(
+    maps: Float32[Array, "V h w"],
+    present: Bool[Array, " V"],
+    mask: Bool[Array, "V V N N"],
+    calibration: Calibration,
+    config: ScoreConfig,
+) -> Float32[Array, "V h w"]:
+    """The standardised maps of a sample with what the other views add, as score.evidence says; jit-able."""
+    if config.evidence == "all":
+        mask = jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
+    return fuse_evidence(standardise(maps, calibration), mask, present, config.weight, config.pooling)
 
 
 def _batch(

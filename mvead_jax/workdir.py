@@ -56,7 +56,7 @@ def trained_config(workdir: Path, overrides: Mapping[str, str], changeable: tupl
     """
     path = workdir / "config.json"
     config = from_dict(read_json(path, "a workdir of train.py"), str(path))
-    if (workdir / WEIGHTS / STORED).is_file():
+    if is_artefact(workdir):
         config = replace(config, backbone=replace(config.backbone, weights=str(workdir / WEIGHTS)))
     config = override(config, overrides)
     for key in overrides:
@@ -72,6 +72,11 @@ def trained_config(workdir: Path, overrides: Mapping[str, str], changeable: tupl
             "nothing; train into another --workdir with a share held out"
         )
     return config
+
+
+def is_artefact(workdir: Path) -> bool:
+    """Whether export.py made it: a backbone lies in it."""
+    return (workdir / WEIGHTS / STORED).is_file()
 
 
 def checked_facts(workdir: Path, name: str, backbone: Backbone) -> dict[str, Any]:

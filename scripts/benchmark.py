@@ -30,7 +30,17 @@ from types import ModuleType
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError, run
 
-CONTESTS = ("features", "attention", "epoch", "nearest", "disk", "coreset", "metrics", "end_to_end")
+CONTESTS = (
+    "features",
+    "attention",
+    "epoch",
+    "nearest",
+    "disk",
+    "coreset",
+    "metrics",
+    "end_to_end",
+    "latency",
+)
 
 
 def main() -> None:

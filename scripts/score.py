@@ -3,6 +3,7 @@
 python scripts/score.py --workdir runs/realiad [--protocol mvad,official] [--config.data.root=DIR ...]
 python scripts/score.py --workdir runs/realiad --from-maps [--protocol mvad,official]
 python scripts/score.py --workdir runs/realiad --input DIR [--output DIR] [--dry_run]
+python scripts/score.py --workdir runs/realiad --input DIR --watch [--timeout S] [--category NAME]
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
 metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
@@ -19,6 +20,9 @@ A run trained with decision.held_out says pass or fail too, for a false-alarm ra
 --config.decision.false_alarms=0.1. --threshold-from-test-labels decides by the labels of the samples that
 are scored, to see what could be had at best: optimistic, and flagged so in all results.
 
+--watch scores pictures as they come into DIR and appends a line for each sample to decisions.jsonl in the
+output folder (docs/serving.md); it ends by Ctrl-C (exit code 130) or SIGTERM (143), after the sample in hand.
+
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
 
@@ -28,6 +32,7 @@ process of the run ended; 130 Ctrl-C; 1 a bug
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from mvead_jax import console
@@ -35,6 +40,8 @@ from mvead_jax.config_io import split_overrides
 from mvead_jax.errors import UserError, run
 from mvead_jax.evaluation.protocols import NAMES
 from mvead_jax.processes import flags, from_flags, guard, is_guarded
+
+TIMEOUT = 60.0  # seconds
 
 
 def main() -> None:
@@ -46,7 +53,7 @@ def main() -> None:
     )
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished scripts/train.py")
     parser.add_argument(
-        "--input", type=Path, help="folder of new pictures: <sample>/<view>.png, or named as in Real-IAD"
+        "--input", type=Path, help="folder of new pictures: <sample>/<view>.<ext>, or named as in Real-IAD"
     )
     parser.add_argument(
         "--output",
@@ -60,6 +67,13 @@ def main() -> None:
         "--threshold-from-test-labels", action="store_true", help="decide by the best F1 on test labels"
     )
     parser.add_argument("--no-report", action="store_true", help="leave out report/index.html")
+    parser.add_argument("--watch", action="store_true", help="score what comes into --input until stopped")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        help=f"with --watch: seconds without news until a sample that lacks views is scored; {TIMEOUT:g}",
+    )
+    parser.add_argument("--category", help="with --watch: what is photographed, if the run has several")
     arguments, rest = parser.parse_known_args()
     console.apply(arguments)
     overrides = split_overrides(rest)
@@ -72,6 +86,7 @@ def main() -> None:
             "--threshold-from-test-labels: decides while the test split is scored; leave out "
             "--input and --from-maps"
         )
+    _check_watch(arguments)
     processes = from_flags(arguments)
     if processes and arguments.from_maps:
         raise UserError("--from-maps: one process evaluates; leave out the flags of several")
@@ -96,6 +111,9 @@ def main() -> None:
     from mvead_jax.score import default_output, evaluate_again, score
     from mvead_jax.sharding import is_first, joined
 
+    if arguments.watch:
+        watch_folder(arguments, overrides)
+        return
     with joined(processes):
         output = arguments.output or default_output(arguments.workdir, arguments.input)
         options = {"overrides": overrides, "protocols": protocols, "report": not arguments.no_report}
@@ -115,6 +133,32 @@ def main() -> None:
         print(f"written to {output}")
         if (page := output / "report" / "index.html").exists():
             print(f"to look at: {page}")
+
+
+def _check_watch(arguments: argparse.Namespace) -> None:
+    if not arguments.watch:
+        for option in ("timeout", "category"):
+            if getattr(arguments, option) is not None:
+                raise UserError(f"--{option}: belongs to --watch")
+        return
+    if arguments.input is None:
+        raise UserError("--watch: name the folder to watch by --input")
+    if from_flags(arguments):
+        raise UserError("--watch: one process watches; leave out the flags of several")
+    if arguments.timeout is not None and not arguments.timeout >= 0:
+        raise UserError(f"--timeout={arguments.timeout:g}: must not be negative")
+
+
+def watch_folder(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+    """--watch: until it is stopped."""
+    from mvead_jax.inspector import Inspector
+    from mvead_jax.score import default_output
+    from mvead_jax.watch.watcher import watch
+
+    output = arguments.output or default_output(arguments.workdir, arguments.input)
+    timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
+    inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
+    watch(inspector, arguments.input, output, timeout=timeout)
 
 
 if __name__ == "__main__":

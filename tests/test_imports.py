@@ -37,7 +37,6 @@ ROOMS = (
         "inspector",
         "watch",
         "export",
-        "verify",
         "compare",
         "reproduce",
     ),

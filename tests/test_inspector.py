@@ -11,9 +11,17 @@ from fake_realiad import write_cameras, write_realiad
 from PIL import Image
 
 from mvead_jax import Inspector
-from mvead_jax.config import BackboneConfig, Config, DataConfig, GeometryConfig, ScoreConfig, TrainConfig
+from mvead_jax.config import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    DecisionConfig,
+    GeometryConfig,
+    ScoreConfig,
+    TrainConfig,
+)
 from mvead_jax.errors import UserError
-from mvead_jax.evaluation.folder import read_images
+from mvead_jax.evaluation.folder import read_images, read_samples
 from mvead_jax.score import score
 from mvead_jax.train import train
 
@@ -33,7 +41,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = write_realiad(tmp_path_factory.mktemp("data"), categories=("bolt", "cap"), size=40)
+    folder = write_realiad(tmp_path_factory.mktemp("data"), categories=("bolt", "cap"), size=40, train=6)
     write_cameras(folder, 40, bolt=range(5))
     return folder
 
@@ -44,6 +52,7 @@ def run(request, root, tmp_path_factory):
     config = Config(
         data=DataConfig(root=str(root), image_size=SIZE, categories=("bolt",)),
         backbone=BackboneConfig(name="efficientnet-lite0"),
+        decision=DecisionConfig(held_out=0.5, false_alarms=0.4),
         **KINDS[request.param],
     )
     train(config, workdir)
@@ -102,6 +111,10 @@ def test_scores_are_those_of_score_py_bit_by_bit_whatever_the_form_of_the_pictur
             }
             assert found.worst_view == worst[sample]["worst_view"]
             assert np.float32(found.score) == np.float32(worst[sample]["score"])
+            assert found.decision.decision == worst[sample]["decision"]
+            assert found.decision.p_value == float(worst[sample]["p_value"])
+            assert found.decision.reason().startswith(worst[sample]["reason"])
+            assert found.text.startswith({"pass": "good: ", "fail": "defective: "}[worst[sample]["decision"]])
 
 
 def test_a_missing_view_is_left_out_as_score_py_leaves_it_out(run, root, tmp_path):
@@ -112,12 +125,14 @@ def test_a_missing_view_is_left_out_as_score_py_leaves_it_out(run, root, tmp_pat
             (tmp_path / "new" / path.name).write_bytes(path.read_bytes())
     score(run, tmp_path / "scores", pictures=tmp_path / "new")
     expected = {line.view: line.score for line in read_images(tmp_path / "scores")}
+    (decided,) = read_samples(tmp_path / "scores")
     inspector = Inspector.load(run)
     given = {view: path for view, (path, _) in views.items()}
     for form in ({**given, "C2": None}, {view: path for view, path in given.items() if view != "C2"}):
         found = inspector.inspect(form)
         assert {view: np.float32(own) for view, own in found.scores.items()} == expected
         assert found.missing == ("C2",)
+        assert (found.decision.decision, found.decision.p_value) == (decided.decision, decided.p_value)
         assert np.isnan(found.map_of("C2")).all()
         assert "without C2" in found.text
     with pytest.raises(UserError, match="view C2: the sample has none"):

@@ -15,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mvead_jax.backbone.dinov2 import DinoV2, DinoV2Config
 from mvead_jax.backbone.efficientnet import EfficientNetLite0
 from mvead_jax.errors import UserError
-from mvead_jax.files import whole
+from mvead_jax.files import write_tensors
 
 STORED = "backbone.safetensors"
 
@@ -36,8 +35,7 @@ def write_stored(path: Path, model: DinoV2 | EfficientNetLite0, facts: dict[str,
     """Writes a network; `facts`: JSON of "name", "weights" (where they are from), "trained" and "block"."""
     shape = dataclasses.asdict(model.config) if isinstance(model, DinoV2) else None
     tensors = {name: np.ascontiguousarray(value) for name, value in named_parameters(model).items()}
-    with whole(path) as temporary:
-        save_file(tensors, temporary, {"facts": json.dumps({**facts, "shape": shape}, sort_keys=True)})
+    write_tensors(path, tensors, {"facts": json.dumps({**facts, "shape": shape}, sort_keys=True)})
 
 
 def read_stored(path: Path, name: str, block: int, dtype: np.dtype) -> tuple[Any, dict[str, Any]]:

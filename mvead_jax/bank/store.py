@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from mvead_jax.data.records import unsafe_path
 from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, remove, sha256, whole, write_json
+from mvead_jax.files import read_json, remove, sha256, write_json, write_tensors
 
 _SUFFIX = ".safetensors"
 
@@ -43,21 +42,6 @@ def write_banks(
             tensors["sample"] = np.ascontiguousarray(samples[name], np.int32)
         # One metadata entry: safetensors orders several of them at random.
         write_tensors(folder / f"{name}{_SUFFIX}", tensors, {"facts": json.dumps(facts, sort_keys=True)})
-
-
-def write_tensors(
-    path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None
-) -> None:
-    """A safetensors file, whole or not at all.
-
-    Raises:
-      UserError: the disk refuses, naming the file.
-    """
-    with whole(path) as temporary:
-        try:
-            save_file(dict(tensors), temporary, metadata)
-        except SafetensorError as error:  # as it tells of a full disk
-            raise UserError(f"{path}: {error}") from error
 
 
 def read_samples(folder: Path) -> dict[str, Int32[np.ndarray, " M"]]:

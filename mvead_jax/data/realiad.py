@@ -141,9 +141,7 @@ def load_pictures(folder: Path) -> DatasetIndex:
         raise DataProblems(str(folder), problems)
     if not grouped:
         raise UserError(f"--input {folder}: no picture ({', '.join(PICTURE_FILES)}) in it")
-    return build_index(
-        folder, [_sample(re.sub(r"_+[0-9]{4}_[A-Z_]+$", "", key), key, own) for key, own in grouped]
-    )
+    return build_index(folder, [_sample(category_of_key(key), key, own) for key, own in grouped])
 
 
 def holds_named_pictures(folder: Path) -> bool:
@@ -151,6 +149,11 @@ def holds_named_pictures(folder: Path) -> bool:
     return any(
         path.suffix.lower() in PICTURE_FILES and sample_of_name(path.name) for path in folder.rglob("*")
     )
+
+
+def category_of_key(key: str) -> str:
+    """The category of a sample key: "audiojack" of "audiojack_0001_NG_HS"."""
+    return re.sub(r"_+[0-9]{4}_[A-Z_]+$", "", key)
 
 
 def sample_of_name(name: str) -> tuple[str, str] | None:

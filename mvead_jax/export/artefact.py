@@ -1,0 +1,169 @@
+"""One folder to ship: a workdir's models, all that scoring needs, and what shows that they still score so.
+
+    config.json environment.json geometry/ models/ banks/    as in a workdir: it is loaded as one
+    weights/backbone.safetensors                             the backbone: no hub or package is needed
+    exported/                                                the scoring function by itself (function.py)
+    golden/                                                  samples with their scores (golden.py)
+    MODEL_CARD.md metrics.json manifest.json manifest.sha256
+
+Nothing in it is a pickle.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from mvead_jax.backbone.extractor import build_network
+from mvead_jax.backbone.stored import STORED, write_stored
+from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.calibrate import geometry_path
+from mvead_jax.config_io import to_dict
+from mvead_jax.data.source import open_data
+from mvead_jax.environment import environment
+from mvead_jax.errors import UserError
+from mvead_jax.export.card import model_card
+from mvead_jax.export.function import export_function
+from mvead_jax.export.golden import check_golden, choose, write_golden
+from mvead_jax.export.seal import SEAL, broken, seal
+from mvead_jax.files import read_json, write_json, write_text
+from mvead_jax.hold_out import Decider
+from mvead_jax.inspector import Inspector
+from mvead_jax.progress import progress
+from mvead_jax.workdir import OVERRIDDEN, WEIGHTS, Job, checked_keys, trained_config, trained_geometries
+
+log = logging.getLogger(__name__)
+
+_GOLDEN = 2  # samples of each category
+
+
+def export(
+    workdir: Path, artefact: Path, *, golden: int = _GOLDEN, overrides: Mapping[str, str] | None = None
+) -> None:
+    """Makes an artefact of a finished workdir, whole or not at all, and verifies it.
+
+    Args:
+      golden: samples of each category to keep with their scores. overrides: as of score.py.
+
+    Raises:
+      UserError: an unfinished workdir, a folder that is there already, no data set to take samples from, or
+        an artefact that does not score as the workdir does.
+    """
+    if golden < 1:
+        raise UserError(f"--golden={golden}: must be at least 1, for verify.py has nothing else to score")
+    if artefact.exists() or artefact.is_symlink():
+        raise UserError(f"--output {artefact}: is there already; name a new folder")
+    config = trained_config(workdir, overrides or {}, OVERRIDDEN)
+    inspector = Inspector.load(workdir, overrides=overrides, warm=False)
+    backbone, categories = inspector.backbone, inspector.categories
+    data = config.data
+    index = open_data(data.root, categories, lists=data.lists, images=data.images, incomplete=data.incomplete)
+    samples = {category: choose(index, category, golden) for category in categories}
+    with _made_whole(artefact) as folder:
+        write_json(folder / "config.json", to_dict(config))  # with what scoring changed in it
+        shutil.copyfile(workdir / "environment.json", folder / "environment.json")
+        for name in ("models", "banks"):
+            shutil.copytree(workdir / name, folder / name, ignore=shutil.ignore_patterns(".*"))
+        geometries = trained_geometries(config, workdir, categories)
+        for category in geometries:
+            path = geometry_path(folder, category)
+            path.parent.mkdir(exist_ok=True)
+            shutil.copyfile(geometry_path(workdir, category), path)
+        network, weights, trained = build_network(config.backbone, config.seed)
+        block = config.backbone.block
+        (folder / WEIGHTS).mkdir()
+        own = {"name": backbone.name, "weights": weights, "trained": trained, "block": block}
+        write_stored(folder / WEIGHTS / STORED, network, own)
+        facts = {path.name: read_facts(path) for path in sorted((folder / "banks").iterdir())}
+        job = Job(config, workdir, backbone, geometries)
+        with progress("functions", len(categories), "categories") as bar:
+            for name, one in facts.items():
+                for category in one["categories"]:
+                    keys = checked_keys(job, name, one, [category])[category]
+                    export_function(folder, config, backbone, name, category, tuple(one["views"]), keys)
+                    bar.advance()
+        write_golden(folder, index.root, samples, inspector)
+        environments = {"trained": read_json(workdir / "environment.json", "of train.py")}
+        if metrics := _metrics(workdir):
+            write_json(folder / "metrics.json", metrics)
+            environments["measured"] = read_json(workdir / "scores/environment.json", "of score.py")
+        environments["exported"] = environment()
+        sizes = {path.name: _bytes(path) for path in sorted(folder.iterdir()) if path.is_dir()}
+        lines = len(read_json(folder / "golden/expected.json", "of this export"))
+        decision = "none: no training samples were held out, so no threshold is known"
+        if inspector.calibrations:
+            decision = Decider(inspector.calibrations, inspector.false_alarms).words()
+        text = model_card(
+            config, backbone, facts, metrics, decision, environments, sizes, inspector.digest, lines
+        )
+        write_text(folder / "MODEL_CARD.md", text)
+        seal(folder)
+        if problems := verify(folder)[0]:
+            raise UserError(f"{artefact}: not written, for it does not score as {workdir}: {problems[0]}")
+
+
+def verify(artefact: Path) -> tuple[list[str], str]:
+    """What is wrong with an artefact, a line each; and what was found in order, in words.
+
+    Golden samples are scored only if every file is as it was exported.
+
+    Raises:
+      UserError: not an artefact.
+    """
+    if not artefact.is_dir():
+        raise UserError(f"{artefact}: no such folder")
+    if problems := broken(artefact):
+        return problems, "golden samples were not scored: the files are not those that were exported"
+    inspector = Inspector.load(artefact, warm=False)
+    problems, scorings, largest = check_golden(artefact, inspector)
+    digest = (artefact / SEAL).read_text().split()[0]
+    return problems, (
+        f"every file is as exported ({SEAL} {digest}); {scorings} golden scorings on {jax.device_count()} "
+        f"{jax.default_backend()} device(s), largest difference {largest:.1e} of a sample's largest score"
+    )
+
+
+@contextmanager
+def _made_whole(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which takes its place when the block ends without an error."""
+    temporary = folder.absolute().with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.tmp")
+    try:
+        try:
+            temporary.mkdir(parents=True)
+            yield temporary
+            for path in temporary.rglob("*"):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        os.fsync(file.fileno())
+            temporary.rename(folder)
+        except OSError as error:
+            raise UserError(f"--output {folder}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            shutil.rmtree(temporary)
+
+
+def _metrics(workdir: Path) -> dict[str, Any] | None:
+    """Of the test split by these very models; None if they have not been scored."""
+    path = workdir / "scores/metrics.json"
+    if not path.exists():
+        log.warning("%s: no scores of the test split: the model card will have no metrics", workdir)
+        return None
+    metrics = read_json(path, "of score.py")
+    digest = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+    if metrics["protocol"].get("models_digest") != digest:
+        log.warning("%s: of an earlier training: the model card will have no metrics; score again", path)
+        return None
+    return metrics
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

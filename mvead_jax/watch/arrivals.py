@@ -1,0 +1,119 @@
+"""Pictures that come into a folder: whose they are, and whether they have all come.
+
+    <folder>/<sample>/<view>.<ext>               one category
+    <folder>/<category>/<sample>/<view>.<ext>    any number
+    anywhere below: names as in Real-IAD         <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>.<ext>
+
+A file counts as written when its size and time of change are the same at two looks. Nothing is opened here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from mvead_jax.data.realiad import category_of_key, sample_of_name
+from mvead_jax.data.records import PICTURE_FILES, normal_form
+
+log = logging.getLogger(__name__)
+
+Key = tuple[str, str]  # category and sample
+
+
+@dataclass(frozen=True)
+class File:
+    """A picture on disk: its path below the folder, size in bytes, and time of change in nanoseconds."""
+
+    path: str
+    size: int
+    changed: int
+
+
+@dataclass
+class Arrival:
+    """What has come of one sample.
+
+    Attributes:
+      files: by view. since: when the last of them was new or changed. settled: none was at the last look.
+    """
+
+    files: dict[str, File] = field(default_factory=dict)
+    since: float = 0.0
+    settled: bool = False
+
+
+class Arrivals:
+    """Looks into a folder again and again; `samples` is what lies there."""
+
+    def __init__(self, folder: Path, views: Mapping[str, Sequence[str]]):
+        """views: of each category that is known."""
+        self.samples: dict[Key, Arrival] = {}
+        self._folder, self._views = folder, views
+        self._told: set[str] = set()
+
+    def look(self, now: float) -> None:
+        """Brings `samples` up to date. now: in seconds, of any clock that only goes forward."""
+        found: dict[Key, dict[str, list[File]]] = {}
+        for file in self._listed():
+            if (place := place_of(file.path, self._views)) is None:
+                self._tell(file.path, "no view of this model; passed over")
+            else:
+                category, sample, view = place
+                found.setdefault((category, sample), {}).setdefault(view, []).append(file)
+        for key in self.samples.keys() - found.keys():
+            del self.samples[key]
+        for key, views in found.items():
+            arrival = self.samples.setdefault(key, Arrival())
+            files = {view: self._first(own, arrival.files.get(view)) for view, own in views.items()}
+            arrival.settled = files == arrival.files and all(file.size for file in files.values())
+            if files != arrival.files:
+                arrival.files, arrival.since = files, now
+
+    def _first(self, files: list[File], earlier: File | None) -> File:
+        """Of several files of one view the one that was taken before; else .jpg before .png, then by name."""
+        order = sorted(files, key=lambda file: (_rank(file.path), file.path))
+        chosen = next((file for file in order if earlier and file.path == earlier.path), order[0])
+        for file in order:
+            if file.path != chosen.path:
+                self._tell(file.path, f"the view is there already, as {chosen.path}; passed over")
+        return chosen
+
+    def _tell(self, path: str, what: str) -> None:
+        if path not in self._told:
+            self._told.add(path)
+            log.warning("%s: %s", self._folder / path, what)
+
+    def _listed(self) -> Iterator[File]:
+        """Pictures below the folder, without hidden ones; what vanishes meanwhile is left out."""
+        for place, folders, names in os.walk(self._folder):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            for name in sorted(names):
+                if name.startswith(".") or Path(name).suffix.lower() not in PICTURE_FILES:
+                    continue
+                path = Path(place, name)
+                try:
+                    stat = path.stat()
+                except OSError:
+                    continue
+                yield File(path.relative_to(self._folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+
+
+def place_of(path: str, views: Mapping[str, Sequence[str]]) -> tuple[str, str, str] | None:
+    """(category, sample, view) of a picture's path below the folder; None if it is no view that is known."""
+    parts = PurePosixPath(path).parts
+    if named := sample_of_name(parts[-1]):
+        category, (sample, view) = category_of_key(named[0]), named
+    else:
+        view = normal_form(PurePosixPath(path).stem)
+        *above, sample = (normal_form(part) for part in parts[:-1]) if len(parts) > 1 else [""]
+        category = above[0] if above else next(iter(views)) if len(views) == 1 else ""
+        if not sample or len(above) > 1:
+            return None
+    return (category, sample, view) if view in views.get(category, ()) else None
+
+
+def _rank(path: str) -> int:
+    return PICTURE_FILES.index(PurePosixPath(path).suffix.lower())

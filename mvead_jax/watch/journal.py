@@ -1,0 +1,87 @@
+"""decisions.jsonl: one line for each decision, whole or not at all, never changed afterwards."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mvead_jax.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """The lines of a file, and how to add one. A last line that a killed writer left unfinished is cut off.
+
+    Attributes:
+      lines: the objects, in order; line i has "number" i + 1.
+    """
+
+    def __init__(self, path: Path):
+        """
+        Raises:
+          UserError: a line that is none of a journal, or a disk that refuses.
+        """
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab+") as file:
+                file.seek(0)
+                content = file.read()
+                whole = content.rfind(b"\n") + 1
+                if whole < len(content):
+                    log.warning("%s: its last line was not finished; cut off, decided again", path)
+                    file.truncate(whole)
+                os.fsync(file.fileno())
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}") from error
+        self.lines = [_parsed(path, at, line) for at, line in enumerate(content[:whole].splitlines(), 1)]
+
+    def append(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Adds a line and gives it its number; it is on the disk when this returns.
+
+        Raises:
+          UserError: the disk refuses.
+        """
+        line = {"number": len(self.lines) + 1, **fields}
+        text = json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                content = text.encode("utf-8", "surrogateescape")
+                if file.write(content) != len(content):
+                    raise OSError("the disk took half of a line")
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(
+                f"{self._path}: {error.strerror or error}; nothing is decided twice: make room and run again"
+            ) from error
+        self.lines.append(line)
+        return line
+
+
+def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(line.decode("utf-8", "surrogateescape"))
+        if found["number"] != number:
+            raise ValueError(f"its number is {found['number']}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: line {number} is not one of score.py --watch ({error}); name another --output"
+        ) from None
+    return found
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the name of a new file outlive a power cut, where folders can be synchronised."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

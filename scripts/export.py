@@ -1,0 +1,38 @@
+"""Make one folder to ship of a trained run: models, thresholds, backbone, geometry, golden samples, the
+scoring function for cpu, cuda and tpu, and hashes of all of it.
+
+python scripts/export.py --workdir runs/realiad --output artefacts/realiad [--golden N]
+    [--config.data.root=DIR ...]
+
+Golden samples are taken from the data set that the run was trained on (--config.data.root if it has moved).
+The folder is loaded as a workdir is: Inspector.load("artefacts/realiad"), score.py --workdir
+artefacts/realiad --input DIR --output DIR; it needs neither network nor the data set. docs/serving.md.
+"""
+
+import argparse
+from pathlib import Path
+
+from mvead_jax.config_io import split_overrides
+from mvead_jax.errors import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished scripts/train.py")
+    parser.add_argument("--output", required=True, type=Path, help="the artefact, a new folder")
+    parser.add_argument(
+        "--golden", type=int, default=2, help="samples of each category to keep with their scores; default 2"
+    )
+    arguments, rest = parser.parse_known_args()
+    overrides = split_overrides(rest)
+
+    from mvead_jax.export.artefact import export  # not before: --help needs no JAX
+
+    export(arguments.workdir, arguments.output, golden=arguments.golden, overrides=overrides)
+    print(f"written to {arguments.output}; check it by scripts/verify.py {arguments.output}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,34 @@
+"""Check an artefact of scripts/export.py: the hash of every file, and the scores of its golden samples.
+
+python scripts/verify.py artefacts/realiad
+
+Names every file that is missing, changed or new, and every golden sample that scores differently, by this
+program or by the exported function. Exit code 0: all is as exported; 1: something is not; 2: no artefact.
+Needs neither network nor the data set.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mvead_jax.errors import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("artefact", type=Path, help="folder of scripts/export.py")
+    arguments = parser.parse_args()
+
+    from mvead_jax.export.artefact import verify  # not before: --help needs no JAX
+
+    problems, words = verify(arguments.artefact)
+    for problem in problems:
+        print(f"{arguments.artefact}: {problem}")
+    print(words)
+    sys.exit(1 if problems else 0)
+
+
+if __name__ == "__main__":
+    run(main)
