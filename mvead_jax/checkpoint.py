@@ -49,10 +49,12 @@ class Checkpoints:
 
     def _open(self, folder: Path, decides: Mapping[str, Any]) -> None:
         origin = folder / "origin.json"
-        if folder.exists() and not (origin.exists() and read_json(origin, "of train.py") == decides):
-            shutil.rmtree(folder)
+        if folder.exists() and not (origin.exists() and _read_origin(origin) == decides):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise UserError(f"{folder}: {error.strerror or error}") from error
         write_json(origin, decides)
-        folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEPT,
             enable_async_checkpointing=False,
@@ -100,15 +102,22 @@ class Checkpoints:
         """Removes a damaged state."""
         log.warning(
             "%s: state %d can't be read (%s); going back to the one before it",
-            *(self._manager.directory, step, str(error).splitlines()[0] if str(error) else error),
+            *(self._manager.directory, step, _first_line(error)),
         )
         self._manager.delete(step)
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes a state under its step; one that is there already stays."""
         step = int(state["step"])
-        if self._manager is not None and step not in self._manager.all_steps():
+        if self._manager is None or step in self._manager.all_steps():
+            return
+        try:
             self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
+        except (OSError, ValueError, RuntimeError) as error:  # Orbax's and its drivers' words for a full disk
+            raise UserError(
+                f"{self._manager.directory}: state {step} can't be written ({_first_line(error)}); mend that "
+                "and run again to go on"
+            ) from error
 
     def record(self, event: dict[str, Any]) -> None:
         """Appends one step's figures to metrics.jsonl."""
@@ -151,19 +160,34 @@ class Checkpoints:
         """Takes the lines of steps from `step` on out of metrics.jsonl: they are made again."""
         if not self._metrics.exists():
             return
-        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if not self._is_later(line, step)]
-        if len(kept) < len(lines):
-            write_text(self._metrics, "".join(kept))
+        lines = self._metrics.read_bytes().split(b"\n")
+        kept = [line for line in lines if line and not self._is_later(line, step)]
+        if len(kept) < len(lines) - 1 or lines[-1]:
+            write_text(self._metrics, "".join(f"{line.decode()}\n" for line in kept))
 
-    def _is_later(self, line: str, step: int) -> bool:
+    def _is_later(self, line: bytes, step: int) -> bool:
         try:
             event = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            return True
-        if event.get("stage") != "pre-training" or event.get("name") != self._model:
+            if event["stage"] != "pre-training" or event["name"] != self._model:
+                return False
+            return event["step"] >= step
+        except KeyError:
             return False
-        return event["step"] >= step
+        except (ValueError, TypeError, RecursionError):  # the last line of a run that was killed, or damage
+            return True
+
+
+def _read_origin(path: Path) -> Any:
+    """What the states of a folder depend on; None if that can't be read: they are made again."""
+    try:
+        return read_json(path, "of train.py")
+    except UserError as error:
+        log.warning("%s; the states beside it are made again", error)
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 def _sealed(state: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+_LONGEST = 2000  # letters of one line
+
 
 class UserError(Exception):
     """A mistake outside the program: one line that names the file, the value and the fix.
@@ -18,6 +20,12 @@ class UserError(Exception):
     of_all = False
 
 
+def printable(text: str) -> str:
+    """Text that came from outside, in one line: a name may hold what a terminal obeys, or be endless."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:_LONGEST])
+    return shown + (f"... ({len(text)} letters)" if len(text) > _LONGEST else "")
+
+
 class Stopped(Exception):
     """A run was asked to stop, and what it needs to go on is saved."""
 
@@ -26,7 +34,7 @@ class DataProblems(UserError):
     """All problems of a data set at once, one line each."""
 
     def __init__(self, where: str, problems: Sequence[str], shown: int = 50):
-        self.problems = list(problems)
+        self.problems = [printable(problem) for problem in problems]
         count = len(self.problems)
         if count == 1:
             super().__init__(f"{where}: {self.problems[0]}")
@@ -60,7 +68,8 @@ def run(main: Callable[[], None]) -> None:
 def report(error: BaseException) -> int:
     """Says on stderr what ended a program; returns the exit code."""
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).split("\n") if isinstance(error, DataProblems) or error.of_all else [str(error)]
+        print("error:", "\n".join(map(printable, lines)), file=sys.stderr)
         return 2
     if isinstance(error, Stopped):
         print(f"{error}; run the same command again to go on", file=sys.stderr)

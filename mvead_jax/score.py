@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from mvead_jax.backbone.extractor import load_backbone
+from mvead_jax.backbone.features import cached_bytes
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.config import Config
 from mvead_jax.data.loading import check_files
@@ -36,16 +38,19 @@ from mvead_jax.data.source import open_pictures
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
-from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, read_maps
+from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, read_maps, scored_files
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.files import read_json, whole, write_json
+from mvead_jax.evaluation.seal import check_files as check_score_files
+from mvead_jax.evaluation.seal import read_sealed
+from mvead_jax.files import locked, make_folder, read_json, remove, whole, write_json
 from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.plan import check_room, describe, scoring_parts
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
 from mvead_jax.report.pictures import draw_category, heat_scale
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.sharding import is_first, together
-from mvead_jax.train import check_same_run, models, open_index, split_features
+from mvead_jax.train import cache_folder, check_same_run, models, open_index, split_features
 from mvead_jax.workdir import (
     EVALUATED,
     OVERRIDDEN,
@@ -108,24 +113,31 @@ def score(
         geometries = trained_geometries(config, workdir, index.categories)
     check_same_run(config, workdir)
     usual = workdir / "scores" if pictures is not None else None
-    files = None
-    job = Job(config, workdir, backbone, geometries)
-    for name, part in models(config, index):
-        for category, found in _score_model(job, name, part):
+    job, files = Job(config, workdir, backbone, geometries), None
+    with ExitStack() as held:
+        with together():
+            if is_first():
+                held.enter_context(locked(workdir, shared=True))  # no training may change the model
+                make_folder(output)
+                held.enter_context(locked(output))
+                _announce(job, index, output)
+        categories = [*earlier, *index.categories]
+        for category, found in _scored(job, index):
             with together():
                 if is_first():
-                    files = files or _begin(output, scored, [*earlier, *index.categories])
+                    files = files or _begin(output, scored, categories)
                     files.add(category, found)
                     _draw(index, category, found, output, usual)
             del found  # or it would be held until the next is there
-    metrics = None
-    with together():
-        if is_first():
-            training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
-            words = protocol(config, backbone, training, scored, geometries)
-            words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
-            metrics = evaluate(output, index, words, config, protocols)
-            (output / _UNFINISHED).unlink()
+        metrics = None
+        with together():
+            if is_first():
+                names = [name for name, _ in models(config, index)]
+                training = [read_facts(workdir / "banks" / name)["training"] for name in names]
+                words = protocol(config, backbone, training, scored, geometries)
+                words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+                metrics = evaluate(output, index, words, config, protocols)
+                remove(output / _UNFINISHED)
     return metrics
 
 
@@ -145,7 +157,7 @@ def evaluate_again(
     """
     config = trained_config(workdir, overrides or {}, EVALUATED)
     output = output or default_output(workdir, None)
-    before = read_json(output / "metrics.json", "the scores of a finished scripts/score.py")
+    before = read_sealed(output / "metrics.json", "the scores of a finished scripts/score.py")
     try:
         words, categories = dict(before["protocol"]), tuple(before["categories"])
         scored = words["scored"]
@@ -153,6 +165,7 @@ def evaluate_again(
         raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
     if scored != "test split":
         raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
+    check_score_files(output, before, scored_files(categories))
     # What was scored is fixed, and it may have been scored by other lists than it was trained on.
     data = replace(
         config.data,
@@ -161,7 +174,8 @@ def evaluate_again(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     index = _test_split(replace(config, data=data))
-    return evaluate(output, index, words, config, protocols)
+    with locked(output):
+        return evaluate(output, index, words, config, protocols)
 
 
 def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
@@ -172,6 +186,18 @@ def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
         found |= dict.fromkeys(facts["categories"], facts["views"])
     chosen = config.data.categories
     return {name: views for name, views in found.items() if not chosen or name in chosen}
+
+
+def _announce(job: Job, index: DatasetIndex, output: Path) -> None:
+    """Says what will be written. Raises UserError if the disk has evidently no room for it."""
+    config, backbone = job.config, job.backbone
+    cache, size = cache_folder(config, job.workdir), config.backbone.batch_size
+    parts = [index.select(category=category) for category in index.categories]
+    cached = sum(cached_bytes(part, backbone, config.features, cache, size) for part in parts)
+    patches = backbone.grid[0] * backbone.grid[1]
+    planned = scoring_parts(config, index, patches, backbone.width, cache, output, cached)
+    log.info("to be written: %s", describe(planned))
+    check_room(planned)
 
 
 def _test_split(config: Config) -> DatasetIndex:
@@ -189,10 +215,10 @@ def _begin(output: Path, scored: str, categories: Sequence[str]) -> ScoreFiles:
     """
     write_json(output / _UNFINISHED, {"scored": scored, "categories": list(dict.fromkeys(categories))})
     for path in [*output.glob("metrics*.json"), *output.glob("regions*.csv"), output / "bootstrap.npz"]:
-        path.unlink(missing_ok=True)
+        remove(path)
     for name in categories:
-        maps_path(output, name).unlink(missing_ok=True)
-        (output / "report" / f"{name}.png").unlink(missing_ok=True)
+        remove(maps_path(output, name))
+        remove(output / "report" / f"{name}.png")
     files = ScoreFiles(output)
     write_json(output / "environment.json", environment())
     return files
@@ -206,8 +232,8 @@ def _check_output(output: Path, scored: str) -> list[str]:
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
-    if not output.exists() or not any(output.iterdir()):
-        return []
+    if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
+        return []  # what is hidden was left by a writer that was killed
     if not any((output / name).exists() for name in ("samples.csv", _UNFINISHED)):
         raise UserError(f"--output {output}: holds other files; name a new folder")
     path = output / _UNFINISHED
@@ -226,6 +252,12 @@ def _check_output(output: Path, scored: str) -> list[str]:
     if source != scored:
         raise UserError(f"--output {output}: holds the scores of {source}; name another folder")
     return categories
+
+
+def _scored(job: Job, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample]]]:
+    """`_score_model` of each model."""
+    for name, part in models(job.config, index):
+        yield from _score_model(job, name, part)
 
 
 def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample]]]:

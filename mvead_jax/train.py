@@ -90,6 +90,7 @@ def train(config: Config, workdir: Path) -> None:
                 write_json(workdir / "environment.json", environment())
                 _record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
+                    _check_geometry(config, index, workdir)
                     geometries = calibrate(config, index, workdir)
         manifest = Manifest(workdir)
         with together():
@@ -246,6 +247,20 @@ def _check_workdir(config: Config, workdir: Path) -> None:
     earlier = from_dict(read_json(path, "a config"), str(path))
     if changed := differences(earlier, config):
         raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
+
+
+def _check_geometry(config: Config, index: DatasetIndex, workdir: Path) -> None:
+    """Raises UserError if an estimate that this workdir was trained with is not what it was."""
+    manifest = Manifest(workdir)
+    for category in index.categories:
+        path = geometry_path(workdir, category)
+        if config.geometry.cameras or not path.exists() or not manifest.names(path) or manifest.covers(path):
+            continue
+        if read_geometry(path).origin is not None:  # else someone put it there, and may put another
+            raise UserError(
+                f"{path}: changed since it was estimated; delete it to estimate again, or take its "
+                '"origin" out to use it as it is'
+            )
 
 
 def _kept(config: Config) -> dict[str, Any]:
