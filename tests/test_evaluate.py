@@ -179,7 +179,7 @@ def test_every_file_names_its_protocol_and_the_intervals_hold_the_value(run):
 
 def test_evaluating_again_gives_the_same_bytes_without_model_or_backbone(run, monkeypatch):
     before = {path: path.read_bytes() for path in (run / "scores").iterdir() if path.is_file()}
-    for name in ("load_backbone", "build_method", "read_model", "split_features"):
+    for name in ("load_backbone", "load_model", "split_features"):
         monkeypatch.setattr(score_module, name, None)
     found = evaluate_again(run, protocols=["mvad"])
     assert found["protocol"]["method"] == "drawn"
