@@ -3,7 +3,7 @@
 PYTHON ?= python3
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test parity bench lint clean
+.PHONY: demo test test-faults parity bench lint clean
 
 # Renders the inspection rig, learns its normal parts by MVEAD and by PatchCore, scores the others, and prints
 # both beside each other.
@@ -17,7 +17,11 @@ demo: .venv/.made
 	@echo "Pictures with heat maps: runs/demo/scores/report/; epipolar lines: runs/demo/geometry/pictures/"
 
 test: .venv/.made
-	.venv/bin/python -m pytest -m "not parity" --numprocesses auto --maxprocesses 4 --dist loadfile
+	.venv/bin/python -m pytest -m "not parity and not faults" --numprocesses auto --maxprocesses 4 --dist loadfile
+
+# Kills, full disks, damage and hostile input: docs/reliability.md. Under ten minutes on two cores.
+test-faults: .venv/.made
+	.venv/bin/python -m pytest -m faults tests/faults --numprocesses 2 --dist loadfile
 
 # The ports against PyTorch.
 parity: .venv-parity/.made

@@ -132,8 +132,8 @@ def finished(folder: Path):
 def contents(place: Path) -> dict[str, object]:
     """All that must be the same in an interrupted run and in one that was not, by path.
 
-    Left out, because it tells of the runs themselves: in metrics.jsonl the lines of starts and the seconds; of
-    checkpoints, in which Orbax writes times and random names, all but which there are and what they are of.
+    Left out, because it tells of the runs themselves: in metrics.jsonl the lines of starts and the seconds;
+    of checkpoints, in which Orbax writes times and random names, all but which there are and their origin.
     """
     found: dict[str, object] = {}
     for path in sorted(place.rglob("*")):
