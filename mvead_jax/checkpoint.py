@@ -19,7 +19,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mvead_jax.errors import Stopped, UserError
-from mvead_jax.files import append_line, read_json, write_json, write_text
+from mvead_jax.files import append_line, keep_lines, read_json, write_json
 from mvead_jax.sharding import arrays_from_first, from_first, in_any, is_first, meet, together
 
 log = logging.getLogger(__name__)
@@ -158,23 +158,12 @@ class Checkpoints:
 
     def _forget(self, step: int) -> None:
         """Takes the lines of steps from `step` on out of metrics.jsonl: they are made again."""
-        if not self._metrics.exists():
-            return
-        lines = self._metrics.read_bytes().split(b"\n")
-        kept = [line for line in lines if line and not self._is_later(line, step)]
-        if len(kept) < len(lines) - 1 or lines[-1]:
-            write_text(self._metrics, "".join(f"{line.decode()}\n" for line in kept))
+        keep_lines(self._metrics, lambda event: not self._is_later(event, step))
 
-    def _is_later(self, line: bytes, step: int) -> bool:
-        try:
-            event = json.loads(line)
-            if event["stage"] != "pre-training" or event["name"] != self._model:
-                return False
-            return event["step"] >= step
-        except KeyError:
+    def _is_later(self, event: Mapping[str, Any], step: int) -> bool:
+        if event.get("stage") != "pre-training" or event.get("name") != self._model:
             return False
-        except (ValueError, TypeError, RecursionError):  # the last line of a run that was killed, or damage
-            return True
+        return not (isinstance(event.get("step"), int) and event["step"] < step)
 
 
 def _read_origin(path: Path) -> Any:

@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -145,6 +145,29 @@ def append_line(path: Path, text: str) -> None:
             file.write(text.encode() + b"\n")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Takes the lines of a JSONL out that `keep` refuses, and those that are no JSON object: what a killed
+    writer left, or damage. Without such a line, or without the file, nothing is written."""
+    if not path.exists():
+        return
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    kept = [line for line in lines if (event := _event(line)) is not None and keep(event)]
+    if rest or len(kept) < len(lines):
+        with whole(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def _ends_with_newline(file: BinaryIO) -> bool:

@@ -38,7 +38,7 @@ from mvead_jax.data.source import data_folder, open_data
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import protocols_of
-from mvead_jax.files import append_line, locked, make_folder, read_json, write_json
+from mvead_jax.files import append_line, keep_lines, locked, make_folder, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
 from mvead_jax.methods.patchcore import check_views
@@ -88,6 +88,7 @@ def train(config: Config, workdir: Path) -> None:
                 held.enter_context(locked(workdir))
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())
+                keep_lines(workdir / "metrics.jsonl", lambda event: True)  # a kill may have cut one short
                 _record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
                     _check_geometry(config, index, workdir)
@@ -142,6 +143,8 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -
         return
     if is_first():
         manifest.forget(workdir / "config.json")  # until all of it is trained again
+        earlier = {"stage": "banks", "name": name}
+        keep_lines(workdir / "metrics.jsonl", lambda event: not earlier.items() <= event.items())
     begin = time.monotonic()
     features = split_features(config, training, backbone, workdir)
     keeper = None
@@ -161,11 +164,13 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -
         normal = method.leave_one_out(state, training, features, keys, chosen)
     with together():
         if is_first():
-            rows = write_model(workdir, name, method, state, calibrate_scores(normal), facts, manifest)
+            rows = write_model(workdir, name, method, state, calibrate_scores(normal), facts)
             log.info(
                 "banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items())
             )
             _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
+            for place in ("models", "banks"):  # last: what the manifest covers is not made again
+                manifest.record(workdir / place / name)
 
 
 def _plan(
