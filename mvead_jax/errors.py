@@ -22,8 +22,9 @@ class UserError(Exception):
 
 def printable(text: str) -> str:
     """Text that came from outside, in one line: a name may hold what a terminal obeys, or be endless."""
-    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:_LONGEST])
-    return shown + (f"... ({len(text)} letters)" if len(text) > _LONGEST else "")
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... ({len(text)} letters) ... {text[-_LONGEST // 2 :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 class Stopped(Exception):

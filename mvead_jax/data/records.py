@@ -242,6 +242,8 @@ def unsafe_path(path: object) -> str | None:
     """Why `path` from a data set's list must not be opened, or None. Paths are relative and stay inside."""
     if not isinstance(path, str) or not path:
         return "is not a file name"
+    if "\0" in path:
+        return "contains a NUL character"
     if not path.isprintable() and any(unicodedata.category(letter) in _NO_LETTERS for letter in path):
         return "contains a control character, or half of a character"
     pure = PurePosixPath(path.replace("\\", "/"))
