@@ -9,7 +9,6 @@ import select
 import shutil
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,6 +66,7 @@ class Lab:
     """Runs jobs below a folder: `<folder>/<name>/run` is a workdir, its features lie beside it."""
 
     def __init__(self, folder: Path):
+        folder.mkdir(exist_ok=True)
         self.folder, self.data = folder, write_data(folder / "data")
         self.started = 0
 
@@ -174,11 +174,3 @@ def is_one_line(said: str) -> bool:
     last = [line for line in said.splitlines() if line.strip()][-1]
     errors = [line for line in said.splitlines() if line.startswith("error:")]
     return errors == [last] and "Traceback" not in said
-
-
-def wait_until(true, process, seconds=SLOW) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end
-        time.sleep(0.005)
