@@ -6,6 +6,7 @@ import io
 import json
 import os
 import shutil
+from contextlib import redirect_stderr
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,7 +15,7 @@ from PIL import Image
 
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_data
-from mvead_jax.errors import UserError
+from mvead_jax.errors import UserError, report
 
 EXAMPLES = int(os.environ.get("MVEAD_JAX_FUZZ", "300"))  # of each reader
 BOUNDED = settings(
@@ -88,9 +89,16 @@ def read(root):
     try:
         index = open_data(root)
     except UserError as error:
-        assert all(line.isprintable() for line in str(error).split("\n")), str(error)
-        assert len(str(error)) < 100_000
-        return None
+        refused = error
+    else:
+        refused = None
+    if refused:
+        shown = io.StringIO()
+        with redirect_stderr(shown):
+            report(refused)
+        assert all(line.isprintable() for line in shown.getvalue().splitlines()), shown.getvalue()
+        assert len(shown.getvalue()) < 100_000
+        return
     assert isinstance(index, DatasetIndex)
     for sample in index.samples:
         assert sample.views
@@ -98,7 +106,6 @@ def read(root):
             for path in (view.image, view.mask):
                 assert path is None or (index.root / path).resolve().is_relative_to(index.root.resolve())
             assert view.label in (0, 1, None)
-    return index
 
 
 @BOUNDED
