@@ -234,7 +234,9 @@ def _check_output(output: Path, scored: str) -> list[str]:
         raise UserError(f"--output {output}: is a file; name a folder")
     if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
         return []  # what is hidden was left by a writer that was killed
-    if not any((output / name).exists() for name in ("samples.csv", _UNFINISHED)):
+    if not any(
+        (output / name).exists() for name in ("samples.csv", "images.csv", "metrics.json", _UNFINISHED)
+    ):
         raise UserError(f"--output {output}: holds other files; name a new folder")
     path = output / _UNFINISHED
     try:

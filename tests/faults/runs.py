@@ -133,14 +133,15 @@ def contents(place: Path) -> dict[str, object]:
     """All that must be the same in an interrupted run and in one that was not, by path.
 
     Left out, because it tells of the runs themselves: in metrics.jsonl the lines of starts and the seconds;
-    of checkpoints, in which Orbax writes times and random names, all but which there are and their origin.
+    of checkpoints, in which Orbax writes times and random names, all but which there are and their origin;
+    of environment.json the commit, for someone may work on the checkout.
     """
     found: dict[str, object] = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
         if path.is_dir() or "/checkpoints/" in f"/{name}":
             continue
-        found[name] = events(path) if path.name == "metrics.jsonl" else path.read_bytes()
+        found[name] = _READERS.get(path.name, Path.read_bytes)(path)
     for folder in place.glob("run/checkpoints/*"):
         found[f"{folder.name} states"] = sorted(path.name for path in folder.iterdir())
         found[f"{folder.name} origin"] = (folder / "origin.json").read_bytes()
@@ -155,6 +156,13 @@ def events(path: Path) -> list:
         for event in found
         if event["stage"] != "start"
     ]
+
+
+def environment(path: Path) -> dict:
+    return {key: value for key, value in json.loads(path.read_text()).items() if key != "commit"}
+
+
+_READERS = {"metrics.jsonl": events, "environment.json": environment}
 
 
 def leftovers(place: Path) -> list[str]:

@@ -97,7 +97,7 @@ def test_a_disk_that_refuses_a_file_is_one_line_and_what_was_there_stays(lab, ho
 
 def test_a_limit_of_file_sizes_is_one_line_whichever_library_writes(lab):
     stopped_at = set()
-    for limit in (200, 20_000, 30_000, 45_000, 150_000, 380_000):
+    for limit in (3000, 20_000, 30_000, 45_000, 150_000, 380_000):
         place = f"limit-{limit}"
         answer = lab.run("train", place, limit=limit)
         assert answer["code"] == 2, (limit, answer["said"])
