@@ -3,7 +3,7 @@
 PYTHON ?= python3
 INSTALL = -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test test-browser parity bench lint clean
+.PHONY: demo test test-browser test-faults parity bench lint clean
 
 # Renders the inspection rig, learns its normal parts by MVEAD and by PatchCore, scores the others, and prints
 # both beside each other.
@@ -17,11 +17,15 @@ demo: .venv/.made
 	@echo "To look at: runs/demo/scores/report/index.html; epipolar lines: runs/demo/geometry/pictures/"
 
 test: .venv/.made
-	.venv/bin/python -m pytest -m "not parity and not browser" --numprocesses auto --maxprocesses 4 --dist loadfile
+	.venv/bin/python -m pytest -m "not parity and not browser and not faults" --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # The report in chromium: CHROMIUM names another one than that of the path.
 test-browser: .venv/.made
 	.venv/bin/python -m pytest -m browser tests/browser
+
+# Kills, full disks, damage and hostile input: docs/reliability.md. Under ten minutes on two cores.
+test-faults: .venv/.made
+	.venv/bin/python -m pytest -m faults tests/faults --numprocesses 2 --dist loadfile
 
 # The ports against PyTorch.
 parity: .venv-parity/.made

@@ -20,7 +20,7 @@ import orbax.checkpoint as ocp
 
 from mvead_jax.board import Board
 from mvead_jax.errors import Stopped, UserError
-from mvead_jax.files import append_line, read_json, write_json, write_text
+from mvead_jax.files import append_line, keep_lines, read_json, write_json
 from mvead_jax.sharding import arrays_from_first, from_first, in_any, is_first, meet, together
 
 log = logging.getLogger(__name__)
@@ -59,10 +59,12 @@ class Checkpoints:
 
     def _open(self, folder: Path, decides: Mapping[str, Any]) -> None:
         origin = folder / "origin.json"
-        if folder.exists() and not (origin.exists() and read_json(origin, "of train.py") == decides):
-            shutil.rmtree(folder)
+        if folder.exists() and not (origin.exists() and _read_origin(origin) == decides):
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise UserError(f"{folder}: {error.strerror or error}") from error
         write_json(origin, decides)
-        folder.mkdir(parents=True, exist_ok=True)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEPT,
             enable_async_checkpointing=False,
@@ -110,15 +112,22 @@ class Checkpoints:
         """Removes a damaged state."""
         log.warning(
             "%s: state %d can't be read (%s); going back to the one before it",
-            *(self._manager.directory, step, str(error).splitlines()[0] if str(error) else error),
+            *(self._manager.directory, step, _first_line(error)),
         )
         self._manager.delete(step)
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes a state under its step; one that is there already stays."""
         step = int(state["step"])
-        if self._manager is not None and step not in self._manager.all_steps():
+        if self._manager is None or step in self._manager.all_steps():
+            return
+        try:
             self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
+        except (OSError, ValueError, RuntimeError) as error:  # Orbax's and its drivers' words for a full disk
+            raise UserError(
+                f"{self._manager.directory}: state {step} can't be written ({_first_line(error)}); mend that "
+                "and run again to go on"
+            ) from error
 
     def record(self, event: dict[str, Any]) -> None:
         """Appends one step's figures to metrics.jsonl, and shows them on the board."""
@@ -161,21 +170,25 @@ class Checkpoints:
 
     def _forget(self, step: int) -> None:
         """Takes the lines of steps from `step` on out of metrics.jsonl: they are made again."""
-        if not self._metrics.exists():
-            return
-        lines = self._metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-        kept = [line for line in lines if not self._is_later(line, step)]
-        if len(kept) < len(lines):
-            write_text(self._metrics, "".join(kept))
+        keep_lines(self._metrics, lambda event: not self._is_later(event, step))
 
-    def _is_later(self, line: str, step: int) -> bool:
-        try:
-            event = json.loads(line)
-        except ValueError:  # the last line of a run that was killed
-            return True
+    def _is_later(self, event: Mapping[str, Any], step: int) -> bool:
         if event.get("stage") != "pre-training" or event.get("name") != self._model:
             return False
-        return event["step"] >= step
+        return not (isinstance(event.get("step"), int) and event["step"] < step)
+
+
+def _read_origin(path: Path) -> Any:
+    """What the states of a folder depend on; None if that can't be read: they are made again."""
+    try:
+        return read_json(path, "of train.py")
+    except UserError as error:
+        log.warning("%s; the states beside it are made again", error)
+        return None
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else repr(error)
 
 
 def _sealed(state: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from mvead_jax.evaluation.agreement import rank_changes, score_differences
 from mvead_jax.evaluation.bootstrap import copies, paired, ranking_replicates
 from mvead_jax.evaluation.folder import ImageLine, read_images, read_replicates, read_sample_labels
 from mvead_jax.evaluation.pooling import labels_of_parts, largest_of_views, listed_labels, sample_numbers
+from mvead_jax.evaluation.seal import check_files, read_sealed
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, mean_replicates
 from mvead_jax.files import read_json
 
@@ -81,11 +82,12 @@ def read_run(path: Path) -> ScoredRun:
     folder = path if (path / "images.csv").exists() else path / "scores"
     if not (folder / "images.csv").exists():
         raise UserError(f"{path}: holds no images.csv or scores/images.csv; name a workdir or scores folder")
+    metrics = read_sealed(folder / "metrics.json", "the scores of a finished scripts/score.py")
+    check_files(folder, metrics, ["images.csv", "samples.csv"])
     images = {(line.category, line.sample, line.view): line for line in read_images(folder)}
     of_parts = read_sample_labels(folder)
     if {key[:2] for key in images} - of_parts.keys():
         raise UserError(f"{folder / 'samples.csv'}: of other samples than images.csv; score again")
-    metrics = read_json(folder / "metrics.json", "the scores of a finished scripts/score.py")
     try:
         protocol, values = dict(metrics["protocol"]), _values(metrics)
     except (KeyError, TypeError, ValueError, AttributeError):

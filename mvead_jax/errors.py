@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 traced = False  # --verbose: a user's error shows where it was raised
+_LONGEST = 2000  # letters of one line
 
 
 class UserError(Exception):
@@ -20,6 +21,13 @@ class UserError(Exception):
     of_all = False
 
 
+def printable(text: str) -> str:
+    """Text that came from outside, in one line: a name may hold what a terminal obeys, or be endless."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... ({len(text)} letters) ... {text[-_LONGEST // 2 :]}"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 class Stopped(Exception):
     """A run was asked to stop, and what it needs to go on is saved."""
 
@@ -28,7 +36,7 @@ class DataProblems(UserError):
     """All problems of a data set at once, one line each."""
 
     def __init__(self, where: str, problems: Sequence[str], shown: int = 50):
-        self.problems = list(problems)
+        self.problems = [printable(problem) for problem in problems]
         count = len(self.problems)
         if count == 1:
             super().__init__(f"{where}: {self.problems[0]}")
@@ -64,7 +72,8 @@ def report(error: BaseException) -> int:
     if traced and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
     if isinstance(error, UserError):
-        print(f"error: {error}", file=sys.stderr)
+        lines = str(error).split("\n") if isinstance(error, DataProblems) or error.of_all else [str(error)]
+        print("error:", "\n".join(map(printable, lines)), file=sys.stderr)
         return 2
     if isinstance(error, Stopped):
         print(f"{error}; run the same command again to go on", file=sys.stderr)

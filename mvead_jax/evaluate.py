@@ -36,6 +36,7 @@ from mvead_jax.evaluation.folder import (
     read_images,
     read_maps,
     read_samples,
+    scored_files,
     write_regions,
     write_replicates,
 )
@@ -49,9 +50,9 @@ from mvead_jax.evaluation.pooling import (
     sample_numbers,
 )
 from mvead_jax.evaluation.protocols import EvaluationProtocol, digest, resolve
+from mvead_jax.evaluation.seal import write_sealed
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
-from mvead_jax.files import write_json
 from mvead_jax.progress import progress
 
 _PIXELS = 2**21  # of enlarged maps at a time
@@ -113,15 +114,17 @@ def evaluate(
         levels = {name: own.levels for name, own in found[protocol.name].items()}
         resampled = _resampled(found[protocol.name], config.eval, labelled)
         metrics[protocol.name] = metrics_of(levels, told, resampled)
+    scored = scored_files([name for name, _ in categories])
     for name in dict.fromkeys(names):
         write_regions(folder / f"regions_{name}.csv", _regions(found[name]))
-        write_json(folder / f"metrics_{name}.json", metrics[name])
+        write_sealed(folder / f"metrics_{name}.json", metrics[name], [*scored, f"regions_{name}.csv"])
     own = config.eval.protocol
     for category, facts in (decided or {}).items():
         metrics[own]["categories"][category]["decision"] = {**facts, **_rates(folder, category)}
     write_regions(folder / "regions.csv", _regions(found[own]))
     write_replicates(folder, metrics[own], _resampled(found[own], config.eval, labelled))
-    write_json(folder / "metrics.json", metrics[own])  # last: it says that all is there
+    # Last: it says that all is there.
+    write_sealed(folder / "metrics.json", metrics[own], [*scored, "regions.csv", "bootstrap.npz"])
     return metrics[own]
 
 

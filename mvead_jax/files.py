@@ -9,7 +9,7 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,8 +55,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Keeps other processes out of `folder` while the block runs; where there is no such lock it says so.
+
+    The system gives the lock up when its owner dies, however it dies.
+
+    Args:
+      shared: several may have it so at a time, and none without: for readers.
 
     Raises:
       UserError: another process has it.
@@ -70,11 +75,11 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(f"{folder}: {error.strerror}") from error
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)
         raise UserError(
-            f"{folder}: another process is writing here; wait for it or choose another folder"
+            f"{folder}: another process is at work here; wait for it or choose another folder"
         ) from None
     except OSError as error:  # a network file system without locks
         log.warning("%s: can't be locked (%s); do not run two at once here", folder, error.strerror)
@@ -128,7 +133,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes indented JSON with NaN and infinity as null, whole or not at all."""
-    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(finite(value), indent=1, allow_nan=False) + "\n")
 
 
 def write_tensors(
@@ -161,6 +166,29 @@ def append_line(path: Path, text: str) -> None:
         raise UserError(f"{path}: {error.strerror or error}") from error
 
 
+def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
+    """Takes the lines of a JSONL out that `keep` refuses, and those that are no JSON object: what a killed
+    writer left, or damage. Without such a line, or without the file, nothing is written."""
+    if not path.exists():
+        return
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from error
+    kept = [line for line in lines if (event := _event(line)) is not None and keep(event)]
+    if rest or len(kept) < len(lines):
+        with whole(path) as temporary:
+            temporary.write_bytes(b"".join(line + b"\n" for line in kept))
+
+
+def _event(line: bytes) -> dict[str, Any] | None:
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return event if isinstance(event, dict) else None
+
+
 def _ends_with_newline(file: BinaryIO) -> bool:
     file.seek(-1, os.SEEK_END)
     return file.read(1) == b"\n"
@@ -189,11 +217,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON with NaN and infinity as null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return value

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file
 from mvead_jax.backbone.extractor import Backbone, next_block
 from mvead_jax.bank.fill import Bank, Keep
 from mvead_jax.bank.nearest import ShardedRows, shard_rows
-from mvead_jax.bank.store import Manifest, map_banks, read_samples, write_banks
+from mvead_jax.bank.store import map_banks, read_samples, write_banks
 from mvead_jax.config import Config
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.errors import UserError
@@ -108,7 +108,6 @@ def write_model(
     state: Any,
     calibration: Calibration,
     facts: dict[str, Any],
-    manifest: Manifest,
 ) -> dict[str, int]:
     """Writes all that scoring needs of one model; returns the rows of each bank."""
     banks = dict(state.banks if isinstance(state, MveadState) else state)
@@ -126,8 +125,6 @@ def write_model(
     )
     rows = {bank: own.rows for bank, own in banks.items()}
     write_banks(workdir / "banks" / name, rows, facts, {bank: own.sample for bank, own in banks.items()})
-    manifest.record(folder)
-    manifest.record(workdir / "banks" / name)
     return {bank: len(own) for bank, own in rows.items()}
 
 

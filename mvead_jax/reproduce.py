@@ -31,6 +31,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.evaluation.beside import Outcome, Table
 from mvead_jax.evaluation.protocols import digest as evaluation_digest
 from mvead_jax.evaluation.protocols import resolve
+from mvead_jax.evaluation.seal import read_sealed
 from mvead_jax.files import read_json, whole, write_json, write_text
 from mvead_jax.protocol import config_digest
 from mvead_jax.score import score
@@ -171,7 +172,7 @@ def read_metrics(workdir: Path) -> dict[str, Any]:
       UserError: no such file, or one without a protocol.
     """
     path = workdir / "scores" / "metrics.json"
-    found = read_json(path, "a workdir that scripts/score.py has scored")
+    found = read_sealed(path, "a workdir that scripts/score.py has scored")
     if not isinstance(found, dict) or not isinstance(found.get("protocol"), dict):
         raise UserError(f"{path}: not written by score.py; score again")
     return found

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from mvead_jax.backbone.extractor import load_backbone
+from mvead_jax.backbone.features import cached_bytes
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.calibrate import geometry_path
 from mvead_jax.config import Config
@@ -42,19 +43,22 @@ from mvead_jax.data.source import open_pictures
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
-from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images
+from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, scored_files
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.files import read_json, write_json
+from mvead_jax.evaluation.seal import check_files as check_score_files
+from mvead_jax.evaluation.seal import read_sealed
+from mvead_jax.files import locked, make_folder, read_json, remove, write_json
 from mvead_jax.geometry.category import read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.hold_out import FACTS, Decider, check_labels, read_for_scoring
+from mvead_jax.plan import check_room, describe, scoring_parts
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
 from mvead_jax.report.attended import Attended, attended_path, telling, write_attended
 from mvead_jax.report.page import remove_report, write_report
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.sharding import is_first, together
-from mvead_jax.train import check_same_run, models, open_index, split_features
+from mvead_jax.train import cache_folder, check_same_run, models, open_index, split_features
 from mvead_jax.workdir import (
     EVALUATED,
     OVERRIDDEN,
@@ -68,6 +72,8 @@ from mvead_jax.workdir import (
 )
 
 log = logging.getLogger(__name__)
+
+Attend = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None]  # of places among a category's samples
 
 _UNFINISHED = "unfinished.json"  # in the folder of the results
 _ATTENDED = 8  # patches of the others that are kept for each patch
@@ -131,13 +137,19 @@ def score(
         geometries = trained_geometries(config, workdir, index.categories)
     check_same_run(config, workdir)
     usual = workdir / "scores" if pictures is not None else None
-    files, decided = None, {}
-    job = Job(config, workdir, backbone, geometries)
-    for name, part in models(config, index):
-        for category, found, attend in _score_model(job, name, part):
+    job, files, decided = Job(config, workdir, backbone, geometries), None, {}
+    with ExitStack() as held:
+        with together():
+            if is_first():
+                held.enter_context(locked(workdir, shared=True))  # no training may change the model
+                make_folder(output)
+                held.enter_context(locked(output))
+                _announce(job, index, output)
+        categories = [*earlier, *index.categories]
+        for category, found, attend in _scored(job, index):
             with together():
                 if is_first():
-                    files = files or _begin(output, scored, [*earlier, *index.categories], bool(decider))
+                    files = files or _begin(output, scored, categories, bool(decider))
                     decisions = [None] * len(found)
                     if decider:
                         decisions, decided[category] = decider.decide(index, category, found)
@@ -145,18 +157,19 @@ def score(
                     if report:
                         _keep_attended(output, category, found, attend)
             del found  # or it would be held until the next is there
-    metrics = None
-    with together():
-        if is_first():
-            training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
-            words = protocol(config, backbone, training, scored, geometries)
-            words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
-            if decider:
-                words["decision"] = decider.words()
-            metrics = evaluate(output, index, words, config, protocols, decided)
-            (output / _UNFINISHED).unlink()
-            if report:
-                _write_report(output, index, workdir, usual)
+        metrics = None
+        with together():
+            if is_first():
+                names = [name for name, _ in models(config, index)]
+                training = [read_facts(workdir / "banks" / name)["training"] for name in names]
+                words = protocol(config, backbone, training, scored, geometries)
+                words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+                if decider:
+                    words["decision"] = decider.words()
+                metrics = evaluate(output, index, words, config, protocols, decided)
+                remove(output / _UNFINISHED)
+                if report:
+                    _write_report(output, index, workdir, usual)
     return metrics
 
 
@@ -177,7 +190,7 @@ def evaluate_again(
     """
     config = trained_config(workdir, overrides or {}, EVALUATED)
     output = output or default_output(workdir, None)
-    before = read_json(output / "metrics.json", "the scores of a finished scripts/score.py")
+    before = read_sealed(output / "metrics.json", "the scores of a finished scripts/score.py")
     try:
         words, categories = dict(before["protocol"]), tuple(before["categories"])
         scored = words["scored"]
@@ -187,6 +200,7 @@ def evaluate_again(
         raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
     if scored != "test split":
         raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
+    check_score_files(output, before, scored_files(categories))
     # What was scored is fixed, and it may have been scored by other lists than it was trained on.
     data = replace(
         config.data,
@@ -195,9 +209,10 @@ def evaluate_again(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     index = _test_split(replace(config, data=data))
-    metrics = evaluate(output, index, words, config, protocols, decided)
-    if report:
-        _write_report(output, index, workdir)
+    with locked(output):
+        metrics = evaluate(output, index, words, config, protocols, decided)
+        if report:
+            _write_report(output, index, workdir)
     return metrics
 
 
@@ -218,6 +233,18 @@ def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
     return {name: views for name, views in found.items() if not chosen or name in chosen}
 
 
+def _announce(job: Job, index: DatasetIndex, output: Path) -> None:
+    """Says what will be written. Raises UserError if the disk has evidently no room for it."""
+    config, backbone = job.config, job.backbone
+    cache, size = cache_folder(config, job.workdir), config.backbone.batch_size
+    parts = [index.select(category=category) for category in index.categories]
+    cached = sum(cached_bytes(part, backbone, config.features, cache, size) for part in parts)
+    patches = backbone.grid[0] * backbone.grid[1]
+    planned = scoring_parts(config, index, patches, backbone.width, cache, output, cached)
+    log.info("to be written: %s", describe(planned))
+    check_room(planned)
+
+
 def _test_split(config: Config) -> DatasetIndex:
     index = open_index(config).select(split="test")
     if not len(index):
@@ -234,10 +261,10 @@ def _begin(output: Path, scored: str, categories: Sequence[str], decides: bool) 
     """
     write_json(output / _UNFINISHED, {"scored": scored, "categories": list(dict.fromkeys(categories))})
     for path in [*output.glob("metrics*.json"), *output.glob("regions*.csv"), output / "bootstrap.npz"]:
-        path.unlink(missing_ok=True)
+        remove(path)
     for name in categories:
-        maps_path(output, name).unlink(missing_ok=True)
-        attended_path(output, name).unlink(missing_ok=True)
+        remove(maps_path(output, name))
+        remove(attended_path(output, name))
     remove_report(output / "report")
     files = ScoreFiles(output, decides)
     write_json(output / "environment.json", environment())
@@ -253,9 +280,11 @@ def _check_output(output: Path, scored: str) -> list[str]:
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
-    if not output.exists() or not any(output.iterdir()):
-        return []
-    if not any((output / name).exists() for name in ("samples.csv", _UNFINISHED)):
+    if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
+        return []  # what is hidden was left by a writer that was killed
+    if not any(
+        (output / name).exists() for name in ("samples.csv", "images.csv", "metrics.json", _UNFINISHED)
+    ):
         raise UserError(f"--output {output}: holds other files; name a new folder")
     path = output / _UNFINISHED
     try:
@@ -275,9 +304,15 @@ def _check_output(output: Path, scored: str) -> list[str]:
     return categories
 
 
+def _scored(job: Job, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample], Attend]]:
+    """`_score_model` of each model."""
+    for name, part in models(job.config, index):
+        yield from _score_model(job, name, part)
+
+
 def _score_model(
     job: Job, name: str, index: DatasetIndex
-) -> Iterator[tuple[str, list[ScoredSample], Callable[[np.ndarray], Any]]]:
+) -> Iterator[tuple[str, list[ScoredSample], Attend]]:
     """Each category of the model, once all of it is scored, with what tells what some of its samples attended
     to (Scorer.attended); without samples in all processes but the first."""
     config = job.config
@@ -335,7 +370,7 @@ def _keep_attended(
     output: Path,
     category: str,
     found: Sequence[ScoredSample],
-    attend: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None],
+    attend: Attend,
 ) -> None:
     """attended/<category>.npz of the samples that tell most, if the method attends to anything."""
     with _only_to_look_at(f"{category}: what patches attended to"):

@@ -46,7 +46,7 @@ from mvead_jax.decision.split import hold_out
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import protocols_of
-from mvead_jax.files import append_line, locked, make_folder, read_json, write_json
+from mvead_jax.files import append_line, keep_lines, locked, make_folder, read_json, write_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.hold_out import calibrating, calibration_path, check_held_out, score_held_out
 from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
@@ -105,8 +105,10 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())
                 write_json(workdir / "command.json", command())
+                keep_lines(workdir / "metrics.jsonl", lambda event: True)  # a kill may have cut one short
                 _record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
+                    _check_geometry(config, index, workdir)
                     geometries = calibrate(config, index, workdir)
         manifest = Manifest(workdir)
         with together():
@@ -162,6 +164,8 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
         return
     if is_first():
         manifest.forget(workdir / "config.json")  # until all of it is trained again
+        earlier = {"stage": "banks", "name": name}
+        keep_lines(workdir / "metrics.jsonl", lambda event: not earlier.items() <= event.items())
     begin = time.monotonic()
     features = split_features(config, training, backbone, workdir)
     keeper = None
@@ -185,11 +189,13 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
         normal = method.leave_one_out(state, training, features, keys, chosen)
     with together():
         if is_first():
-            rows = write_model(workdir, name, method, state, calibrate_scores(normal), facts, manifest)
+            rows = write_model(workdir, name, method, state, calibrate_scores(normal), facts)
             log.info(
                 "banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items())
             )
             _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
+            for place in ("models", "banks"):  # last: what the manifest covers is not made again
+                manifest.record(workdir / place / name)
 
 
 def training_parts_of(
@@ -312,6 +318,20 @@ def _check_workdir(config: Config, workdir: Path) -> None:
     earlier = from_dict(read_json(path, "a config"), str(path))
     if changed := differences(earlier, config):
         raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
+
+
+def _check_geometry(config: Config, index: DatasetIndex, workdir: Path) -> None:
+    """Raises UserError if an estimate that this workdir was trained with is not what it was."""
+    manifest = Manifest(workdir)
+    for category in index.categories:
+        path = geometry_path(workdir, category)
+        if config.geometry.cameras or not path.exists() or not manifest.names(path) or manifest.covers(path):
+            continue
+        if read_geometry(path).origin is not None:  # else someone put it there, and may put another
+            raise UserError(
+                f"{path}: changed since it was estimated; delete it to estimate again, or take its "
+                '"origin" out to use it as it is'
+            )
 
 
 def _kept(config: Config) -> dict[str, Any]:

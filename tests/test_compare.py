@@ -42,10 +42,16 @@ def edit_replicates(workdir, **changes):
 
 
 def edit_metrics(workdir, change):
+    """As a version before seals would have written it."""
     path = workdir / "scores/metrics.json"
     found = json.loads(path.read_text())
     change(found)
-    path.write_text(json.dumps(found))
+    path.write_text(json.dumps({key: found[key] for key in found if key not in ("files", "seal")}))
+
+
+def unsealed(workdir):
+    edit_metrics(workdir, lambda found: None)
+    return workdir
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +170,9 @@ def test_figures_are_those_of_metrics_json_by_whatever_protocol(run, make, tmp_p
     # Not images.csv alone: under mvad it is the maps that are compared.
     path = b / "scores/images.csv"
     path.write_bytes((a / "scores/images.csv").read_bytes())
-    problems = agree(a, b)["problems"]
+    with pytest.raises(UserError, match="b/scores/images.csv: changed since it was written; score again"):
+        agree(a, b)
+    problems = agree(a, unsealed(b))["problems"]
     assert any("image auroc differs" in one for one in problems)
     assert not any("scores differ" in one for one in problems)
 
@@ -278,6 +286,7 @@ def test_the_exit_code_is_the_verdict_and_json_holds_it_all(run, make, tmp_path,
 )
 def test_mistakes_are_one_line(run, tmp_path, monkeypatch, change, arguments, message):
     shutil.copytree(run, tmp_path / "run")
+    unsealed(tmp_path / "run")
     change(tmp_path / "run")
     pair = [run, tmp_path / (arguments[0] if arguments == ["none"] else "run")]
     options = [] if arguments == ["none"] else arguments

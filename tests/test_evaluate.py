@@ -205,7 +205,9 @@ def test_custom_beside_the_runs_own_protocol_takes_the_fields_and_nothing_else_d
     before = (run / "scores/metrics.json").read_bytes()
     evaluate_again(tmp_path / "run", overrides={"eval.size": "20"}, protocols=["custom", "mvead"])
     assert (tmp_path / "run/scores/metrics.json").read_bytes() == before
-    assert (tmp_path / "run/scores/metrics_mvead.json").read_bytes() == before
+    beside, own = metrics(tmp_path / "run", "mvead"), metrics(run)
+    assert beside["categories"] == own["categories"]
+    assert beside["protocol"] == own["protocol"]
     custom = metrics(tmp_path / "run", "custom")["categories"]["cap"]["pixel"]
     assert custom["pixels"] == 24 * 20 * 20
 
@@ -325,7 +327,13 @@ def test_another_data_set_under_the_scores_is_refused(run, root, tmp_path):
 def test_damaged_files_are_named(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     maps = tmp_path / "run/scores/maps/cap.npz"
-    maps.write_bytes(maps.read_bytes()[:200])
+    whole = maps.read_bytes()
+    maps.write_bytes(whole[:200])
+    with pytest.raises(UserError, match="cap.npz: changed since it was written; score again"):
+        evaluate_again(tmp_path / "run")
+    path = tmp_path / "run/scores/metrics.json"  # one of a version before seals
+    sealed = json.loads(path.read_text())
+    path.write_text(json.dumps({key: sealed[key] for key in sealed if key not in ("files", "seal")}))
     with pytest.raises(UserError, match="cap.npz: not written by score.py"):
         evaluate_again(tmp_path / "run")
     np.savez(maps, maps=np.zeros((3, 5, 5), np.float16))
@@ -356,8 +364,10 @@ def test_images_csv_without_a_column_is_not_score_pys(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     path = tmp_path / "run/scores/images.csv"
     path.write_text("\n".join(",".join(line.split(",")[:4]) for line in path.read_text().splitlines()))
-    with pytest.raises(UserError, match="images.csv: not written by score.py"):
+    with pytest.raises(UserError, match="images.csv: changed since it was written; score again"):
         evaluate_again(tmp_path / "run")
+    with pytest.raises(UserError, match="images.csv: not written by score.py"):
+        read_images(tmp_path / "run/scores")
 
 
 # A scores folder whose scoring was killed.

@@ -154,5 +154,5 @@ def test_other_counts_than_real_iads_stop_it_unless_allowed(root, tmp_path, monk
 
 def test_two_at_once_are_refused(root, tmp_path):
     (tmp_path / "out").mkdir()
-    with locked(tmp_path / "out"), pytest.raises(UserError, match="another process is writing here"):
+    with locked(tmp_path / "out"), pytest.raises(UserError, match="another process is at work here"):
         prepare(root, tmp_path / "out")

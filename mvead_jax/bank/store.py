@@ -68,6 +68,8 @@ def map_banks(folder: Path) -> dict[str, Float32[np.memmap, "M D"]]:
             header = json.loads(raw.read(int.from_bytes(raw.read(8), "little")))["bank"]
             if header["dtype"] != "F32":
                 raise ValueError(f"holds {header['dtype']}, not F32")
+            if len(shape) != 2 or not all(shape):
+                raise ValueError(f"holds an array {shape}, not rows of features")
             begin = raw.tell() + header["data_offsets"][0]
         banks[path.stem] = np.memmap(path, np.dtype("<f4"), "r", begin, tuple(shape))
     return banks
@@ -91,7 +93,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="numpy") as file:
             yield file
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a memory bank ({error}); train again") from None
 
 

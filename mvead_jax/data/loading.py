@@ -25,6 +25,7 @@ PREPROCESSING_VERSION = 1  # part of every feature cache key: raise it when an a
 MASK_THRESHOLD = 127  # of 255; what is brighter is a defect
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
+_SEVERAL = ("PNG", "TIFF", "WEBP")  # formats that hold animations or pages
 _MOST_PIXELS = 80_000_000  # below Pillow's own warning
 _BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _TURNS = {
@@ -71,7 +72,12 @@ def upright(image: Image.Image, name: str) -> Image.Image:
         image.load()
     except (OSError, SyntaxError, ValueError, MemoryError) as error:
         raise UserError(f"{name}: damaged {image.format} picture ({_reason(error)}); copy it again") from None
-    return (image if turn is None else image.transpose(turn)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # or Pillow warns; what shows through is dropped either way
+    try:
+        return (image if turn is None else image.transpose(turn)).convert("RGB")
+    except ValueError as error:  # no way from these colours
+        raise UserError(f"{name}: {_reason(error)}; save the picture as RGB") from None
 
 
 def image_size(path: Picture) -> tuple[int, int]:
@@ -197,7 +203,22 @@ def _opened(path: Picture) -> Image.Image:
     if image.width * image.height > _MOST_PIXELS:
         image.close()
         raise UserError(f"{path}: {image.width} x {image.height} pixels; at most {_MOST_PIXELS} are read")
+    if image.format in _SEVERAL and (count := _pictures_in(image)) != 1:
+        image.close()
+        raise UserError(
+            f"{path}: {count or 'a damaged list of'} pictures in one file; save the one that is meant"
+        )
     return image
+
+
+def _pictures_in(image: Image.Image) -> int:
+    """Frames or pages; 0 where their list is damaged."""
+    try:
+        count = getattr(image, "n_frames", 1)
+        image.seek(0)
+    except Exception:  # Pillow's parsers fail in many ways
+        return 0
+    return count
 
 
 def _orientation(image: Image.Image) -> int:

@@ -33,9 +33,10 @@ from mvead_jax.data.records import (
     natural_key,
     repeated_images,
     settle_incomplete,
+    unsafe_name,
     unsafe_path,
 )
-from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.errors import DataProblems, UserError, printable
 
 # The official evaluator's sample key, then the view. A real name has two underscores before its number
 # (audiojack__0064_NG_HS_...), so the category's end is not its first digit.
@@ -44,7 +45,8 @@ _FIELDS = ("category", "anomaly_class", "image_path", "mask_path")
 _LISTS = "realiad_jsons"
 _ADER = "explicit_full"
 _PATTERN = "rename it: a name is <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
-_LARGEST_LIST = 256 * 2**20
+_LARGEST_LIST = 64 * 2**20  # 200,000 pictures of a category; Python takes up to 25 times as much for it
+_MOST_PROBLEMS = 1000  # of a list that are gathered
 _MISSING = "no such file"  # as Folder.problem says it
 
 
@@ -98,6 +100,10 @@ def read_lists(
     notes: list[str] = []
     samples: list[Sample] = []
     for category in chosen_categories(root, categories, found):
+        if why := unsafe_name(category):
+            place = found[category].relative_to(root)
+            problems.append(f"{place}: the category {category!r} {why}; rename the list")
+            continue
         reader = _CategoryReader(root, category, found[category], images, incomplete)
         samples += reader.read()
         problems += reader.problems
@@ -119,12 +125,15 @@ def load_pictures(folder: Path) -> DatasetIndex:
         raise UserError(f"--input {folder}: no such folder")
     problems = []
     by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
+    inside = Folder(folder)
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in PICTURE_FILES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).as_posix()
         parsed = sample_of_name(path.name)
-        if parsed is None:
+        if why := unsafe_path(name) or inside.problem(name):
+            problems.append(f"{name}: {why}")
+        elif parsed is None:
             problems.append(f"{name}: {_PATTERN}")
         else:
             by_name[parsed].append(name)
@@ -266,7 +275,10 @@ class _CategoryReader:
         return samples
 
     def _problem(self, text: str) -> None:
-        self.problems.append(f"{self.path.relative_to(self.root)}: {text}")
+        if len(self.problems) == _MOST_PROBLEMS:
+            text = "has more problems, which are not listed"
+        if len(self.problems) <= _MOST_PROBLEMS:
+            self.problems.append(f"{self.path.relative_to(self.root)}: {printable(text)}")
 
     def _content(self) -> dict[str, Any] | None:
         try:

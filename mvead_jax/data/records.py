@@ -202,6 +202,7 @@ def chosen_categories(root: object, categories: Sequence[str], found: Collection
 GOOD = "good"  # the kind of parts without a defect in a user's own data: "good/0001"
 MOST_VIEWS = 16
 _LONGEST_NAME = 100
+_NO_LETTERS = ("Cc", "Cs")  # Unicode's control characters, NUL among them, and surrogates
 
 # An underscore may be doubled in Real-IAD's names, and a category may hold anything: read from the right.
 _DEFECT_CODE = re.compile(r"_NG_+([A-Z](?:[A-Z_]*[A-Z])?)$")
@@ -244,6 +245,8 @@ def unsafe_path(path: object) -> str | None:
         return "is not a file name"
     if "\0" in path:
         return "contains a NUL character"
+    if not path.isprintable() and any(unicodedata.category(letter) in _NO_LETTERS for letter in path):
+        return "contains a control character, or half of a character"
     pure = PurePosixPath(path.replace("\\", "/"))
     if pure.is_absolute() or re.match(r"[A-Za-z]:", path):
         return "is absolute; paths are relative to the image folder"
@@ -265,24 +268,42 @@ class Folder:
     def problem(self, path: str) -> str | None:
         """Why the file `path` below the root can't be used, or None."""
         full = self.root / path
-        outside, files, links = self._list(full.parent)
+        try:
+            outside, files, links = self._list(full.parent)
+        except (OSError, RuntimeError):  # a link that leads to itself
+            return "no such file"
         if outside:
             return outside
         if full.name not in files:
             return "no such file"
-        if full.name in links and not full.resolve().is_relative_to(self.root):
+        if full.name in links and not _inside(full, self.root):
             return f"is a link out of {self.root}; copy the file"
         return None
 
     def _list(self, folder: Path) -> tuple[str | None, set[str], set[str]]:
         if folder not in self._listed:
             outside, files, links = None, set(), set()
-            if not folder.resolve().is_relative_to(self.root):
+            if not _inside(folder, self.root):
                 outside = f"its folder is a link out of {self.root}; copy the files"
             else:
                 with suppress(OSError), os.scandir(folder) as listing:
                     entries = list(listing)
-                    files = {entry.name for entry in entries if entry.is_file()}
                     links = {entry.name for entry in entries if entry.is_symlink()}
+                    files = {entry.name for entry in entries if _is_file(entry)}
             self._listed[folder] = (outside, files, links)
         return self._listed[folder]
+
+
+def _inside(path: Path, root: Path) -> bool:
+    """Whether a path, with all its links followed, lies below `root`."""
+    try:
+        return path.resolve().is_relative_to(root)
+    except (OSError, RuntimeError):  # a link that leads to itself
+        return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:
+        return False

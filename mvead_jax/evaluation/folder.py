@@ -28,6 +28,7 @@ from mvead_jax.decision.decide import Decision
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.defects import Region
 from mvead_jax.evaluation.scored import ScoredSample
+from mvead_jax.evaluation.seal import check_files
 from mvead_jax.evaluation.tables import LEVELS
 from mvead_jax.files import whole, write_text
 
@@ -117,6 +118,11 @@ class ScoreFiles:
 
 def maps_path(folder: Path, category: str) -> Path:
     return folder / "maps" / f"{category}.npz"
+
+
+def scored_files(categories: Sequence[str]) -> list[str]:
+    """Names of the files that `ScoreFiles` writes."""
+    return ["images.csv", "samples.csv", *(f"maps/{name}.npz" for name in categories)]
 
 
 def read_images(folder: Path) -> list[ImageLine]:
@@ -240,6 +246,7 @@ def read_replicates(folder: Path, metrics: Mapping[str, Any]) -> dict[str, np.nd
     path = folder / "bootstrap.npz"
     if not path.exists():
         return {}
+    check_files(folder, metrics, [path.name])
     arrays = _read_arrays(path)
     for key, value in _belongs_to(metrics).items():
         if not np.array_equal(arrays.pop(key, None), value):

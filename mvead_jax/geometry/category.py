@@ -106,7 +106,8 @@ def read_geometry(path: Path) -> CategoryGeometry:
         for entry in content["pairs"]:
             a, b = views.index(entry["a"]), views.index(entry["b"])
             F = np.asarray(entry["F"], np.float64)
-            if F.shape != (3, 3) or a == b or not isinstance(entry["ok"], bool):
+            good = F.shape == (3, 3) and np.isfinite(F).all() and a != b
+            if not good or not isinstance(entry["ok"], bool):
                 raise ValueError(f"pair {entry['a']}, {entry['b']}")
             flip = a > b
             pairs[min(a, b), max(a, b)] = PairGeometry(

@@ -174,7 +174,10 @@ def _describe(image: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[n
     scale = float(np.clip(side, *_SIDE)) / side
     if scale != 1.0:
         kind = cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
-        gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=kind)
+        if scale * min(gray.shape) < 1:  # of a strip a pixel wide nothing would be left
+            gray = cv2.resize(gray, (min(gray.shape[1], _SIDE[1]), min(gray.shape[0], _SIDE[1])))
+        else:
+            gray = cv2.resize(gray, None, fx=scale, fy=scale, interpolation=kind)
     scales = np.array([image.shape[1] / gray.shape[1], image.shape[0] / gray.shape[0]])
     sift = cv2.SIFT_create(nfeatures=_FEATURES, contrastThreshold=_CONTRAST)
     out = []

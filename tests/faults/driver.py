@@ -15,6 +15,7 @@ happens before event `at`. `how`:
   term    SIGTERM; what the script does then is its own affair.
   torn    of a line that is about to be appended, half is written; then SIGKILL.
   ENOSPC, EROFS, EIO   the event fails with this error, and so do all later ones but removals.
+`fill`: {"leave": bytes, "path": file}: at the first event the disk is filled but for these bytes.
 `limit`: bytes that a file may have (RLIMIT_FSIZE); writing more fails with EFBIG, in libraries too.
 """
 
@@ -38,10 +39,10 @@ _NUMBERS = re.compile(r"(?<=-)\d+(?=\.tmp)|[0-9a-f]{40}|(?<=tmp-)\d+")
 class Watch:
     """The audit hook of a child: names the events, and acts at one of them."""
 
-    def __init__(self, folders, at, how):
+    def __init__(self, folders, at, how, fill=None):
         self.folders, self.at, self.how = [os.path.realpath(folder) for folder in folders], at, how
         self.events: list[str] = []
-        self.failing = False
+        self.failing, self.fill = False, fill
         self.pid = os.getpid()
 
     def __call__(self, event, arguments):
@@ -51,6 +52,9 @@ class Watch:
         path, name = found
         number = len(self.events)
         self.events.append(name)
+        if self.fill:
+            fill, self.fill = self.fill, None
+            _fill(**fill)
         if self.failing and not name.startswith(("remove", "rmdir")):
             self._fail(path)
         if number == self.at:
@@ -93,13 +97,19 @@ class Watch:
         raise OSError(number, os.strerror(number), path)
 
 
+def _fill(leave, path):
+    status = os.statvfs(os.path.dirname(path))
+    with open(path, "wb") as file:
+        file.write(bytes(max(0, status.f_bavail * status.f_frsize - leave)))
+
+
 def _child(job, events, said):
     os.dup2(said, 1)
     os.dup2(said, 2)
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     if job.get("limit"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
-    watch = Watch(job.get("watch", []), job.get("at"), job.get("how", "kill"))
+    watch = Watch(job.get("watch", []), job.get("at"), job.get("how", "kill"), job.get("fill"))
     sys.addaudithook(watch)
     sys.argv = list(job["argv"])
     code = 1

@@ -198,7 +198,7 @@ def wait_for(condition, seconds=60):
 
 
 def test_two_processes_do_not_write_one_set(copy):
-    with locked(copy), pytest.raises(UserError, match="another process is writing here"):
+    with locked(copy), pytest.raises(UserError, match="another process is at work here"):
         render_rig(copy, **SMALL, workers=1)
     assert render_rig(copy, **SMALL, workers=1).rendered == 0
 

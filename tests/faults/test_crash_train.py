@@ -1,0 +1,110 @@
+"""train.py killed before and after everything that it puts in its place, and resumed: the same bytes."""
+
+import pytest
+
+from runs import Lab, differing, is_one_line, leftovers
+
+STOPPED, TERMINATED = 143, -15
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with Lab(tmp_path_factory.mktemp("train")) as lab:
+        lab.done("train", "whole")
+        yield lab
+
+
+def points(names):
+    """Events before which to kill: each file still beside its place, and just in it; each line to append;
+    each file or folder to remove that is no temporary one."""
+    found = {}
+    for number, name in enumerate(names):
+        if name.startswith("rename"):
+            found[number], found[number + 1] = "kill", "kill"
+        elif name.startswith("append"):
+            found[number] = "torn"
+        elif name.startswith(("remove", "rmdir")) and "tmp" not in name:
+            found[number] = "kill"
+    return {number: how for number, how in found.items() if number < len(names)}
+
+
+def test_the_same_run_twice_gives_the_same_bytes(lab):
+    again = lab.done("train", "again")
+    assert differing(lab.folder / "again", lab.folder / "whole") == []
+    assert len(points(again["events"])) >= 40
+
+
+def test_killed_at_every_write_it_goes_on_to_the_same_bytes(lab):
+    names = lab.done("train", "again")["events"]  # it is trained: what a run writes that has nothing to do
+    assert not any("banks" in name for name in names)
+    names = lab.done("train", "events")["events"]
+    wrong, killed = [], 0
+    for number, how in points(names).items():
+        place = f"at-{number}"
+        answer = lab.run("train", place, at=number, how=how)
+        killed += answer["code"] == -9
+        resumed = lab.run("train", place)
+        differ = differing(lab.folder / place, lab.folder / "whole")
+        if answer["code"] != -9 or resumed["code"] or differ:
+            wrong.append((number, names[number], answer["code"], differ, resumed["said"][-1000:]))
+        lab.forget(place)
+    assert wrong == []
+    assert killed == len(points(names)) >= 40
+
+
+def test_terminated_anywhere_it_goes_on_to_the_same_bytes(lab):
+    names = lab.done("train", "events2")["events"]
+    codes = {}
+    for number in range(3, len(names), len(names) // 8):
+        place = f"term-{number}"
+        answer = lab.run("train", place, at=number, how="term")
+        codes[names[number]] = answer["code"]
+        assert answer["code"] in (STOPPED, TERMINATED), answer["said"]
+        assert "Traceback" not in answer["said"]
+        lab.done("train", place)
+        assert differing(lab.folder / place, lab.folder / "whole") == [], names[number]
+    assert set(codes.values()) == {STOPPED, TERMINATED}
+
+
+FILES = (
+    *("run/config.json", "run/environment.json", "run/metrics.jsonl", "run/geometry/cap.json"),
+    *("run/geometry/pictures/cap.png", "run/manifest.json", "feature_cache/*.npy"),
+    *("run/checkpoints/cap/origin.json", "run/checkpoints/cap/0", "run/models/cap/fusion.safetensors"),
+    *("run/models/cap/calibration.json", "run/banks/cap/C1.safetensors"),
+)
+
+
+@pytest.mark.parametrize("how", ["ENOSPC", "EROFS"])
+def test_a_disk_that_refuses_a_file_is_one_line_and_what_was_there_stays(lab, how):
+    names = lab.done("train", f"events-{how}")["events"]
+    wrong = []
+    for file in FILES[:: 1 if how == "ENOSPC" else 4]:
+        number = next(n for n, name in enumerate(names) if name.endswith(f"{how}/{file}".partition("/")[2]))
+        assert names[number].startswith(("rename", "append"))
+        place = f"{how}-{number}"
+        answer = lab.run("train", place, at=number, how=how)
+        said = answer["said"]
+        if answer["code"] != 2 or not is_one_line(said) or file.split("/")[-1].strip("*") not in said:
+            wrong.append((file, answer["code"], said[-1500:]))
+        if leftovers(lab.folder / place / "run/banks"):
+            wrong.append((file, "leftovers"))
+        resumed = lab.run("train", place)
+        differ = differing(lab.folder / place, lab.folder / "whole")
+        if resumed["code"] or differ:
+            wrong.append((file, resumed["said"][-1000:], differ))
+        lab.forget(place)
+    assert wrong == []
+
+
+def test_a_limit_of_file_sizes_is_one_line_whichever_library_writes(lab):
+    stopped_at = set()
+    for limit in (3000, 20_000, 30_000, 45_000, 150_000, 380_000):
+        place = f"limit-{limit}"
+        answer = lab.run("train", place, limit=limit)
+        assert answer["code"] == 2, (limit, answer["said"])
+        assert is_one_line(answer["said"]), answer["said"]
+        stopped_at.add(answer["said"].splitlines()[-1].partition("/run/")[2].split(":")[0].split("/")[0])
+        lab.done("train", place)
+        assert differing(lab.folder / place, lab.folder / "whole") == [], limit
+        lab.forget(place)
+    assert len(stopped_at) >= 3, stopped_at

@@ -1,0 +1,154 @@
+"""Every kind of file of a workdir, its caches and its scores, damaged in four ways: made again, or refused by
+name. Never taken as it is."""
+
+import json
+import shutil
+
+import pytest
+
+from mvead_jax.compare import read_run
+from mvead_jax.errors import UserError
+from runs import differing, finished
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with finished(tmp_path_factory.mktemp("damage")) as lab:
+        yield lab
+
+
+def flip(path, other):
+    """The last bit of a digit or letter in the middle, so that text stays text; of any byte elsewhere."""
+    content = bytearray(path.read_bytes())
+    at = len(content) // 2
+    if path.suffix in (".json", ".csv", ".jsonl"):
+        at = next(i for i in range(at, len(content)) if chr(content[i]).isdigit())
+    content[at] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path, other):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def delete(path, other):
+    path.unlink()
+
+
+def swap(path, other):
+    """With another file of its kind."""
+    kept = path.read_bytes()
+    shutil.copy(other, path)
+    other.write_bytes(kept)
+
+
+# A file, another of its kind, and what scoring says of it: a part of its one line.
+TRAINED = {
+    "run/config.json": ("run/environment.json", "config.json"),
+    "run/manifest.json": ("run/config.json", "manifest.json|config.json"),
+    "run/geometry/cap.json": ("run/config.json", "geometry/cap.json|config.json"),
+    "run/models/cap/fusion.safetensors": ("run/banks/cap/C1.safetensors", "fusion.safetensors|C1.safe"),
+    "run/models/cap/calibration.json": ("run/config.json", "calibration.json|config.json"),
+    "run/banks/cap/C1.safetensors": ("run/banks/cap/C2.safetensors", "C1.safetensors"),
+}
+DAMAGES = (flip, truncate, delete, swap)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", TRAINED)
+def test_scoring_refuses_a_damaged_model_by_name_and_training_mends_or_refuses_it(lab, file, damage):
+    place = lab.folder / "damaged"
+    shutil.rmtree(place, ignore_errors=True)
+    lab.copy("trained", "damaged")
+    other, named = TRAINED[file]
+    damage(place / file, place / other)
+    answer = lab.run("score", "damaged")
+    last = answer["said"].splitlines()[-1]
+    assert answer["code"] == 2, answer["said"]
+    assert any(name in last for name in named.split("|")), last
+    assert not (place / "run/scores/metrics.json").exists()
+    answer = lab.run("train", "damaged")
+    if answer["code"]:  # refused: what is named is deleted, as the line says
+        last = answer["said"].splitlines()[-1]
+        assert answer["code"] == 2, answer["said"]
+        assert last.startswith("error: ")
+        assert "run/" in last
+        blamed = next(place / name for name in TRAINED if str(place / name) in last)
+        blamed.unlink(missing_ok=True)
+        if "trained with another config" in last or blamed.name == "config.json":
+            (place / "run/manifest.json").unlink()  # take another workdir, or train all of it again
+        lab.done("train", "damaged")
+    assert differing(place, lab.folder / "trained") == []
+
+
+def test_damaged_states_give_way_to_those_before_them(lab):
+    for damage in (flip, truncate, delete):
+        shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
+        place = lab.copy("trained", "damaged")
+        for folder in ("banks", "models"):
+            shutil.rmtree(place / "run" / folder)
+        (place / "run/manifest.json").unlink()
+        steps = sorted(int(p.name) for p in (place / "run/checkpoints/cap").iterdir() if p.name.isdigit())
+        for path in (place / f"run/checkpoints/cap/{steps[-1]}/default").rglob("*"):
+            if path.is_file() and path.stat().st_size > 2000:
+                damage(path, None)
+        said = lab.done("train", "damaged")["said"]
+        assert f"state {steps[-1]} can't be read" in said, said
+        assert f"goes on after step {steps[0] - 1}" in said
+        assert differing(place, lab.folder / "trained") == [], damage
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "file", ["feature_cache/*.npy", "run/checkpoints/cap/origin.json", "run/metrics.jsonl"]
+)
+def test_what_only_training_reads_is_made_again(lab, file, damage):
+    shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
+    place = lab.copy("scored" if "cache" in file else "trained", "damaged")
+    victims = sorted(place.glob(file))
+    for folder in ("banks", "models"):  # or training would have nothing to do
+        shutil.rmtree(place / "run" / folder)
+    other = victims[1] if len(victims) > 1 else place / "run/environment.json"
+    damage(victims[0], other)
+    if "cache" in file:
+        (place / "run/checkpoints/cap/origin.json").unlink()
+    lab.done("train", "damaged")
+    if "cache" in file:
+        lab.done("score", "damaged")
+    differ = differing(place, lab.folder / ("scored" if "cache" in file else "trained"))
+    if "metrics" in file:  # its lines are history; those that are no history any more are gone
+        differ = [name for name in differ if name != "run/metrics.jsonl"]
+        [json.loads(line) for line in (place / "run/metrics.jsonl").read_text().splitlines()]
+    assert differ == []
+
+
+SCORED = {
+    "images.csv": "samples.csv",
+    "samples.csv": "images.csv",
+    "maps/cap.npz": "bootstrap.npz",
+    "bootstrap.npz": "maps/cap.npz",
+    "metrics.json": "environment.json",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("file", SCORED)
+def test_damaged_scores_are_refused_by_name_and_scoring_makes_them_again(lab, file, damage):
+    shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
+    place = lab.copy("scored", "damaged")
+    scores = place / "run/scores"
+    damage(scores / file, scores / SCORED[file])
+    if file != "bootstrap.npz":  # that is made from the maps
+        answer = lab.run("score", "damaged", options=["--from-maps"])
+        last = answer["said"].splitlines()[-1]
+        assert answer["code"] == 2, answer["said"]
+        assert any(name in last for name in (file, SCORED[file])), last
+    if file == "bootstrap.npz" and damage is delete:
+        assert read_run(place / "run").replicates == {}  # no intervals, and it says so
+    elif not file.startswith("maps/"):  # these are not compared
+        with pytest.raises(UserError, match=f"{file}|{SCORED[file]}|holds no images.csv"):
+            read_run(place / "run")
+    if file == "metrics.json" and damage is not delete:
+        (scores / file).unlink()  # as the line says: it can't be told whose scores these are
+    lab.done("score", "damaged")
+    assert differing(place, lab.folder / "scored") == []

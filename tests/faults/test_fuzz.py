@@ -1,0 +1,186 @@
+"""The three readers of a data set's lists, fed what nobody would write: they answer, or refuse in printable
+lines; nothing else is raised and nothing outside the root is opened."""
+
+import csv
+import io
+import json
+import os
+import shutil
+from contextlib import redirect_stderr
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.source import open_data
+from mvead_jax.errors import UserError, report
+
+EXAMPLES = int(os.environ.get("MVEAD_JAX_FUZZ", "300"))  # of each reader
+BOUNDED = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
+)
+GOOD = "OK/S0001/cap_0001_OK_C1_1.jpg"
+STRANGE = st.sampled_from(
+    [
+        "..",
+        "../x.jpg",
+        "/etc/passwd",
+        "C:/x.jpg",
+        "\0",
+        "\ud800",
+        "\x1b[2J",
+        "",
+        " ",
+        ".",
+        "a" * 300,
+        "=1+1",
+        "<script>",
+    ]
+)
+WORDS = STRANGE | st.text(max_size=20)
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(WORDS, inner, max_size=4),
+    max_leaves=12,
+)
+ENTRY = st.fixed_dictionaries(
+    {
+        "category": st.just("cap") | ANYTHING,
+        "anomaly_class": st.sampled_from(["OK", "HS"]) | ANYTHING,
+        "image_path": st.sampled_from([GOOD, GOOD.replace("C1", "C2"), "link.jpg"]) | ANYTHING,
+        "mask_path": st.none() | ANYTHING,
+    }
+)
+ENTRIES = st.lists(ENTRY | ANYTHING, max_size=6) | ANYTHING
+LIST = st.fixed_dictionaries(
+    {
+        "meta": st.fixed_dictionaries(
+            {"prefix": st.just("cap/") | ANYTHING, "normal_class": st.just("OK") | ANYTHING}
+        )
+        | ANYTHING,
+        "train": ENTRIES,
+        "test": ENTRIES,
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two pictures in Real-IAD's layout, and a link out."""
+    root = tmp_path_factory.mktemp("fuzz")
+    folder = root / "realiad_16/cap"
+    for view in ("C1", "C2"):
+        path = folder / GOOD.replace("C1", view)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(path)
+    (folder / "link.jpg").symlink_to("/etc/passwd")
+    (root / "realiad_jsons").mkdir()
+    return root
+
+
+def read(root):
+    """What the reader makes of it, with all that every index promises."""
+    try:
+        index = open_data(root)
+    except UserError as error:
+        refused = error
+    else:
+        refused = None
+    if refused:
+        shown = io.StringIO()
+        with redirect_stderr(shown):
+            report(refused)
+        assert all(line.isprintable() for line in shown.getvalue().splitlines()), shown.getvalue()
+        assert len(shown.getvalue()) < 100_000
+        return
+    assert isinstance(index, DatasetIndex)
+    for sample in index.samples:
+        assert sample.views
+        for view in sample.views:
+            for path in (view.image, view.mask):
+                assert path is None or (index.root / path).resolve().is_relative_to(index.root.resolve())
+            assert view.label in (0, 1, None)
+
+
+@BOUNDED
+@given(content=LIST | ANYTHING)
+def test_json_lists(root, content):
+    (root / "realiad_jsons/cap.json").write_text(json.dumps(content))
+    read(root)
+
+
+@BOUNDED
+@given(content=st.binary(max_size=200), valid=st.booleans())
+def test_json_bytes(root, content, valid):
+    start = b'{"meta": {"prefix": "cap/"}, "train": [' if valid else b""
+    (root / "realiad_jsons/cap.json").write_bytes(start + content)
+    read(root)
+
+
+CELLS = st.sampled_from(["top", "a.png", "b.png", "0", "1", "train", "test", "good/1", "link.png"]) | WORDS
+HEAD = ["sample", "view", "path", "label", "mask", "split"]
+
+
+@pytest.fixture(scope="module")
+def listed(tmp_path_factory):
+    root = tmp_path_factory.mktemp("listed")
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(root / name)
+    (root / "link.png").symlink_to("/etc/passwd")
+    return root
+
+
+@BOUNDED
+@given(
+    head=st.just(HEAD) | st.just([*HEAD, "category", "sample_label"]) | st.lists(CELLS, max_size=9),
+    rows=st.lists(st.lists(CELLS, min_size=5, max_size=8), max_size=5),
+    good=st.booleans(),
+)
+def test_manifests(listed, head, rows, good):
+    file = io.StringIO(newline="")
+    csv.writer(file).writerows([head, *rows, *([["9", "top", "a.png", "0", "", "train"]] if good else [])])
+    (listed / "manifest.csv").write_bytes(file.getvalue().encode(errors="surrogatepass"))
+    read(listed)
+
+
+@BOUNDED
+@given(content=st.binary(max_size=200))
+def test_manifest_bytes(listed, content):
+    (listed / "manifest.csv").write_bytes(b"sample,view,path,label,mask,split\n" + content)
+    read(listed)
+
+
+NAMES = st.sampled_from(
+    ["good", "scratch", "Good", "top.png", "side.jpg", "1", "train", "\x1b[2J", " x", "..."]
+) | (st.text(st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=8))
+FILES = st.lists(
+    st.tuples(st.sampled_from(["train", "test", "ground_truth", "x/train"]), NAMES, NAMES, NAMES), max_size=6
+)
+
+
+@BOUNDED
+@given(files=FILES, kind=st.sampled_from(["file", "link", "pipe"]))
+def test_folders(tmp_path_factory, files, kind):
+    root = tmp_path_factory.mktemp("folders", numbered=True)
+    try:
+        for number, parts in enumerate(files):
+            path = root.joinpath(*parts)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if number == 0 and kind == "link":
+                    path.symlink_to("/etc/passwd")
+                elif number == 0 and kind == "pipe":
+                    os.mkfifo(path)
+                else:
+                    Image.new("L", (4, 4), 255).save(path, "PNG")
+            except OSError:  # a name that is a file and a folder
+                continue
+        read(root)
+    finally:
+        shutil.rmtree(root)
