@@ -7,6 +7,8 @@ python scripts/export.py --workdir runs/realiad --output artefacts/realiad [--go
 Golden samples are taken from the data set that the run was trained on (--config.data.root if it has moved).
 The folder is loaded as a workdir is: Inspector.load("artefacts/realiad"), score.py --workdir
 artefacts/realiad --input DIR --output DIR; it needs neither network nor the data set. docs/serving.md.
+
+exit codes: 0 written; 2 a mistake in the command, the workdir or the data; 130 Ctrl-C; 1 a bug
 """
 
 import argparse

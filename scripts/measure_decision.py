@@ -14,6 +14,10 @@ and then samples that the seed has not seen, by the library's own split, scores 
 - the data set's own lists: the test samples are the same for all seeds, which are so not independent. The
   interval is that of simulated scores, drawn independently for all samples and scored by one and the same
   model, split by the same seeds.
+
+Writes <workdir>/decision.json and prints it.
+
+exit codes: 0 measured; 2 a mistake in the command, the config or the data; 130 Ctrl-C; 1 a bug
 """
 
 from __future__ import annotations

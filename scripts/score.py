@@ -27,7 +27,7 @@ All devices of this machine are used; with --distributed, or --coordinator, --pr
 of all processes.
 
 exit codes: 0 scored; 2 a mistake in the command, the workdir or the data, said in one line; 75 another
-process of the run ended; 130 Ctrl-C; 1 a bug
+process of the run ended; 130 Ctrl-C; 143 SIGTERM; 1 a bug
 """
 
 import argparse
@@ -91,8 +91,8 @@ def main() -> None:
     if processes and arguments.from_maps:
         raise UserError("--from-maps: one process evaluates; leave out the flags of several")
     if arguments.dry_run:
-        if processes or arguments.from_maps:
-            raise UserError("--dry_run: leave out --from-maps, and the flags of several processes")
+        if processes or arguments.from_maps or arguments.watch:
+            raise UserError("--dry_run: leave out --from-maps, --watch, and the flags of several processes")
         from mvead_jax.dry_run import plan_scoring
         from mvead_jax.plan import check_room
 

@@ -3,8 +3,9 @@
 python scripts/verify.py artefacts/realiad
 
 Names every file that is missing, changed or new, and every golden sample that scores differently, by this
-program or by the exported function. Exit code 0: all is as exported; 1: something is not; 2: no artefact.
-Needs neither network nor the data set.
+program or by the exported function. Needs neither network nor the data set. Writes nothing.
+
+exit codes: 0 all is as exported; 1 something is not; 2 no artefact
 """
 
 import argparse

@@ -51,7 +51,7 @@ def test_three_cameras_go_from_check_to_scores_whatever_their_names(run):
     assert levels["pixel"]["defective_without_mask"] == 0
     assert metrics["protocol"]["lists"] == "none: folders"
     assert {line["view"] for line in lines(workdir / "scores/images.csv")} == set(CAMERAS)
-    assert (workdir / f"scores/report/{root.name}.png").stat().st_size > 1000
+    assert (workdir / "scores/report/index.html").stat().st_size > 1000
     assert (workdir / f"geometry/pictures/{root.name}.png").exists()
     regions = lines(workdir / "scores/regions.csv")
     assert {(one["sample"].split("/")[0], one["view"]) for one in regions} == {

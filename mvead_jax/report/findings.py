@@ -50,10 +50,7 @@ class FoundSample:
     @property
     def defect(self) -> str:
         """The kind of defect that its name tells: HS of "cap_0001_NG_HS", scratch of "scratch/0001"."""
-        if code := defect_code(self.id):
-            return code
-        kind, slash, _ = self.id.partition("/")
-        return kind if slash and kind != "good" else ""
+        return defect_code(self.id) or ""
 
 
 def read_findings(folder: Path) -> list[FoundSample]:
