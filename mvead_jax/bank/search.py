@@ -26,7 +26,7 @@ _AGAIN_QUERIES = 128  # queries searched again by float32 products at a time
 _CLUSTERED_QUERIES = 256  # queries searched by clusters at a time
 _DIRECT_QUERIES, _DIRECT_ROWS = 32, 128  # queries, and rows of a block, compared directly at a time
 _PROBED_QUERIES, _PROBED_ROWS = 64, 8192  # that tell which stage to begin with
-_MOST_COMPARED = 64  # of these rows, for a query, up to which products in a precision are of use
+_MOST_COMPARED = 64  # of these rows, beyond k groups, up to which products in a precision are of use
 _LEFT_FOR_CLUSTERS = 64  # queries left by the products for which clusters are looked for
 _FEWEST_ROWS, _FEWEST_QUERIES = 8192, 512  # for which clusters are looked for
 
@@ -115,12 +115,13 @@ def _from_the_right_stage(
     queries = queries[:: -(-len(queries) // _PROBED_QUERIES)]
     every = -(-len(bank) // _PROBED_ROWS)
     some = bank[::every], where if where is None else where[:, ::every]
-    start = nothing(found.squared.shape[0], len(queries))
+    k = found.squared.shape[0]
+    start = nothing(k, len(queries))
 
     def settles(precision):
         rows = min(block_rows, len(some[0]) // GROUP * GROUP)
         compared = products(queries, *some, start, block_rows=rows, precision=precision)[0].compared
-        return compared.mean() <= _MOST_COMPARED
+        return compared.mean() <= _MOST_COMPARED + k * GROUP
 
     stages = [lambda *same: same, partial(through_products, "float32")]
     choice = settles("float32").astype(jnp.int32)

@@ -137,8 +137,9 @@ def compare_near(
         low, block = jax.lax.top_k(-near.lowest[:, few].T, some_groups)  # [few,some]
         block = block.astype(jnp.int32)
         own = near.groups[block, few[:, None]]  # [few,some,groups]
-        group = own.argmin(-1).astype(jnp.int32)
-        others = jnp.where(jax.nn.one_hot(group, own.shape[-1], dtype=bool), FAR, own).min(-1)
+        places = jnp.arange(own.shape[-1], dtype=jnp.int32)[None, None]
+        group = jnp.where(own == -low[..., None], places, own.shape[-1]).min(-1)
+        others = jnp.where(places == group[..., None], FAR, own).min(-1)
         near = Near(
             near.groups.at[block, few[:, None], group].set(FAR),
             near.lowest.at[block, few[:, None]].set(others),
