@@ -16,13 +16,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from mvead_jax.bank.bounds import FAR, coarse, lower_bounds, no_rows, reach, slack, with_block
-from mvead_jax.bank.stages import Found, compare_lowest, squared_distances, unsettled
+from mvead_jax.bank.bounds import coarse, group_bounds, lower_bounds, reach, slack
+from mvead_jax.bank.stages import Found, Near, compare_near, nothing, rows_of_group
 
 _ROWS = 128  # of a block
 _CLUSTERS = 256
 _SAMPLE = 1024  # rows among which the clusters' first rows are chosen
-_SPARE = 5
 
 
 class Clusters(NamedTuple):
@@ -103,25 +102,28 @@ def by_clusters(
     gap = jnp.where(empty[:, None], jnp.inf, gap)
     order = jnp.argsort(gap.min(1))
 
+    limit = reach(earlier.squared[-1], width)
+
     def look(carry, number):
-        seen, limit = carry
         rows, centre = clusters.rows[number], clusters.centre[number]
         centred = coarse(queries - centre[None], "float32")
         block = coarse(bank[jnp.maximum(rows, 0)] - centre[None], "float32")
-        allowed = (rows >= 0)[:, None]
-        seen = with_block(seen, lower_bounds(centred, block), allowed, lambda place: rows[place])
-        nearer = squared_distances(queries, bank, seen.rows[:k]).max(0)
-        enough = seen.keys[k - 1] < FAR / 2
-        return seen, jnp.where(enough, jnp.minimum(limit, reach(nearer, width)), limit)
+        bounds = group_bounds(lower_bounds(centred, block), (rows >= 0)[:, None])
+        near = Near.of_nothing(1, queries.shape[0], _ROWS).with_block(0, bounds)
+
+        def rows_of(few, block, group):
+            row = rows[rows_of_group(0, group)]
+            return row, row >= 0
+
+        return compare_near(queries, bank, near, rows_of, limit, *carry)
 
     def step(carry, number):
-        near = (gap[number] <= carry[1]).any()
+        found, _ = carry
+        near = (gap[number] <= jnp.minimum(limit, reach(found.squared[-1], width))).any()
         return jax.lax.cond(near, look, lambda carry, _: carry, carry, number), None
 
-    start = no_rows(k + _SPARE + 1, queries.shape[0]), reach(earlier.squared[-1], width)
-    (seen, _), _ = jax.lax.scan(step, start, order)
-    found = compare_lowest(queries, bank, seen, earlier)
-    return found, unsettled(found, seen, width)
+    start = nothing(k, queries.shape[0])._replace(compared=earlier.compared)
+    return jax.lax.scan(step, (start, jnp.zeros(queries.shape[0], bool)), order)[0]
 
 
 def _distances(queries: Float32[Array, "Q D"], centres: Float32[Array, "B D"]) -> Float32[Array, "B Q"]:

@@ -47,8 +47,8 @@ def nearest(
     Args:
       queries: finite features, of norms below 1e18.
       bank: the same, at least one row.
-      block_size: bank rows in one matrix product, rounded up to whole groups of 16; by default as many as fit
-        16 MiB of products, and at least 256. The answer does not depend on it.
+      block_size: bank rows in one matrix product, rounded up to whole groups of 8; by default as many as fit
+        16 MiB of products, and at least 256; four times that holds bounds. The answer does not depend on it.
       where: rows that may be found, the same for all queries [M] or for each query [Q,M].
       precision: of the products that rule rows out. The answer does not depend on it; bfloat16 is faster
         where the device multiplies it faster.

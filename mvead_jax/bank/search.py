@@ -25,8 +25,8 @@ from mvead_jax.bank.stages import NOWHERE, Found, by_differences, by_products, n
 _AGAIN_QUERIES = 128  # queries searched again by float32 products at a time
 _CLUSTERED_QUERIES = 256  # queries searched by clusters at a time
 _DIRECT_QUERIES, _DIRECT_ROWS = 32, 128  # queries, and rows of a block, compared directly at a time
-_PROBED = 64  # queries that tell which stage to begin with
-_MOST_UNSETTLED = {"bfloat16": 0.2, "float32": 0.5}  # share of them from which on products in it are left out
+_PROBED_QUERIES, _PROBED_ROWS = 64, 8192  # that tell which stage to begin with
+_MOST_COMPARED = 64  # of these rows, beyond k groups, up to which products in a precision are of use
 _LEFT_FOR_CLUSTERS = 64  # queries left by the products for which clusters are looked for
 _FEWEST_ROWS, _FEWEST_QUERIES = 8192, 512  # for which clusters are looked for
 
@@ -87,9 +87,8 @@ def search(
     if rows < _FEWEST_ROWS or count < _FEWEST_QUERIES or (where is not None and where.shape[0] > 1):
         found, again = through_products(precision, found, again)
     else:
-        some = queries[:: -(-count // _PROBED)]
         found, again = _from_the_right_stage(
-            through_products, products, some, bank, where, found, again, precision
+            through_products, products, queries, bank, where, found, again, block_rows, precision
         )
         found, again = jax.lax.cond(
             again.sum() > _LEFT_FOR_CLUSTERS, clustered, lambda *same: same, found, again
@@ -101,13 +100,28 @@ def search(
 
 
 def _from_the_right_stage(
-    through_products, products, some, bank, where, found: Found, again, precision: Precision
+    through_products,
+    products,
+    queries,
+    bank,
+    where,
+    found: Found,
+    again,
+    block_rows: int,
+    precision: Precision,
 ):
-    """Searches by products of `precision` or of float32, or leaves all to clusters: `some` queries tell."""
-    start = nothing(found.squared.shape[0], len(some))
+    """Searches by products of `precision` or of float32, or leaves all to clusters: as some queries in some
+    rows tell."""
+    queries = queries[:: -(-len(queries) // _PROBED_QUERIES)]
+    every = -(-len(bank) // _PROBED_ROWS)
+    some = bank[::every], where if where is None else where[:, ::every]
+    k = found.squared.shape[0]
+    start = nothing(k, len(queries))
 
     def settles(precision):
-        return products(some, bank, where, start, precision=precision)[1].mean() <= _MOST_UNSETTLED[precision]
+        rows = min(block_rows, len(some[0]) // GROUP * GROUP)
+        compared = products(queries, *some, start, block_rows=rows, precision=precision)[0].compared
+        return compared.mean() <= _MOST_COMPARED + k * GROUP
 
     stages = [lambda *same: same, partial(through_products, "float32")]
     choice = settles("float32").astype(jnp.int32)
@@ -141,4 +155,4 @@ def _again(stage, size: int, queries, bank, where, found: Found, again: Bool[Arr
 
 def _centre(bank: Float32[Array, "M D"]) -> Float32[Array, " D"]:
     """A place in the middle of the bank, which one row far away does not move: the median of some rows."""
-    return jnp.median(bank[:: -(-bank.shape[0] // 255)], axis=0)
+    return jnp.median(bank[:: -(-bank.shape[0] // 63)], axis=0)

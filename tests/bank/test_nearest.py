@@ -11,6 +11,7 @@ import pytest
 from jax.sharding import AxisType
 
 from mvead_jax.bank import nearest as module
+from mvead_jax.bank import stages
 from mvead_jax.bank.bounds import coarse, lower_bounds
 from mvead_jax.bank.nearest import k_nearest, nearest, nearest_on_disk, shard_rows, sharded_nearest
 from mvead_jax.bank.stages import sum_of_squares
@@ -210,13 +211,28 @@ def test_adversarial_numbers(case, precision):
         assert same.all()
 
 
+@pytest.mark.parametrize("k", [1, 5])
+@pytest.mark.parametrize(("turns", "blocks"), [(1, 32), (2, 1), (1, 3)])
+def test_queries_that_run_out_of_turns_are_left_and_answered_the_same(monkeypatch, turns, blocks, k):
+    queries, bank = clustered(30, 3, queries=60, rows=500 + 10 * blocks + turns)
+    bank[300:400] = bank[100:200]  # ties
+    precise = k_nearest(queries, bank, k, block_size=40)
+    monkeypatch.setattr(stages, "_MOST_TURNS", turns)
+    monkeypatch.setattr(stages, "_BLOCKS", blocks)
+    found = k_nearest(queries, bank, k, block_size=48, precision="bfloat16")
+    np.testing.assert_array_equal(found[0], precise[0])
+    np.testing.assert_array_equal(found[1], precise[1])
+    if k == 1:
+        np.testing.assert_array_equal(found[1][:, 0], oracle(queries, bank)[1])
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("k", [2, 16])
 def test_the_k_nearest_come_in_order_each_row_once(k, precision):
     queries, bank = gaussian(k, queries=40, rows=600)
     bank[100:200] = bank[300:400]  # ties
     where = np.random.default_rng(k).random(600) < 0.7
-    distance, index, _ = k_nearest(queries, bank, k, where=where, precision=precision, block_size=48)
+    distance, index, _ = k_nearest(queries, bank, k, where=where, precision=precision, block_size=16)
     for query, own_distance, own_index in zip(queries.astype("f8"), distance, index, strict=True):
         true = np.sqrt(((query - bank.astype("f8")) ** 2).sum(1))
         order = np.lexsort((np.arange(600), true))
@@ -226,8 +242,8 @@ def test_the_k_nearest_come_in_order_each_row_once(k, precision):
 
 
 def test_a_row_at_the_very_centre_is_found():
-    # Its bound is zero; a key of zero with a number in its last bits would be a denormal, which devices drop.
-    half = gaussian(31, rows=130)[1]
+    # All is zero then: the centre, the row, its bound and the distance. Few rows, so the centre is of all.
+    half = gaussian(31, rows=31)[1]
     bank = np.insert(np.concatenate([half, -half]), 5, 0, axis=0)
     assert (np.median(bank, axis=0) == 0).all()
     distance, index = nearest(np.zeros((1, 24), "f4"), bank)
