@@ -229,7 +229,7 @@
       const found = this.attended(view, patch);
       const parts = [
         element("strong", {}, `${category.views[view]}, row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`),
-        `: patch score ${number(this.frames.get(view).scores[patch])}. `,
+        `: patch score ${number(this.frames.get(view).scores[patch], 3)}. `,
       ];
       if (untrusted) parts.push(`No line in ${untrusted}: no trusted geometry. `);
       if (found.length) {
