@@ -393,7 +393,7 @@ def _only_to_look_at(what: str) -> Iterator[None]:
     """Says that it is not there if the block fails: the scores are."""
     try:
         yield
-    except UserError as error:
+    except (UserError, OSError) as error:
         log.warning("%s is not there (%s); the scores are whole", what, error)
     except Exception:  # whatever it is, it must not take the scores along
         log.warning("%s is not there; the scores are whole", what, exc_info=True)

@@ -71,7 +71,7 @@ def write_scored(
     for category in index.categories:
         part = index.select(category=category)
         found = [ScoredSample(one, tuple(views), maps[category, one.id]) for one in part.samples]
-        files.add(category, found)
+        files.add(category, found, [None] * len(found))
         if attention:
             places = telling([one.score for one in found], [one.sample.label for one in found], each=1)
             kept = tuple(found[at].sample.id for at in places)

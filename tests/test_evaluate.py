@@ -50,7 +50,7 @@ def drawn_scores(index, folder, seed=0):
                             mask = np.asarray(Image.open(index.root / view.mask).resize((5, 5)), np.float32)
                             maps[at] += mask / 50
             found.append(ScoredSample(sample, index.views, maps))
-        files.add(category, found)
+        files.add(category, found, [None] * len(found))
 
 
 @pytest.fixture(scope="module")

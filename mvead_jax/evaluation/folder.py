@@ -50,7 +50,8 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class ImageLine:
-    """A line of images.csv. label: 1, 0, or None where it is unknown. score: the float32 that was written."""
+    """A line of images.csv. label: 1, 0, or None where it is unknown. score: the float32 that was written.
+    p_value: of the view alone, in a run that decides."""
 
     category: str
     sample: str
@@ -58,6 +59,7 @@ class ImageLine:
     image: str
     label: int | None
     score: np.float32
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ def read_images(folder: Path) -> list[ImageLine]:
                     what = f"{'/'.join(key)} a second time"
                 if what:
                     raise UserError(f"{path}: line {reader.line_num}: {what}; score again")
-                found[key] = ImageLine(*key, line["image_path"], _LABELS[line["label"]], score)
+                p_value = float(line["p_value"]) if line.get("p_value") else None
+                found[key] = ImageLine(*key, line["image_path"], _LABELS[line["label"]], score, p_value)
         return list(found.values())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; run scripts/score.py") from None

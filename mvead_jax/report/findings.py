@@ -5,14 +5,14 @@ Columns of a calibrated run (p_value, decision, reason) are read where they are.
 
 from __future__ import annotations
 
-import csv
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mvead_jax.data.records import defect_code
 from mvead_jax.errors import UserError
+from mvead_jax.evaluation.folder import read_images, read_samples
 
 
 @dataclass(frozen=True)
@@ -60,32 +60,25 @@ def read_findings(folder: Path) -> list[FoundSample]:
       UserError: one of the files is missing, or the two do not fit.
     """
     views: dict[tuple[str, str], list[FoundView]] = {}
-    counts: dict[str, int] = {}
-    path = folder / "images.csv"
-    try:
-        for line in _lines(path):
-            place = counts.get(line["category"], 0)
-            counts[line["category"]] = place + 1
-            view = FoundView(
-                *(line["view"], line["image_path"], _label(line["label"])),
-                *(float(line["score"]), _number(line.get("p_value")), place),
-            )
-            views.setdefault((line["category"], line["sample"]), []).append(view)
-        path = folder / "samples.csv"
-        return [
+    counts: Counter[str] = Counter()
+    for line in read_images(folder):
+        view = FoundView(
+            line.view, line.image, line.label, float(line.score), line.p_value, counts[line.category]
+        )
+        counts[line.category] += 1
+        views.setdefault((line.category, line.sample), []).append(view)
+    found = []
+    for number, line in enumerate(read_samples(folder)):
+        own = views.get((line.category, line.sample), [])
+        if line.worst_view not in [view.name for view in own]:
+            raise UserError(f"{folder / 'samples.csv'}: {line.sample} is not that of images.csv; score again")
+        found.append(
             FoundSample(
-                *(number, line["category"], line["sample"], _label(line["label"]), float(line["score"])),
-                *(line["worst_view"], tuple(views[line["category"], line["sample"]])),
-                _number(line.get("p_value")),
-                line.get("decision") or "",
-                line.get("reason") or "",
+                *(number, line.category, line.sample, line.label, float(line.score), line.worst_view),
+                *(tuple(own), line.p_value, line.decision or "", line.reason),
             )
-            for number, line in enumerate(_lines(path))
-        ]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run scripts/score.py") from None
-    except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
+        )
+    return found
 
 
 def by_category(samples: Sequence[FoundSample]) -> dict[str, list[FoundSample]]:
@@ -94,17 +87,3 @@ def by_category(samples: Sequence[FoundSample]) -> dict[str, list[FoundSample]]:
     for one in samples:
         found.setdefault(one.category, []).append(one)
     return found
-
-
-def _lines(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def _label(text: str) -> int | None:
-    return None if text == "" else int(text)
-
-
-def _number(text: str | None) -> float | None:
-    value = float(text) if text else math.nan
-    return value if math.isfinite(value) else None

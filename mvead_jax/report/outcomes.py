@@ -12,6 +12,7 @@ from mvead_jax.evaluation.ranking import f1_max_threshold
 from mvead_jax.report.findings import FoundSample
 
 Outcome = Literal["missed", "false alarm", "found", "passed", ""]
+MISTAKES = ("missed", "false alarm")
 FAIL, UNDECIDED = "fail", "undecided"  # as samples.csv has it of a run that decides
 
 
@@ -60,9 +61,10 @@ def outcome(sample: FoundSample, cut: Cut) -> Outcome:
     return "false alarm" if called else "passed"
 
 
-def surprise(sample: FoundSample, cut: Cut) -> float:
-    """How far the score lies on the wrong side of the threshold, in spreads; of an unlabelled sample how far
-    it lies above."""
+def rank(sample: FoundSample, cut: Cut) -> tuple[bool, float, int]:
+    """The sort key of the page: mistakes first; then by how far the score lies on the wrong side of the
+    threshold, in spreads; of an unlabelled sample by how far it lies above."""
     middle = 0.0 if cut.threshold is None else cut.threshold
     above = (sample.score - middle) / cut.spread
-    return -above if sample.label == 1 and cut.threshold is not None else above
+    wrong = -above if sample.label == 1 and cut.threshold is not None else above
+    return outcome(sample, cut) not in MISTAKES, -wrong, sample.number

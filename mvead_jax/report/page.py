@@ -35,7 +35,7 @@ from mvead_jax.report.charts import charts_of
 from mvead_jax.report.findings import FoundSample, by_category, read_findings
 from mvead_jax.report.heat import halves, heat_colours, heat_scale
 from mvead_jax.report.line_table import line_table
-from mvead_jax.report.outcomes import Cut, cut_of, outcome, surprise
+from mvead_jax.report.outcomes import Cut, cut_of, outcome, rank
 from mvead_jax.report.summary import summary
 from mvead_jax.report.thumbnails import read_outline, write_thumbnail
 
@@ -70,9 +70,9 @@ def write_report(
     categories = by_category(samples)
     levels = metrics["categories"]
     cuts = {name: cut_of(own, levels.get(name, {}).get("decision")) for name, own in categories.items()}
-    order = sorted(samples, key=lambda one: (-surprise(one, cuts[one.category]), one.number))
+    order = sorted(samples, key=lambda one: rank(one, cuts[one.category]))
     pictured = {one.number for one in order[:MOST_PICTURED]}
-    (place / "samples").mkdir(parents=True)
+    (place / "samples").mkdir(parents=True, exist_ok=True)
     told = []
     with progress("report", len(pictured), "samples") as bar:
         for name, own in categories.items():

@@ -321,7 +321,7 @@ def test_decisions_are_shown_with_their_reason(tmp_path, visit):
     assert page.locator("#list .chip").all_inner_texts() == ["false alarm", "found"]
     page.locator(".row").first.click()
     detail = opened(page)
-    assert detail.locator(".reason").inner_text() == "C3, 2.1 x"
+    assert detail.locator(".reason").inner_text() == "Defective: C3, 2.1 x"
     assert detail.locator(".view .p").all_inner_texts() == ["p = 0.500"] * 3
     told = page.locator("#list .score small").all_inner_texts()
     assert re.fullmatch(r"[01]\.\d\d × threshold, p = 0.020", told[0])

@@ -282,6 +282,17 @@ def test_another_data_set_is_said(scored):
         write_report(scored.folder, other, {})
 
 
+def test_lists_that_do_not_fit_are_said(tmp_path):
+    scored = write_scored(tmp_path)
+    path = scored.folder / "samples.csv"
+    path.write_text(path.read_text().replace("bolt_0001", "bolt_0009"))
+    with pytest.raises(UserError, match="samples.csv: bolt_0009_NG_HS is not that of images.csv"):
+        write_report(scored.folder, scored.index, {})
+    path.unlink()
+    with pytest.raises(UserError, match="samples.csv: no such file; run scripts/score.py"):
+        write_report(scored.folder, scored.index, {})
+
+
 def test_removing_a_report_leaves_the_files_of_others(tmp_path):
     scored = write_scored(tmp_path)
     place = write_report(scored.folder, scored.index, {}).parent

@@ -16,9 +16,9 @@ report.element = function (tag, attributes, ...children) {
   return made;
 };
 
-/** A score with four digits. */
-report.number = (value) => {
-  const digits = value.toPrecision(4);
+/** A score with four digits; a patch score, which is a float16, has three. */
+report.number = (value, places = 4) => {
+  const digits = value.toPrecision(places);
   return digits.includes("e") ? String(Number(digits)) : digits;
 };
 

@@ -4,6 +4,7 @@
 (function () {
   const { element, number } = report;
   const UNITS = 1000; // of all drawings over a picture, in both directions
+  const WORDS = { fail: "Defective", pass: "Good", undecided: "Undecided" };
   const waiting = new Map();
   const received = new Map();
 
@@ -80,7 +81,7 @@
       category.views.forEach((name, view) => views.append(this.figure(name, view)));
       this.told = element("p", { class: "told", "aria-live": "polite" });
       this.tell(null);
-      if (sample.reason) this.place.append(element("p", { class: "reason" }, sample.reason));
+      if (sample.reason) this.place.append(element("p", { class: "reason" }, `${WORDS[sample.decision]}: ${sample.reason}`));
       this.place.append(views, element("div", { class: "below" }, this.told, report.legend(category)));
     }
 
@@ -229,7 +230,7 @@
       const found = this.attended(view, patch);
       const parts = [
         element("strong", {}, `${category.views[view]}, row ${Math.floor(patch / columns) + 1}, column ${(patch % columns) + 1}`),
-        `: patch score ${number(this.frames.get(view).scores[patch])}. `,
+        `: patch score ${number(this.frames.get(view).scores[patch], 3)}. `,
       ];
       if (untrusted) parts.push(`No line in ${untrusted}: no trusted geometry. `);
       if (found.length) {
