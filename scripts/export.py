@@ -8,19 +8,23 @@ Golden samples are taken from the data set that the run was trained on (--config
 The folder is loaded as a workdir is: Inspector.load("artefacts/realiad"), score.py --workdir
 artefacts/realiad --input DIR --output DIR; it needs neither network nor the data set. docs/serving.md.
 
-exit codes: 0 written; 2 a mistake in the command, the workdir or the data; 130 Ctrl-C; 1 a bug
+exit codes: 0 written and verified; 2 a mistake in the command, the workdir or the data; 130 Ctrl-C; 1 a bug
 """
 
 import argparse
 from pathlib import Path
 
+from mvead_jax import console
 from mvead_jax.config_io import split_overrides
 from mvead_jax.errors import run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[console.flags()],
     )
     parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished scripts/train.py")
     parser.add_argument("--output", required=True, type=Path, help="the artefact, a new folder")
@@ -28,6 +32,7 @@ def main() -> None:
         "--golden", type=int, default=2, help="samples of each category to keep with their scores; default 2"
     )
     arguments, rest = parser.parse_known_args()
+    console.apply(arguments)
     overrides = split_overrides(rest)
 
     from mvead_jax.export.artefact import export  # not before: --help needs no JAX

@@ -27,7 +27,7 @@ All devices of this machine are used; with --distributed, or --coordinator, --pr
 of all processes.
 
 exit codes: 0 scored; 2 a mistake in the command, the workdir or the data, said in one line; 75 another
-process of the run ended; 130 Ctrl-C; 143 SIGTERM; 1 a bug
+process of the run ended; 130 Ctrl-C; 143 SIGTERM while watching; 1 a bug
 """
 
 import argparse
@@ -136,6 +136,8 @@ def main() -> None:
 
 
 def _check_watch(arguments: argparse.Namespace) -> None:
+    if arguments.watch and arguments.dry_run:
+        raise UserError("--watch: there is no plan of what may come; leave out --dry_run")
     if not arguments.watch:
         for option in ("timeout", "category"):
             if getattr(arguments, option) is not None:

@@ -2,25 +2,30 @@
 
 python scripts/verify.py artefacts/realiad
 
-Names every file that is missing, changed or new, and every golden sample that scores differently, by this
-program or by the exported function. Needs neither network nor the data set. Writes nothing.
+Prints every file that is missing, changed or new, and every golden sample that scores differently, by this
+program or by the exported function. Needs neither network nor the data set.
 
-exit codes: 0 all is as exported; 1 something is not; 2 no artefact
+exit codes: 0 all is as exported; 1 something is not, each on its line; 2 no artefact; 130 Ctrl-C
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+from mvead_jax import console
 from mvead_jax.errors import run
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=[console.flags()],
     )
     parser.add_argument("artefact", type=Path, help="folder of scripts/export.py")
     arguments = parser.parse_args()
+    console.apply(arguments)
 
     from mvead_jax.export.artefact import verify  # not before: --help needs no JAX
 

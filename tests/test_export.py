@@ -31,7 +31,7 @@ from mvead_jax.errors import UserError
 from mvead_jax.evaluation.folder import read_images
 from mvead_jax.export import artefact as module
 from mvead_jax.export.artefact import export, verify
-from mvead_jax.export.golden import difference_of
+from mvead_jax.export.golden import _changed, difference_of
 from mvead_jax.export.seal import broken, seal
 from mvead_jax.inspector import Inspector
 from mvead_jax.score import score
@@ -225,6 +225,20 @@ def test_the_script_names_the_file_and_ends_with_1_and_with_2_where_there_is_no_
     done = subprocess.run([*command, str(tmp_path / "other")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "lacks manifest.json and manifest.sha256" in done.stderr
+
+
+def test_a_decision_or_a_place_that_came_out_differently_is_a_difference_and_a_last_bit_is_none():
+    expected = {"place": [1, 2], "views": {"C1": 5.0}, "decision": {"decision": "pass", "p_value": 0.5}}
+    assert _changed(expected, {**expected, "new": 1}) == []
+    assert _changed(expected, {**expected, "views": {"C1": 5.00004}}) == []
+    changes = {
+        "place[1] is 3, expected 2": {"place": [1, 3]},
+        "views.C1 is 5.0002, expected 5.0": {"views": {"C1": 5.0002}},
+        "decision.decision is 'fail', expected 'pass'": {"decision": {"decision": "fail", "p_value": 0.5}},
+        "views.C1 is None, expected 5.0": {"views": {}},
+    }
+    for problem, change in changes.items():
+        assert _changed(expected, {**expected, **change}) == [problem]
 
 
 def test_scores_that_came_out_differently_are_named_although_every_hash_is_right(copied):

@@ -290,6 +290,7 @@ def test_score_py_watches_until_it_is_stopped_and_goes_on_where_it_was(run, tmp_
         (["--category=bolt"], "--category: belongs to --watch"),
         (["--watch", "--input=.", "--timeout=-1"], "--timeout=-1: must not be negative"),
         (["--watch", "--input=.", "--protocol=mvad"], "--input: new pictures have no labels"),
+        (["--watch", "--input=.", "--dry_run"], "--watch: there is no plan of what may come"),
         (["--watch", "--input=nowhere"], "--input nowhere: no such folder"),
         (["--watch", "--input=.", "--category=nut"], "category 'nut': not trained"),
     ],
