@@ -150,7 +150,7 @@ def score(
             with together():
                 if is_first():
                     files = files or _begin(output, scored, categories, bool(decider))
-                    decisions = [None] * len(found)
+                    decisions = None
                     if decider:
                         decisions, decided[category] = decider.decide(index, category, found)
                     files.add(category, found, decisions)
@@ -252,7 +252,7 @@ def _test_split(config: Config) -> DatasetIndex:
     return index
 
 
-def _begin(output: Path, scored: str, categories: Sequence[str], decides: bool) -> ScoreFiles:
+def _begin(output: Path, scored: str, categories: Sequence[str], decides: bool = False) -> ScoreFiles:
     """Empty lists, and nothing of an earlier scoring that would outlive this one.
 
     Args:

@@ -79,7 +79,7 @@ def measure(config, workdir, own_lists: bool) -> dict:
     features = np.concatenate([split_features(plain, part, backbone, workdir)[:] for part in parts])
     samples = tuple(sample for part in parts for sample in part.samples)
     geometries = calibrate(plain, index, workdir) if uses_geometry(plain) else {}
-    keys = keys_of(plain, geometries, index, backbone)
+    keys = keys_of(plain, geometries, index.categories, index.views, backbone)
     good = np.array([at for at, one in enumerate(samples) if one.label != 1])
     bad = np.array([at for at, one in enumerate(samples) if one.label == 1], int)
     trained = len(parts[0])

@@ -94,15 +94,17 @@ class ScoreFiles:
         self._images: list[list[str]] = []
         self._write_lists()
 
-    def add(self, category: str, found: Sequence[ScoredSample], decisions: Sequence[Decision | None]) -> None:
-        """The results of one category, all of it; decisions: of each sample, None in a run without."""
+    def add(
+        self, category: str, found: Sequence[ScoredSample], decisions: Sequence[Decision] | None = None
+    ) -> None:
+        """The results of one category, all of it; decisions: of each sample, if the run decides."""
         maps = np.stack([one.maps[one.views.index(view.name)] for one in found for view in one.sample.views])
         if beyond := int((np.abs(maps) > _LARGEST).sum()):
             log.warning("%s: %d patch scores beyond %g; its maps hold that", category, beyond, _LARGEST)
         halves = np.clip(maps, -_LARGEST, _LARGEST).astype(np.float16)
         with whole(maps_path(self.folder, category)) as temporary, temporary.open("wb") as file:
             np.savez(file, maps=halves)
-        for one, made in zip(found, decisions, strict=True):
+        for one, made in zip(found, decisions or [None] * len(found), strict=True):
             own = one.sample
             line = [category, own.id, _label(own.label), _number(one.score), one.worst_view]
             self._samples.append(line + ([_p(made.p_value), made.decision, made.reason()] if made else []))
