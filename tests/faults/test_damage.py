@@ -5,10 +5,10 @@ import json
 import shutil
 
 import pytest
+from laboratory import differing, finished
 
 from mvead_jax.compare import read_run
 from mvead_jax.errors import UserError
-from runs import differing, finished
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ TRAINED = {
     "run/geometry/cap.json": ("run/config.json", "geometry/cap.json|config.json"),
     "run/models/cap/fusion.safetensors": ("run/banks/cap/C1.safetensors", "fusion.safetensors|C1.safe"),
     "run/models/cap/calibration.json": ("run/config.json", "calibration.json|config.json"),
+    "run/models/cap/decision.safetensors": ("run/banks/cap/C1.safetensors", "decision.safetensors|C1.safe"),
     "run/banks/cap/C1.safetensors": ("run/banks/cap/C2.safetensors", "C1.safetensors"),
 }
 DAMAGES = (flip, truncate, delete, swap)
