@@ -82,6 +82,27 @@ def test_scoring_refuses_a_damaged_model_by_name_and_training_mends_or_refuses_i
     assert differing(place, lab.folder / "trained") == []
 
 
+def test_an_estimated_geometry_that_was_changed_is_refused_until_it_is_deleted_or_owned(lab):
+    changes = {"geometry__cameras": "", "train__epochs": "0"}
+    lab.done("train", "estimated", changes=changes)
+    place = lab.copy("estimated", "damaged-estimate")
+    path = place / "run/geometry/cap.json"
+    flip(path, None)
+    answer = lab.run("train", "damaged-estimate", changes=changes)
+    assert answer["code"] == 2, answer["said"]
+    last = answer["said"].splitlines()[-1]
+    assert (
+        "geometry/cap.json: changed since it was estimated; delete it to estimate again, or" in last
+    )
+    changed = path.read_text()
+    path.unlink()
+    lab.done("train", "damaged-estimate", changes=changes)
+    assert differing(place, lab.folder / "estimated") == []
+    path.write_text(json.dumps(json.loads(changed) | {"origin": None}))
+    lab.done("train", "damaged-estimate", changes=changes)
+    assert json.loads(path.read_text())["origin"] is None
+
+
 def test_damaged_states_give_way_to_those_before_them(lab):
     for damage in (flip, truncate, delete):
         shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
