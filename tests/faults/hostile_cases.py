@@ -280,7 +280,7 @@ add("manifest: a label of 2", "label '2'; write 0, 1", manifest(["1,top,a.png,2,
 add("manifest: a row of another length", "another number of values", manifest(["1,top"]))
 add("manifest: a quote that never ends", "not a CSV", manifest([f'1,"{"x" * 200_000}']))
 add("manifest: not UTF-8", "not UTF-8", manifest(b"sample,view,path,label,mask,split\n\xff\xfe"))
-add("manifest: NUL bytes", "", manifest(["1,t\0p,a.png,0,,train"]))
+add("manifest: NUL bytes", "holds a slash or a control character", manifest(["1,t\0p,a.png,0,,train"]))
 
 # ---- pictures
 

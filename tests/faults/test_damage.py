@@ -91,9 +91,7 @@ def test_an_estimated_geometry_that_was_changed_is_refused_until_it_is_deleted_o
     answer = lab.run("train", "damaged-estimate", changes=changes)
     assert answer["code"] == 2, answer["said"]
     last = answer["said"].splitlines()[-1]
-    assert (
-        "geometry/cap.json: changed since it was estimated; delete it to estimate again, or" in last
-    )
+    assert "geometry/cap.json: changed since it was estimated; delete it to estimate again, or" in last
     changed = path.read_text()
     path.unlink()
     lab.done("train", "damaged-estimate", changes=changes)
