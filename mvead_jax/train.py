@@ -162,10 +162,10 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
     if from_first(done):
         log.info("model %s: already trained", name)
         return
-    if is_first():
-        manifest.forget(workdir / "config.json")  # until all of it is trained again
-        earlier = {"stage": "banks", "name": name}
-        keep_lines(workdir / "metrics.jsonl", lambda event: not earlier.items() <= event.items())
+    with together():
+        if is_first():
+            manifest.forget(workdir / "config.json")  # until all of it is trained again
+            _forget(workdir, {"stage": "banks", "name": name})
     begin = time.monotonic()
     features = split_features(config, training, backbone, workdir)
     keeper = None
@@ -231,8 +231,10 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
             done = manifest.covers(path) and read_calibrations(path)[1:] == wanted
     if from_first(done):
         return
-    if is_first():
-        manifest.forget(workdir / "config.json")
+    with together():
+        if is_first():
+            manifest.forget(workdir / "config.json")
+            _forget(workdir, {"stage": "decision", "name": name})
     features = split_features(config, own, job.backbone, workdir)
     with together():
         keys = keys_of(config, job.geometries, index.categories, index.views, job.backbone)
@@ -242,7 +244,6 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
     with together():
         if is_first():
             write_calibrations(path, found, scored_by(config.score), facts)
-            manifest.record(path)
             target = config.decision.false_alarms
             for category, calibration in found.items():
                 calibration.check(category, target)
@@ -250,6 +251,7 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
                 log.info("decision %s: fails above %.4g, by %d held-out samples", category, threshold, count)
                 event = {"stage": "decision", "name": name, "category": category}
                 _record(workdir, event | {"held_out": count, "target": target, "threshold": threshold})
+            manifest.record(path)  # last, as of a model
 
 
 def open_index(config: Config) -> DatasetIndex:
@@ -358,3 +360,8 @@ def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone) -> str
 def _record(workdir: Path, event: dict[str, Any]) -> None:
     """Appends one line to metrics.jsonl."""
     append_line(workdir / "metrics.jsonl", json.dumps(event))
+
+
+def _forget(workdir: Path, event: dict[str, Any]) -> None:
+    """Takes the lines of such an event out of metrics.jsonl: what they tell of is made again."""
+    keep_lines(workdir / "metrics.jsonl", lambda line: not event.items() <= line.items())

@@ -13,12 +13,17 @@ exit codes: 0 written; 2 a mistake in the command, the config or the data; 130 C
 from mvead_jax.calibrate import calibrate, format_geometry
 from mvead_jax.config_io import from_command_line
 from mvead_jax.errors import run
+from mvead_jax.files import locked, make_folder
 from mvead_jax.train import open_index
 
 
 def main() -> None:
     config, workdir, _ = from_command_line(__doc__)
-    for category, geometry in calibrate(config, open_index(config), workdir).items():
+    index = open_index(config)
+    make_folder(workdir)
+    with locked(workdir):
+        found = calibrate(config, index, workdir)
+    for category, geometry in found.items():
         print(format_geometry(geometry, category))
 
 

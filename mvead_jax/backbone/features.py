@@ -202,7 +202,8 @@ class _Chunk:
             np.save(file, stored)
             file.flush()
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                file.write(self._seal(content))
+                seal = self._seal(content)
+            file.write(seal)
 
     def _seal(self, content) -> bytes:
         digest = hashlib.sha256(self.path.name.encode())

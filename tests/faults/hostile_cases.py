@@ -58,7 +58,7 @@ def answer(one: Case, folder: Path) -> str:
     except UserError as error:
         lines = str(error).split("\n")
         text = f"refused: {lines[0] if len(lines) == 1 else ' / '.join(map(str.strip, lines[:3]))}"
-    return printable(text.replace(str(folder.resolve()), "").replace(str(folder), ""))
+    return printable(text.replace(str(folder.resolve()), "ROOT").replace(str(folder), "ROOT"))
 
 
 # ---- lists
@@ -280,7 +280,7 @@ add("manifest: a label of 2", "label '2'; write 0, 1", manifest(["1,top,a.png,2,
 add("manifest: a row of another length", "another number of values", manifest(["1,top"]))
 add("manifest: a quote that never ends", "not a CSV", manifest([f'1,"{"x" * 200_000}']))
 add("manifest: not UTF-8", "not UTF-8", manifest(b"sample,view,path,label,mask,split\n\xff\xfe"))
-add("manifest: NUL bytes", "", manifest(["1,t\0p,a.png,0,,train"]))
+add("manifest: NUL bytes", "holds a slash or a control character", manifest(["1,t\0p,a.png,0,,train"]))
 
 # ---- pictures
 
@@ -503,8 +503,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "x").mkdir()
             said = answer(one, Path(folder) / "x")
-        said = said if len(said) < 230 else f"{said[:226]} ..."
-        print(f"| {one.what.replace('|', chr(92) + '|')} | {said.replace('|', chr(92) + '|')} |")
+        said = said if len(said) < 200 else f"{said[:90]} ... {said[-100:]}"
+        print(f"| {one.what} | `{said.replace('`', chr(39)).replace('|', '/')}` |")
 
 
 if __name__ == "__main__":

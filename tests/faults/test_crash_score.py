@@ -1,9 +1,8 @@
 """score.py killed before and after everything that it puts in its place, and run again: the same bytes."""
 
 import pytest
+from laboratory import differing, finished, is_one_line
 from test_crash_train import points
-
-from runs import differing, finished, is_one_line
 
 
 @pytest.fixture(scope="module")

@@ -5,10 +5,10 @@ import json
 import shutil
 
 import pytest
+from laboratory import differing, finished
 
 from mvead_jax.compare import read_run
 from mvead_jax.errors import UserError
-from runs import differing, finished
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ TRAINED = {
     "run/geometry/cap.json": ("run/config.json", "geometry/cap.json|config.json"),
     "run/models/cap/fusion.safetensors": ("run/banks/cap/C1.safetensors", "fusion.safetensors|C1.safe"),
     "run/models/cap/calibration.json": ("run/config.json", "calibration.json|config.json"),
+    "run/models/cap/decision.safetensors": ("run/banks/cap/C1.safetensors", "decision.safetensors|C1.safe"),
     "run/banks/cap/C1.safetensors": ("run/banks/cap/C2.safetensors", "C1.safetensors"),
 }
 DAMAGES = (flip, truncate, delete, swap)
@@ -79,6 +80,25 @@ def test_scoring_refuses_a_damaged_model_by_name_and_training_mends_or_refuses_i
             (place / "run/manifest.json").unlink()  # take another workdir, or train all of it again
         lab.done("train", "damaged")
     assert differing(place, lab.folder / "trained") == []
+
+
+def test_an_estimated_geometry_that_was_changed_is_refused_until_it_is_deleted_or_owned(lab):
+    changes = {"geometry__cameras": "", "train__epochs": "0"}
+    lab.done("train", "estimated", changes=changes)
+    place = lab.copy("estimated", "damaged-estimate")
+    path = place / "run/geometry/cap.json"
+    flip(path, None)
+    answer = lab.run("train", "damaged-estimate", changes=changes)
+    assert answer["code"] == 2, answer["said"]
+    last = answer["said"].splitlines()[-1]
+    assert "geometry/cap.json: changed since it was estimated; delete it to estimate again, or" in last
+    changed = path.read_text()
+    path.unlink()
+    lab.done("train", "damaged-estimate", changes=changes)
+    assert differing(place, lab.folder / "estimated") == []
+    path.write_text(json.dumps(json.loads(changed) | {"origin": None}))
+    lab.done("train", "damaged-estimate", changes=changes)
+    assert json.loads(path.read_text())["origin"] is None
 
 
 def test_damaged_states_give_way_to_those_before_them(lab):

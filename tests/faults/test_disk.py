@@ -4,8 +4,7 @@ import os
 import subprocess
 
 import pytest
-
-from runs import differing, finished, is_one_line
+from laboratory import differing, finished, is_one_line
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """Hostile input: refused in one line with its name, or taken as the table in docs/reliability.md says."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from fake_realiad import write_realiad
@@ -23,7 +25,9 @@ def test_hostile_input_is_refused_in_one_line_or_taken_as_documented(one, tmp_pa
     assert said.startswith("taken: ") == (" RGB" in one.says), said
 
 
-def test_there_is_a_case_for_everything():
+def test_the_table_in_the_docs_has_every_case():
+    text = (Path(__file__).parents[2] / "docs/reliability.md").read_text()
+    assert [one.what for one in CASES if f"| {one.what} | `" not in text] == []
     assert len(CASES) == len({one.what for one in CASES}) > 80
 
 

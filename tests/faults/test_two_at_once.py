@@ -8,10 +8,10 @@ import threading
 import time
 
 import pytest
+from laboratory import ENVIRONMENT, ROOT, Lab, arguments, differing, finished, is_one_line
 
 from mvead_jax.errors import UserError
 from mvead_jax.files import locked, whole
-from runs import ENVIRONMENT, ROOT, Lab, arguments, differing, finished, is_one_line
 
 
 @pytest.fixture(scope="module")

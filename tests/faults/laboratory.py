@@ -37,12 +37,14 @@ FIELDS = {
     "train.batch_size": "2",
     "train.centers": "2",
     "eval.bootstrap": "5",
+    "decision.held_out": "0.4",
+    "decision.false_alarms": "0.5",
 }
 
 
 def write_data(root: Path, **changes) -> Path:
     """`cap` from two known cameras."""
-    options = {"categories": ("cap",), "train": 3, "normal": 2, "defective": 2, "views": 2, "size": SIZE}
+    options = {"categories": ("cap",), "train": 5, "normal": 2, "defective": 2, "views": 2, "size": SIZE}
     write_realiad(root, **options | changes)
     rig = five_cameras(SIZE)
     views = {
@@ -134,12 +136,12 @@ def contents(place: Path) -> dict[str, object]:
 
     Left out, because it tells of the runs themselves: in metrics.jsonl the lines of starts and the seconds;
     of checkpoints, in which Orbax writes times and random names, all but which there are and their origin;
-    of environment.json the commit, for someone may work on the checkout.
+    of environment.json the commit, for someone may work on the checkout; command.json.
     """
     found: dict[str, object] = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        if path.is_dir() or "/checkpoints/" in f"/{name}":
+        if path.is_dir() or "/checkpoints/" in f"/{name}" or path.name == "command.json":
             continue
         found[name] = _READERS.get(path.name, Path.read_bytes)(path)
     for folder in place.glob("run/checkpoints/*"):
