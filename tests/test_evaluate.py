@@ -280,7 +280,7 @@ def test_a_defect_that_vanishes_at_the_evaluation_size_is_counted_and_changes_mv
 def test_scores_beyond_float16_stay_finite_in_the_maps_and_are_said(index, tmp_path, caplog):
     sample = index.samples[0]
     maps = np.full((len(index.views), 2, 2), 1e6, np.float32)
-    ScoreFiles(tmp_path).add(sample.category, [ScoredSample(sample, index.views, maps)])
+    ScoreFiles(tmp_path).add(sample.category, [ScoredSample(sample, index.views, maps)], [None])
     assert "beyond 65504" in caplog.text
     assert (read_maps(tmp_path, sample.category, len(sample.views)) == np.float16(65504)).all()
     assert {line.score for line in read_images(tmp_path)} == {np.float32(1e6)}
@@ -374,7 +374,7 @@ def test_images_csv_without_a_column_is_not_score_pys(run, tmp_path):
 
 
 def begun(folder, scored="test split", categories=("bolt", "cap")):
-    score_module._begin(folder, scored, categories)
+    score_module._begin(folder, scored, categories, decides=False)
     (folder / "metrics.json").unlink(missing_ok=True)
 
 
