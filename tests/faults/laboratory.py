@@ -151,8 +151,9 @@ def contents(place: Path) -> dict[str, object]:
 
 
 def events(path: Path) -> list:
-    """The lines of a metrics.jsonl; one that is no JSON makes the test fail."""
+    """The lines of a metrics.jsonl, those of a stage together; one that is no JSON makes the test fail."""
     found = [json.loads(line) for line in path.read_text().splitlines()]
+    found.sort(key=lambda event: event["stage"])  # what is done again comes later
     return [
         {key: value for key, value in event.items() if key != "seconds"}
         for event in found

@@ -40,15 +40,21 @@ def test_killed_at_every_write_the_same_command_ends_in_the_same_bytes(lab, name
     assert killed >= 24
 
 
-def test_terminated_it_ends_at_once_and_the_same_command_ends_in_the_same_bytes(lab, names):
-    for number in (2, len(names) // 2, len(names) - 2):
+def test_terminated_it_ends_at_once_and_the_same_command_ends_in_the_same_bytes(lab):
+    for number in (2, 25, 50):
         lab.copy("trained", f"term-{number}")
         assert lab.run("score", f"term-{number}", at=number, how="term")["code"] == -15
         lab.done("score", f"term-{number}")
         assert differing(lab.folder / f"term-{number}", lab.folder / "scored") == []
 
 
-FILES = ("unfinished.json", "images.csv", "maps/cap.npz", "report/cap.png", "bootstrap.npz", "metrics.json")
+FILES = ("unfinished.json", "images.csv", "maps/cap.npz", "bootstrap.npz", "metrics.json")
+
+
+def renaming(names, file):
+    """The event that puts a file of the scores in its place."""
+    place = f"run/scores/{file}"
+    return next(n for n, name in enumerate(names) if name.startswith("rename") and name.endswith(place))
 
 
 @pytest.mark.parametrize("how", ["ENOSPC", "EROFS"])
@@ -56,8 +62,7 @@ def test_a_disk_that_refuses_a_file_is_one_line_and_the_model_stays(lab, how):
     lab.copy("trained", f"events-{how}")
     names = lab.done("score", f"events-{how}")["events"]
     for file in FILES[:: 1 if how == "ENOSPC" else 2]:
-        number = next(n for n, name in enumerate(names) if name.endswith(f"run/scores/{file}"))
-        assert names[number].startswith("rename"), names[number]
+        number = renaming(names, file)
         place = f"{how}-{number}"
         lab.copy("trained", place)
         answer = lab.run("score", place, at=number, how=how)
@@ -67,3 +72,15 @@ def test_a_disk_that_refuses_a_file_is_one_line_and_the_model_stays(lab, how):
         lab.done("score", place)
         assert differing(lab.folder / place, lab.folder / "scored") == [], file
         lab.forget(place)
+
+
+def test_a_report_that_can_not_be_written_is_said_and_costs_no_score(lab):
+    lab.copy("trained", "with-report")
+    names = lab.done("score", "with-report")["events"]
+    lab.copy("trained", "no-report")
+    answer = lab.run("score", "no-report", at=renaming(names, "report/index.html"), how="ENOSPC")
+    assert answer["code"] == 0, answer["said"]
+    assert "report" in answer["said"]
+    assert "No space left on device" in answer["said"]
+    lab.done("score", "no-report", options=["--from-maps"])
+    assert differing(lab.folder / "no-report", lab.folder / "scored") == []

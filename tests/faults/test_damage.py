@@ -45,7 +45,7 @@ def swap(path, other):
 # A file, another of its kind, and what scoring says of it: a part of its one line.
 TRAINED = {
     "run/config.json": ("run/environment.json", "config.json"),
-    "run/manifest.json": ("run/config.json", "manifest.json|config.json"),
+    "run/manifest.json": ("run/config.json", "manifest.json|config.json|missing or changed since training"),
     "run/geometry/cap.json": ("run/config.json", "geometry/cap.json|config.json"),
     "run/models/cap/fusion.safetensors": ("run/banks/cap/C1.safetensors", "fusion.safetensors|C1.safe"),
     "run/models/cap/calibration.json": ("run/config.json", "calibration.json|config.json"),
