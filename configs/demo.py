@@ -1,5 +1,5 @@
-"""MVEAD on the rendered inspection rig, with the embedded EfficientNet-Lite0: what `make demo` runs, there with
-60 parts to learn from, of which decision.held_out keeps 20 back.
+"""MVEAD on the rendered inspection rig, with the embedded EfficientNet-Lite0: what `make demo` runs, with 60
+parts to learn from, of which decision.held_out keeps 20 back.
 
 Two categories of 80 samples: three and a half minutes with the rendering on two cores, a sample AUROC of 84
 to 95 per category. 20 epochs where the paper has 50: more change little here (docs/study.md).
