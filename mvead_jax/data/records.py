@@ -142,8 +142,8 @@ def spread_evenly(count: int, most: int) -> np.ndarray:
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
     """Sort key in which the numbers inside names count as numbers."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+    parts = re.split(r"(\d+)", name)  # \d is what isdecimal() says, and not the 2 of "cam²"
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]
 
 
 def incomplete_samples(samples: Sequence[Sample]) -> list[tuple[Sample, list[str]]]:
