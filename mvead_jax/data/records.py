@@ -180,9 +180,22 @@ def settle_incomplete(
 
 
 def defects_learned(category: str, samples: Iterable[Sample]) -> list[str]:
-    """The note on training views of one category that are labelled defective, if there are any."""
-    count = sum(view.label == 1 for sample in samples if sample.split == "train" for view in sample.views)
-    return [f"{category}: {count} training views are labelled defective and are used"] if count else []
+    """The notes on what one category learns from and is labelled defective: views, and whole samples."""
+    training = [sample for sample in samples if sample.split == "train"]
+    notes = []
+    if count := sum(view.label == 1 for sample in training for view in sample.views):
+        notes.append(f"{category}: {count} training views are labelled defective and are used")
+    if count := stated_only(training):
+        notes.append(
+            f"{category}: {count} training samples are labelled defective, none of their views is, "
+            "and are used"
+        )
+    return notes
+
+
+def stated_only(samples: Iterable[Sample]) -> int:
+    """How many samples are labelled defective of which no view is."""
+    return sum(one.label == 1 and all(view.label != 1 for view in one.views) for one in samples)
 
 
 def chosen_categories(root: object, categories: Sequence[str], found: Collection[str]) -> list[str]:
