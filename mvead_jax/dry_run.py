@@ -7,6 +7,7 @@ pre-training and searching are unknown until they run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
@@ -18,11 +19,12 @@ from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import layout_of
 from mvead_jax.errors import UserError
-from mvead_jax.model import build_method, fuses, of_one_view, parameter_count
+from mvead_jax.hold_out import calibrating
+from mvead_jax.model import build_method, fuses, parameter_count
 from mvead_jax.plan import Part, amount, scoring_parts
-from mvead_jax.score import default_output, samples_of
-from mvead_jax.train import cache_folder, models, open_index, training_parts_of
-from mvead_jax.workdir import OVERRIDDEN, model_names, trained_config
+from mvead_jax.score import checked_scoring
+from mvead_jax.train import cache_folder, checked_training, models, training_parts_of
+from mvead_jax.workdir import model_names
 
 
 def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
@@ -31,8 +33,7 @@ def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
     Raises:
       UserError: as `train`, of the config, the data and the weights.
     """
-    index = open_index(config)
-    config = of_one_view(config, index)
+    config, index = checked_training(config, workdir)
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
     check_files(index)
     method = build_method(config, index.views, backbone)
@@ -42,7 +43,8 @@ def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
         "plan of a training; nothing is written",
         f"data {index.root}: {layout_of(Path(config.data.root))}",
         *_of_data(config, training, "to learn from"),
-        _of_features(config, training, backbone, cache_folder(config, workdir)),
+        *_of_decision(config, index),
+        _of_features(config, (training, calibrating(index)), backbone, cache_folder(config, workdir)),
         *_of_geometry(config, index, workdir),
     ]
     done = model_names(workdir)
@@ -62,17 +64,20 @@ def plan_scoring(
     *,
     pictures: Path | None = None,
     overrides: Mapping[str, str] | None = None,
+    protocols: Sequence[str] = (),
+    from_test_labels: bool = False,
 ) -> tuple[str, list[Part]]:
     """The plan of score.py in words, and what it would write. Arguments as of `score`.
 
     Raises:
       UserError: as `score`, of the workdir, the data and the weights.
     """
-    config = trained_config(workdir, overrides or {}, OVERRIDDEN)
-    index = samples_of(config, workdir, pictures)
+    config, index, output, *_ = checked_scoring(
+        workdir, output, pictures, overrides or {}, protocols, from_test_labels
+    )
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
     check_files(index)
-    output, cache = output or default_output(workdir, pictures), cache_folder(config, workdir)
+    cache = cache_folder(config, workdir)
     cached = sum(cached_bytes(*own) for own in _splits(config, index, backbone, cache))
     patches = backbone.grid[0] * backbone.grid[1]
     parts = scoring_parts(config, index, patches, backbone.width, cache, output, cached)
@@ -80,7 +85,7 @@ def plan_scoring(
         "plan of a scoring; nothing is written",
         f"data {index.root}: {'test split' if pictures is None else 'new pictures'}",
         *_of_data(config, index, "to score"),
-        _of_features(config, index, backbone, cache),
+        _of_features(config, (index,), backbone, cache),
     ]
     for name, part in models(config, index):
         folder = workdir / "banks" / name
@@ -106,9 +111,14 @@ def _of_data(config: Config, index: DatasetIndex, purpose: str) -> list[str]:
     return [*lines, f"pictures are resized to {side} x {side}"]
 
 
-def _of_features(config: Config, index: DatasetIndex, backbone: Backbone, cache: Path) -> str:
+def _of_decision(config: Config, index: DatasetIndex) -> list[str]:
+    held_out = len(index.select(split="held_out"))
+    return [f"decision: {held_out} samples held out"] if config.decision.held_out else []
+
+
+def _of_features(config: Config, parts: Sequence[DatasetIndex], backbone: Backbone, cache: Path) -> str:
     there = seconds = computed = 0
-    for own, *rest in _splits(config, index, backbone, cache):
+    for own, *rest in chain.from_iterable(_splits(config, part, backbone, cache) for part in parts):
         found = cached_samples(own, *rest)
         there += found * len(own.views)
         if left := (len(own) - found) * len(own.views):

@@ -56,12 +56,18 @@ def check_held_out(config: Config, index: DatasetIndex) -> None:
     """Says what is held out of each category.
 
     Raises:
-      UserError: too few to decide at decision.false_alarms.
+      UserError: too few to decide at decision.false_alarms, or one model for categories of other cameras.
     """
     if not config.decision.held_out:
         return
     for category in index.categories:
         own = index.select(category=category)
+        if config.setting == "multi" and own.views != index.views:
+            raise UserError(
+                f"{category}: its views are {', '.join(own.views)}, those of one model for all "
+                f"{', '.join(index.views)}, so none of its samples could calibrate the decision; take "
+                "setting=single or decision.held_out=0"
+            )
         held_out, learned = own.select(split="held_out"), own.select(split="train")
         good = calibrating(own)
         complete = int(good.present().all(1).sum()) if len(good) else 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,6 @@ def protocol(
       scored: "test split", or the folder of new pictures.
       geometries: of the categories, if any is used.
     """
-    counts = {key: sum(own[key] for own in training) for key in training[0]}
     trained = "" if backbone.trained else " UNTRAINED: random weights"
     labelled = scored == "test split"
     layout = layout_of(Path(config.data.root))
@@ -42,8 +42,7 @@ def protocol(
         "setting": "one model for each category" if config.setting == "single" else "one model for all",
         "scored": scored,
         "lists": config.data.lists if layout in ("Real-IAD", "prepared") else f"none: {layout}",
-        "training": f"{counts['samples']} samples, {counts['views']} pictures, "
-        f"{counts['views_labelled_defective']} of them labelled defective",
+        "training": training_words(training),
         "incomplete_samples": config.data.incomplete if labelled else "scored by the views they have",
         "backbone": f"{backbone.name}{trained}",
         "weights": backbone.weights,
@@ -78,6 +77,18 @@ def config_digest(config: Config) -> str:
 
 def _trains(config: Config) -> bool:
     return fuses(config) and config.train.objective != "none" and config.train.epochs > 0
+
+
+def training_words(training: Sequence[Mapping[str, int]]) -> str:
+    """What some models learned from. Args: "training" of the facts of each."""
+    counts = sum(map(Counter, training), Counter())
+    words = (
+        f"{counts['samples']} samples, {counts['views']} pictures, "
+        f"{counts['views_labelled_defective']} of them labelled defective"
+    )
+    if only := counts["samples_labelled_defective_only"]:
+        words += f"; {only} more samples are labelled defective, no picture of them is"
+    return words
 
 
 def _geometry_words(config: Config, geometries: Mapping[str, CategoryGeometry]) -> str:

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from mvead_jax.console import command
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_pictures
+from mvead_jax.decision.calibration import Calibration
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
@@ -119,17 +120,8 @@ def score(
       UserError: anything wrong with the workdir, the data or the weights.
     """
     with together():
-        config = trained_config(workdir, overrides or {}, OVERRIDDEN)
-        protocols_of(config, protocols)  # so that what does not fit is said at once
-        index = samples_of(config, workdir, pictures)
-        output = output or default_output(workdir, pictures)
-        scored = "test split" if pictures is None else str(pictures.resolve())
-        if from_test_labels:
-            check_labels(index)
-        earlier = _check_output(output, scored)
-        Manifest(workdir).verify(workdir / "config.json")
-        names = [name for name, _ in models(config, index)]
-        calibrations = read_for_scoring(config, workdir, names, index.categories)
+        checked = checked_scoring(workdir, output, pictures, overrides or {}, protocols, from_test_labels)
+        config, index, output, scored, earlier, calibrations = checked
         decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
         backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
         if is_first():
@@ -171,6 +163,49 @@ def score(
                 if report:
                     _write_report(output, index, workdir, usual)
     return metrics
+
+
+class Checked(NamedTuple):
+    """A scoring that nothing speaks against.
+
+    Attributes:
+      output: folder of the result files. scored: what, in words. earlier: categories whose scores it holds.
+      calibrations: of the categories, none where there is no decision.
+    """
+
+    config: Config
+    index: DatasetIndex
+    output: Path
+    scored: str
+    earlier: list[str]
+    calibrations: dict[str, Calibration]
+
+
+def checked_scoring(
+    workdir: Path,
+    output: Path | None,
+    pictures: Path | None,
+    overrides: Mapping[str, str],
+    protocols: Sequence[str] = (),
+    from_test_labels: bool = False,
+) -> Checked:
+    """What is scored into where, before weights and pictures are read. Arguments as of `score`.
+
+    Raises:
+      UserError: what of the workdir, the data set or the output can't be scored.
+    """
+    config = trained_config(workdir, overrides, OVERRIDDEN)
+    protocols_of(config, protocols)
+    index = samples_of(config, workdir, pictures)
+    output = output or default_output(workdir, pictures)
+    scored = "test split" if pictures is None else str(pictures.resolve())
+    if from_test_labels:
+        check_labels(index)
+    earlier = _check_output(output, scored)
+    Manifest(workdir).verify(workdir / "config.json")
+    names = [name for name, _ in models(config, index)]
+    calibrations = read_for_scoring(config, workdir, names, index.categories)
+    return Checked(config, index, output, scored, earlier, calibrations)
 
 
 def evaluate_again(

@@ -39,7 +39,7 @@ from mvead_jax.config import Config
 from mvead_jax.config_io import differences, from_dict, to_dict
 from mvead_jax.console import command
 from mvead_jax.data.loading import check_files
-from mvead_jax.data.records import DatasetIndex, spread_evenly
+from mvead_jax.data.records import DatasetIndex, spread_evenly, stated_only
 from mvead_jax.data.source import data_folder, open_data
 from mvead_jax.decision.calibration import read_calibrations, scored_by, write_calibrations
 from mvead_jax.decision.split import hold_out
@@ -75,11 +75,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
     with together():
         if tensorboard:
             check_board()
-        _check_place(config, workdir)
-        index = open_index(config)
-        config = of_one_view(config, index)
-        _check_workdir(config, workdir)
-        check_held_out(config, index)
+        config, index = checked_training(config, workdir)
         backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
         if is_first():
             check_files(index)
@@ -88,9 +84,6 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
         )
         method = build_method(config, index.views, backbone)  # so that what does not fit is said at once
-        protocols_of(config)
-        for _, part in models(config, index):
-            check_views(part.select(split="train"))
         if is_first():
             parts = training_parts_of(config, index, backbone, parameter_count(method), workdir)
             log.info("to be written: %s", describe(parts))
@@ -196,6 +189,23 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
             _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
             for place in ("models", "banks"):  # last: what the manifest covers is not made again
                 manifest.record(workdir / place / name)
+
+
+def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetIndex]:
+    """The config and the data set of a training, before weights and pictures are read.
+
+    Raises:
+      UserError: what of the config, the data set or the workdir can't be trained.
+    """
+    _check_place(config, workdir)
+    index = open_index(config)
+    config = of_one_view(config, index)
+    _check_workdir(config, workdir)
+    check_held_out(config, index)
+    protocols_of(config)
+    for _, part in models(config, index):
+        check_views(part.select(split="train"))
+    return config, index
 
 
 def training_parts_of(
@@ -345,7 +355,11 @@ def _kept(config: Config) -> dict[str, Any]:
 
 def _training_summary(index: DatasetIndex) -> dict[str, int]:
     labels = [view.label for sample in index.samples for view in sample.views]
-    return {"samples": len(index), "views": len(labels), "views_labelled_defective": labels.count(1)}
+    found = {"samples": len(index), "views": len(labels), "views_labelled_defective": labels.count(1)}
+    # Only where there are any: a workdir of before is not trained again for it.
+    return found | (
+        {"samples_labelled_defective_only": count} if (count := stated_only(index.samples)) else {}
+    )
 
 
 def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone) -> str:

@@ -97,7 +97,12 @@ def main() -> None:
         from mvead_jax.plan import check_room
 
         text, parts = plan_scoring(
-            arguments.workdir, arguments.output, pictures=arguments.input, overrides=overrides
+            arguments.workdir,
+            arguments.output,
+            pictures=arguments.input,
+            overrides=overrides,
+            protocols=protocols,
+            from_test_labels=arguments.threshold_from_test_labels,
         )
         print(text)
         check_room(parts)

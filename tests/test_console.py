@@ -99,6 +99,33 @@ def test_a_plan_counts_what_there_is_to_do_and_writes_nothing(root, tmp_path):
     assert all(isinstance(part, Part) for part in parts)
 
 
+def test_a_plan_refuses_what_the_job_refuses_and_counts_what_is_held_out(root, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="file: is a file; name a folder"):
+        plan_training(config_for(root), tmp_path / "file")
+    own = {"decision__held_out": "0.4", "method": "patchcore"}
+    with pytest.raises(UserError, match="false_alarms=0.05 needs 19"):
+        plan_training(config_for(root, **own), tmp_path / "run")
+    config = config_for(root, **own, decision__false_alarms="0.5")
+    text, _ = plan_training(config, tmp_path / "run")
+    assert "decision: 1 samples held out" in text
+    assert "category cap: 2 samples, 4 pictures to learn from" in text
+    assert "6 to compute, about" in text
+    train(config, tmp_path / "run")
+    with pytest.raises(UserError, match="trained with another config"):
+        plan_training(config_for(root), tmp_path / "run")
+    with pytest.raises(UserError, match="needs 19"):
+        plan_scoring(tmp_path / "run", overrides={"decision.false_alarms": "0.05"})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/letter.txt").write_text("x")
+    with pytest.raises(UserError, match="holds other files"):
+        plan_scoring(tmp_path / "run", tmp_path / "other")
+    path = tmp_path / "run/config.json"
+    path.write_text(path.read_text() + " ")
+    with pytest.raises(UserError, match="config.json"):
+        plan_scoring(tmp_path / "run")
+
+
 def test_the_command_is_kept_beside_what_came_of_it(root, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["scripts/train.py", "--workdir", "läuf 1"])
     train(config_for(root, method="patchcore"), tmp_path / "run")

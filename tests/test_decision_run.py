@@ -19,6 +19,7 @@ from mvead_jax.decision.conformal import p_value, threshold
 from mvead_jax.decision.decide import OPTIMISTIC
 from mvead_jax.decision.rates import clopper_pearson
 from mvead_jax.errors import UserError
+from mvead_jax.hold_out import check_held_out
 from mvead_jax.score import evaluate_again, score
 from mvead_jax.train import open_index, train
 
@@ -255,6 +256,19 @@ def test_one_model_for_all_is_calibrated_by_category(root, tmp_path):
         told["categories"]["bolt"]["decision"]["threshold"]
         != (told["categories"]["cap"]["decision"]["threshold"])
     )
+
+
+def test_one_model_for_categories_of_other_cameras_is_refused_at_once(tmp_path):
+    root = write_realiad(tmp_path / "data", categories=("bolt",), size=32, views=3, train=8)
+    other = write_realiad(tmp_path / "other", categories=("cap",), size=32, views=2, train=8)
+    shutil.copytree(other, root, dirs_exist_ok=True)
+    with pytest.raises(
+        UserError, match="cap: its views are C1, C2, those of .* C1, C2, C3, .* setting=single"
+    ):
+        train(config_for(root, setting="multi"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    config, index = config_for(root), open_index(config_for(root))
+    check_held_out(config, index)  # a model for each category may
 
 
 def without(root, sample, view, folder):

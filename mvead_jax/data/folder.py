@@ -44,8 +44,10 @@ from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.progress import progress
 
 _TRUTH = "ground_truth"
+_PARTS = ("train", "test", _TRUTH)
 _LEFT_BY_SYSTEMS = ("thumbs.db", "desktop.ini", "__macosx")
 _MEAN_GOOD = ("ok", "good", "normal")
+_SECOND = "a second folder of this name, spelled with other code points; rename one"
 _THREADS = 8
 
 Pictures = dict[str, dict[str, str]]  # sample -> view -> path below the root
@@ -74,9 +76,10 @@ def read_folder(
     if found == {"": ""}:
         name = categories[0] if len(categories) == 1 else Path(os.path.abspath(root)).name
         found = {normal_form(name): ""}
+        notes, problems = [], []
+    else:
+        notes, problems = _beside(root, found)
     samples: list[Sample] = []
-    notes: list[str] = []
-    problems: list[str] = []
     for category in chosen_categories(root, categories, found):
         if why := unsafe_name(category):
             problems.append(f"category {category!r} {why}; rename the folder")
@@ -108,11 +111,17 @@ def read_parts(folder: Path, views: Mapping[str, Sequence[str]]) -> DatasetIndex
     if not views:
         raise UserError(f"--input {folder}: nothing is trained to score it by; run scripts/train.py")
     lister = _Lister(folder)
-    places = {next(iter(views)): ""} if len(views) == 1 else {name: f"{name}/" for name in views}
+    known = {normal_form(name): name for name in views}
+    places = {next(iter(views)): ""} if len(views) == 1 else {}
     if len(views) > 1:
         for entry in lister.folders("", f"it holds a folder for each of {', '.join(views)}"):
-            if entry not in views:
+            category = known.get(normal_form(entry))
+            if category is None:
                 lister.problem(entry, f"no category of this run; {', '.join(views)} are")
+            elif category in places:
+                lister.problem(f"{entry}/", _SECOND)
+            else:
+                places[category] = f"{entry}/"
     samples = []
     for category, place in places.items():
         for name, pictures in lister.samples(place).items():
@@ -150,7 +159,7 @@ class _Lister:
 
     def folders(self, place: str, expected: str) -> list[str]:
         """Names of the folders in `place`; a picture beside them is a problem."""
-        folders, files = self._entries(place)
+        folders, files = self.entries(place)
         for name in files:
             if self._is_picture(name):
                 self.problem(place + name, f"a picture in the wrong place; {expected}")
@@ -165,13 +174,13 @@ class _Lister:
             if why := unsafe_name(name):
                 self.problem(own, f"its name {why}; rename it")
             elif name in found:
-                self.problem(own, "a second folder of this name, spelled with other code points; rename one")
+                self.problem(own, _SECOND)
             elif pictures := self._views(own):
                 found[name] = pictures
         return found
 
     def _views(self, place: str) -> dict[str, str]:
-        folders, files = self._entries(place)
+        folders, files = self.entries(place)
         for folder in folders:
             self.problem(f"{place}{folder}/", "a folder inside a sample; views are files")
         found: dict[str, list[str]] = {}
@@ -199,7 +208,7 @@ class _Lister:
             self.others[suffix] = self.others.get(suffix, 0) + 1
         return suffix in PICTURE_FILES
 
-    def _entries(self, place: str) -> tuple[list[str], list[str]]:
+    def entries(self, place: str) -> tuple[list[str], list[str]]:
         """Names of folders and of files, sorted, without what systems leave."""
         folders, files = [], []
         try:
@@ -241,6 +250,13 @@ class _CategoryReader(_Lister):
                     self.problem(marked[view], f"a mask without its picture test/{kind}/{name}/{view}")
         if not any(split == "train" for split, _ in kinds):
             self.problem(f"{self.place}train/{GOOD}/", "no sample to learn from; put good parts there")
+        if not any(split == "test" for split, _ in kinds):
+            self.notes.append(f"{self.category}: no test samples: nothing to score")
+        for name in self.entries(self.place)[0]:
+            if name not in _PARTS:
+                self.notes.append(
+                    f"{self.place}{name}/: passed over; a category holds the folders {', '.join(_PARTS)}"
+                )
         for suffix, count in sorted(self.others.items()):
             self.notes.append(
                 f"{self.category}: {count} files {suffix or 'without an ending'} are passed over"
@@ -253,6 +269,8 @@ class _CategoryReader(_Lister):
         for kind in self.folders(place, f"pictures lie in {split}/<kind>/<sample>/"):
             if why := unsafe_name(normal_form(kind)):
                 self.problem(f"{place}{kind}/", f"its name {why}; rename it")
+            elif normal_form(kind) in found:
+                self.problem(f"{place}{kind}/", _SECOND)
             elif own := self.samples(f"{place}{kind}/"):
                 found[normal_form(kind)] = own
         return found
@@ -330,11 +348,30 @@ def _sample(
 
 
 def _category_folders(root: Path) -> dict[str, str]:
-    """Category -> its folder below the root; {"": ""} if the root is one itself; empty if it is neither."""
+    """Category -> its folder below the root; {"": ""} if the root is one itself; empty if it is neither.
+
+    Raises:
+      OSError: the root can't be listed.
+    """
     if (root / "train").is_dir():
         return {"": ""}
-    try:
-        folders = sorted(path.name for path in root.iterdir() if (path / "train").is_dir())
-    except OSError:
+    if not root.is_dir():
         return {}
-    return {normal_form(name): name for name in folders if not name.startswith(".")}
+    # os.path: a folder that can't be looked into is no category, as lost+found.
+    folders = sorted(path.name for path in root.iterdir() if os.path.isdir(path / "train"))
+    found: dict[str, str] = {}
+    for name in folders:
+        if not name.startswith("."):
+            found.setdefault(normal_form(name), name)
+    return found
+
+
+def _beside(root: Path, found: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Notes on folders beside the categories, and the problem of two that have one name."""
+    notes, problems = [], []
+    for name in _Lister(root).entries("")[0]:
+        if not os.path.isdir(root / name / "train"):
+            notes.append(f"{name}/: passed over; it has no folder train, so it is no category")
+        elif found[normal_form(name)] != name:
+            problems.append(f"{name}/: {_SECOND}")
+    return notes, problems

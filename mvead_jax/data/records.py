@@ -142,8 +142,8 @@ def spread_evenly(count: int, most: int) -> np.ndarray:
 
 def natural_key(name: str) -> list[tuple[bool, int, str]]:
     """Sort key in which the numbers inside names count as numbers."""
-    parts = re.split(r"(\d+)", name)
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts if part]
+    parts = re.split(r"(\d+)", name)  # \d is what isdecimal() says, and not the 2 of "cam²"
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts if part]
 
 
 def incomplete_samples(samples: Sequence[Sample]) -> list[tuple[Sample, list[str]]]:
@@ -180,9 +180,22 @@ def settle_incomplete(
 
 
 def defects_learned(category: str, samples: Iterable[Sample]) -> list[str]:
-    """The note on training views of one category that are labelled defective, if there are any."""
-    count = sum(view.label == 1 for sample in samples if sample.split == "train" for view in sample.views)
-    return [f"{category}: {count} training views are labelled defective and are used"] if count else []
+    """The notes on what one category learns from and is labelled defective: views, and whole samples."""
+    training = [sample for sample in samples if sample.split == "train"]
+    notes = []
+    if count := sum(view.label == 1 for sample in training for view in sample.views):
+        notes.append(f"{category}: {count} training views are labelled defective and are used")
+    if count := stated_only(training):
+        notes.append(
+            f"{category}: {count} training samples are labelled defective, none of their views is, "
+            "and are used"
+        )
+    return notes
+
+
+def stated_only(samples: Iterable[Sample]) -> int:
+    """How many samples are labelled defective of which no view is."""
+    return sum(one.label == 1 and all(view.label != 1 for view in one.views) for one in samples)
 
 
 def chosen_categories(root: object, categories: Sequence[str], found: Collection[str]) -> list[str]:

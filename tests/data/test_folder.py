@@ -1,7 +1,9 @@
 """data/folder.py: what lies in a user's folders, and every way in which it can be wrong."""
 
 import dataclasses
+import errno
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from own_data import CAMERAS, write_folders
 from PIL import Image
 
 from mvead_jax.data.folder import read_folder, read_parts
-from mvead_jax.data.records import Sample, View, defect_code
+from mvead_jax.data.records import Sample, View, defect_code, natural_key
 from mvead_jax.data.source import layout_of, open_data, open_pictures
 from mvead_jax.errors import DataProblems, UserError
 
@@ -108,6 +110,64 @@ def test_a_name_that_systems_spell_in_two_ways_is_one_view(root):
     index = open_data(root)
     assert index.views == (LEFT, TOP, RIGHT)
     assert index.present().all()
+
+
+def test_two_spellings_of_one_kind_or_category_are_a_problem_and_not_one_of_them(root, tmp_path):
+    for split in ("train", "test"):
+        shutil.copytree(root / f"{split}/good", tmp_path / f"both/\u00fc/{split}/good")
+        shutil.copytree(root / f"{split}/good", tmp_path / f"both/u\u0308/{split}/good")
+    (second,) = problems(tmp_path / "both")
+    assert second.startswith(
+        ("\u00fc/: a second folder of this name", "u\u0308/: a second folder of this name")
+    )
+    for kind in ("f\u00fcr", "fu\u0308r"):
+        shutil.copytree(root / "test/good", root / "test" / kind)
+    (second,) = problems(root)
+    assert "a second folder of this name" in second
+    assert second.startswith("test/f")
+    views = {"\u00fc": CAMERAS, "b": CAMERAS}
+    shutil.copytree(root / "test/good", tmp_path / "new/u\u0308")
+    assert read_parts(tmp_path / "new", views).categories == ("\u00fc",)
+    shutil.copytree(root / "test/good", tmp_path / "new/\u00fc")
+    with pytest.raises(DataProblems, match="a second folder of this name"):
+        read_parts(tmp_path / "new", views)
+
+
+def test_folders_of_a_wrong_name_are_said(root, tmp_path):
+    (root / "test").rename(root / "Test")
+    (root / "ground_truth").rename(root / "ground-truth")
+    own = "passed over; a category holds the folders train, test, ground_truth"
+    assert open_data(root).notes == (
+        f"{root.name}: no test samples: nothing to score",
+        f"Test/: {own}",
+        f"ground-truth/: {own}",
+    )
+    shutil.copytree(root, tmp_path / "both/a")
+    shutil.copytree(root / "train", tmp_path / "both/b/Train")
+    assert open_data(tmp_path / "both").notes == (
+        "b/: passed over; it has no folder train, so it is no category",
+        "a: no test samples: nothing to score",
+        f"a/Test/: {own}",
+        f"a/ground-truth/: {own}",
+    )
+
+
+def test_views_of_digits_that_are_no_decimals_have_an_order():
+    names = ["cam10", "cam2", "cam1²", "①"]
+    assert sorted(names, key=natural_key) == ["cam1²", "cam2", "cam10", "①"]
+
+
+def test_a_root_that_the_system_refuses_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="xx: File name too long; name a folder that can be read") as error:
+        open_data(str(tmp_path / ("x" * 300)))
+    assert "\n" not in str(error.value)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    with pytest.raises(UserError, match=f"{tmp_path}: Permission denied"):
+        layout_of(tmp_path)
 
 
 def test_all_problems_come_at_once(root, tmp_path):

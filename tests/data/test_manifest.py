@@ -8,6 +8,8 @@ from own_data import CAMERAS, write_folders
 
 from mvead_jax.data.source import data_folder, layout_of, open_data
 from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.protocol import training_words
+from mvead_jax.train import _training_summary
 
 HEADER = ["sample", "view", "path", "label", "mask", "split"]
 
@@ -86,6 +88,21 @@ def test_categories_and_what_is_known_of_a_part_are_columns(root):
     assert open_data(root, ["b"]).categories == ("b",)
     with pytest.raises(UserError, match="unknown category 'c'"):
         open_data(root, ["c"])
+
+
+def test_training_parts_called_defective_are_said_and_counted_though_no_picture_is(root):
+    lines = [
+        [one[0].replace("good/", "part "), *one[1:3], "", "", one[5], str(int(one[0] == "good/teil 00"))]
+        for one in read(root)
+    ]
+    write(root, lines, [*HEADER, "sample_label"])
+    index = open_data(root)
+    assert any("1 training samples are labelled defective, none of their views is" in n for n in index.notes)
+    facts = _training_summary(index.select(split="train"))
+    assert facts["views_labelled_defective"] == 0
+    assert training_words([facts, facts]).endswith(
+        "; 2 more samples are labelled defective, no picture of them is"
+    )
 
 
 def test_all_problems_come_at_once_with_their_lines(root, tmp_path):
