@@ -20,7 +20,7 @@ from mvead_jax.data.source import layout_of
 from mvead_jax.errors import UserError
 from mvead_jax.model import build_method, fuses, of_one_view, parameter_count
 from mvead_jax.plan import Part, amount, scoring_parts
-from mvead_jax.score import default_output, samples_of
+from mvead_jax.score import default_output, samples_of, with_cache
 from mvead_jax.train import cache_folder, models, open_index, training_parts_of
 from mvead_jax.workdir import OVERRIDDEN, model_names, trained_config
 
@@ -72,7 +72,9 @@ def plan_scoring(
     index = samples_of(config, workdir, pictures)
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
     check_files(index)
-    output, cache = output or default_output(workdir, pictures), cache_folder(config, workdir)
+    output = output or default_output(workdir, pictures)
+    config = with_cache(config, workdir, output)
+    cache = cache_folder(config, workdir)
     cached = sum(cached_bytes(*own) for own in _splits(config, index, backbone, cache))
     patches = backbone.grid[0] * backbone.grid[1]
     parts = scoring_parts(config, index, patches, backbone.width, cache, output, cached)
