@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.backbone.features import as_stored
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.data.loading import open_image, preprocess, upright
 from mvead_jax.data.pictures import Picture
@@ -150,14 +151,16 @@ class Inspector:
         calibrations: Mapping[str, Calibration],
         false_alarms: float,
         digest: str,
+        dtype: str = "float32",
     ):
         """
         Args:
           scorers: of each category. calibrations: of those that are decided about, for this share of
             `false_alarms`. digest: of all that decides what is found, which tells it from others.
+            dtype: in which train.py stored features.
         """
         self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
-        self.backbone, self._scorers = backbone, dict(scorers)
+        self.backbone, self._scorers, self._dtype = backbone, dict(scorers), dtype
 
     @classmethod
     def load(
@@ -203,7 +206,9 @@ class Inspector:
         models = manifest.digest(*(workdir / place for place in ("banks", "models", "geometry")))
         decides = [models, backbone.digest, config.score, config.decision]
         digest = hashlib.sha256(repr(decides).encode()).hexdigest()
-        found = cls(backbone, scorers, calibrations, config.decision.false_alarms, digest)
+        found = cls(
+            *(backbone, scorers, calibrations, config.decision.false_alarms, digest), config.features.dtype
+        )
         if warm:
             found.warm_up()
         return found
@@ -273,7 +278,7 @@ class Inspector:
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
     ) -> Float32[np.ndarray, "V h w"]:
         """Patch scores of a part's preprocessed pictures; NaN where `present` says there is none."""
-        features = np.array(self.backbone(pictures), np.float32)
+        features = np.array(as_stored(self.backbone(pictures), self._dtype), np.float32)
         features[~present] = 0
         scored = self._scorers[category].maps(features[None], present[None], np.array([0]), most=1)
         return next(iter(scored))[1][0]

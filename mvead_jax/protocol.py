@@ -56,7 +56,7 @@ def protocol(
         "fusion": _fusion_words(config, backbone),
         "pre_training": _pre_training_words(config),
         "bank": _bank_words(config),
-        "patch_score": _patch_score_words(config),
+        "patch_score": patch_score_words(config),
         "epoch": "last" if _trains(config) else "none: nothing is trained",
         "mean": "plain mean over categories",
         "seed": config.seed,
@@ -151,7 +151,8 @@ def _bank_words(config: Config) -> str:
     return f"greedy coreset of {own.share:.3g} of the patches, distances {distances}, {views}"
 
 
-def _patch_score_words(config: Config) -> str:
+def patch_score_words(config: Config) -> str:
+    """How a patch is scored."""
     own, row = config.score, "centre" if config.bank.kind == "kmeans" else "patch"
     distance = f"distance to the nearest {row} of its bank"
     if fuses(config) and config.bank.unfused:

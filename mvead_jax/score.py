@@ -205,7 +205,7 @@ def checked_scoring(
     Manifest(workdir).verify(workdir / "config.json")
     names = [name for name, _ in models(config, index)]
     calibrations = read_for_scoring(config, workdir, names, index.categories)
-    return Checked(config, index, output, scored, earlier, calibrations)
+    return Checked(_with_cache(config, workdir, output), index, output, scored, earlier, calibrations)
 
 
 def evaluate_again(
@@ -256,6 +256,15 @@ def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetI
     if pictures is None:
         return _test_split(config)
     return open_pictures(pictures, _trained(config, workdir))
+
+
+def _with_cache(config: Config, workdir: Path, output: Path) -> Config:
+    """The config with a cache of features beside `output` if the workdir is an artefact, beside which nothing
+    may be written."""
+    if config.features.cache or not is_artefact(workdir):
+        return config
+    cache = str(output.absolute().parent / "feature_cache")
+    return replace(config, features=replace(config.features, cache=cache))
 
 
 def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:

@@ -23,16 +23,21 @@ from mvead_jax.config import (
     Config,
     DataConfig,
     DecisionConfig,
+    FeaturesConfig,
     GeometryConfig,
     ScoreConfig,
     TrainConfig,
 )
+from mvead_jax.data.source import open_data
+from mvead_jax.decision.split import hold_out
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.folder import read_images
 from mvead_jax.export import artefact as module
+from mvead_jax.export import seal as of_seal
 from mvead_jax.export.artefact import export, verify
-from mvead_jax.export.golden import _changed, difference_of
+from mvead_jax.export.golden import _changed, choose, difference_of
 from mvead_jax.export.seal import broken, seal
+from mvead_jax.files import sha256
 from mvead_jax.inspector import Inspector
 from mvead_jax.score import score
 from mvead_jax.train import train
@@ -64,6 +69,7 @@ def config_for(kind, root):
         setting="multi",
         data=DataConfig(**data | {"image_size": 84}),
         backbone=BackboneConfig(name="dinov2-small", weights="random", block=1),
+        features=FeaturesConfig(dtype="bfloat16"),
         bank=BankConfig(kind="coreset", share=0.5),
     )
 
@@ -214,6 +220,25 @@ def test_a_missing_an_additional_and_an_emptied_file_are_named(copied):
     ]
 
 
+def test_a_link_in_place_of_a_file_and_one_that_cannot_be_read_are_named(copied, tmp_path, monkeypatch):
+    same = Path(shutil.copy(copied / "exported/bolt.bin", tmp_path))
+    for name, target in (("exported/bolt.bin", same), ("config.json", "nowhere")):
+        (copied / name).unlink()
+        (copied / name).symlink_to(target)
+
+    def refuse(path):
+        if path.name == "MODEL_CARD.md":
+            raise OSError(5, "Input/output error")
+        return sha256(path)
+
+    monkeypatch.setattr(of_seal, "sha256", refuse)
+    assert broken(copied) == [
+        "MODEL_CARD.md: can't be read (Input/output error)",
+        "config.json: changed: a link",
+        "exported/bolt.bin: changed: a link",
+    ]
+
+
 def test_the_script_names_the_file_and_ends_with_1_and_with_2_where_there_is_no_artefact(copied, tmp_path):
     path = copied / "config.json"
     path.write_text(path.read_text() + " ")
@@ -260,11 +285,17 @@ def test_the_inspector_and_score_py_take_it_as_the_workdir_it_was_made_of(made, 
     pictures = {line.view: root / line.image for line in lines if line.sample == lines[0].sample}
     found, expected = (Inspector.load(own, warm=False).inspect(pictures, "bolt") for own in made)
     np.testing.assert_array_equal(found.maps, expected.maps)
+    for line in lines:
+        if line.sample == lines[0].sample:
+            assert expected.scores[line.view] == pytest.approx(float(line.score), rel=1e-6)
     assert found.decision == expected.decision
     for path in pictures.values():
         (tmp_path / "new").mkdir(exist_ok=True)
         shutil.copy(path, tmp_path / "new")
+    kept = json.loads((shipped / "config.json").read_text())
+    assert (kept["data"]["root"], kept["features"]["cache"]) == ("", "")
     score(shipped, tmp_path / "scores", pictures=tmp_path / "new")
+    assert list((tmp_path / "feature_cache").iterdir())
     for line in read_images(tmp_path / "scores"):
         assert found.scores[line.view] == pytest.approx(float(line.score), rel=1e-6)
     with pytest.raises(UserError, match="name a folder by --output"):
@@ -305,6 +336,24 @@ def test_the_exported_function_runs_by_jax_alone_and_was_lowered_for_three_platf
     assert done.returncode == 0, done.stderr
     expected = inspector.maps("bolt", images, present)
     assert difference_of(np.load(tmp_path / "maps.npy"), expected) <= 1e-5
+
+
+def test_metrics_of_another_scoring_or_decision_stay_out(mvead, caplog):
+    run, shipped = mvead
+    words = json.loads((shipped / "metrics.json").read_text())["protocol"]
+    assert module._metrics(run, words["patch_score"], words["decision"])
+    assert module._metrics(run, "another", words["decision"]) is None
+    assert module._metrics(run, words["patch_score"], None) is None
+    assert caplog.text.count("the model card will have no metrics") == 2
+
+
+def test_held_out_samples_are_never_golden(root):
+    index = open_data(str(root), ("bolt",))
+    index = index.select(split="train")
+    left = hold_out(index, 0.5, 0)
+    held_out = {one.id for one in left.select(split="held_out").samples}
+    assert held_out & {one.id for one in choose(index, "bolt", 99)}
+    assert not held_out & {one.id for one in choose(left, "bolt", 99)}
 
 
 def test_what_cannot_be_exported_is_one_line_and_leaves_nothing(mvead, tmp_path, monkeypatch):

@@ -155,6 +155,55 @@ def test_an_unreadable_picture_gets_a_line_that_names_it_and_the_others_go_on(li
     assert line.look() == [("a", {"left": 5, "right": 5, "top": 5}, 2)]
 
 
+def test_an_empty_picture_gets_a_line_after_the_timeout_and_another_when_it_is_filled(line):
+    for view in VIEWS[:2]:
+        line.put(f"a/{view}.png")
+    empty = line.input / "a/top.png"
+    empty.touch()
+    assert line.look() == line.look(8) == []
+    assert line.look(2) == [("a", None, None)]
+    assert "a/top.png" in line.lines()[0]["error"]
+    assert line.look(100) == []
+    line.put("a/top.png", 3)
+    line.look()
+    assert line.look() == [("a", {"left": 10, "right": 10, "top": 3}, 1)]
+
+
+def test_a_picture_that_the_disk_refuses_gets_a_line_after_the_timeout(line, monkeypatch):
+    for view in VIEWS:
+        line.put(f"a/{view}.png")
+    read_bytes = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "top.png":
+            raise OSError(5, "Input/output error")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_bytes", refuse)
+        assert line.look() == line.look(8) == []
+        assert line.look(2) == [("a", None, None)]
+        own = line.lines()[0]
+        assert own["error"].endswith("a/top.png: Input/output error")
+        assert [one["sha256"] is None for one in own["pictures"].values()] == [False, False, True]
+        os.utime(line.input / "a/top.png", (1, 1))
+        line.start()
+        assert line.look() == line.look(20) == []
+    os.utime(line.input / "a/top.png", (2, 2))
+    line.look()
+    assert line.look() == [("a", dict.fromkeys(VIEWS, 10), 1)]
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [{"number": 1}, {"number": 1, "model": "model 1", "category": "b", "sample": "c", "pictures": 3}],
+)
+def test_lines_of_another_program_are_refused(line, foreign):
+    line.path.write_text(json.dumps(foreign) + "\n")
+    with pytest.raises(UserError, match=r"decisions.jsonl: line 1 is not one of score.py --watch"):
+        line.start()
+
+
 def test_a_restart_repeats_nothing_and_cuts_a_torn_line(line):
     for sample in "abc":
         for view in VIEWS:

@@ -24,7 +24,7 @@ from pathlib import Path
 import jax
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Array, Float32
 
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.config import FeaturesConfig
@@ -162,6 +162,13 @@ def cached_samples(
     """How many samples of `index` (one category and split) have their features in the cache."""
     runs = _digests(index, backbone, config, batch_size)
     return sum(len(samples) for samples, digest in runs if (cache / f"{digest}.npy").exists())
+
+
+def as_stored(features: Float32[Array, "*n D"], dtype: str) -> Float32[Array, "*n D"]:
+    """Features as the cache gives them back: what is scored without it must be rounded like what is in it."""
+    if dtype == "bfloat16":
+        return jax.lax.reduce_precision(features, exponent_bits=8, mantissa_bits=7)
+    return features
 
 
 @dataclass(frozen=True)

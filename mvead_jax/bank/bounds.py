@@ -18,7 +18,7 @@ Precision = Literal["float32", "bfloat16"]
 
 GROUP = 8  # neighbouring rows of which the lowest bound is kept
 FAR = 2.0**126  # the bound of a row that may not be found
-_TINY = 2.0**-100  # below it products and squares may have been lost to underflow
+TINY = 2.0**-100  # below it products and squares may have been lost to underflow
 
 
 class Coarse(NamedTuple):
@@ -73,8 +73,8 @@ def lower_bounds(queries: Coarse, block: Coarse) -> Float32[Array, "rows Q"]:
 
 def reach(squared: Array, width: int) -> Array:
     """The bound of |q-b|^2 / 2 up to which a row may be as near as `squared` says of another: a sum of direct
-    differences, which has its own rounding."""
-    return 0.5 * squared * (1 + 4 * slack(width))
+    differences, which has its own rounding, and to which underflow may have left nothing."""
+    return jnp.maximum(0.5 * squared * (1 + 4 * slack(width)), TINY)
 
 
 def group_bounds(
@@ -85,5 +85,5 @@ def group_bounds(
     A bound that is no number (norms beyond float32) rules nothing out, nor does one near zero.
     """
     lowest = jnp.where(allowed, bounds, FAR).reshape(-1, GROUP, bounds.shape[1]).min(1)
-    lowest = jnp.where(jnp.abs(lowest) < _TINY, -_TINY, lowest)
+    lowest = jnp.where(jnp.abs(lowest) < TINY, -TINY, lowest)
     return jnp.where(jnp.isnan(lowest), -FAR, jnp.clip(lowest, -FAR, FAR))

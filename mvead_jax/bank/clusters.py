@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from mvead_jax.bank.bounds import coarse, group_bounds, lower_bounds, reach, slack
+from mvead_jax.bank.bounds import TINY, coarse, group_bounds, lower_bounds, reach, slack
 from mvead_jax.bank.stages import Found, Near, compare_near, nothing, rows_of_group
 
 _ROWS = 128  # of a block
@@ -64,7 +64,8 @@ def find_clusters(bank: Float32[Array, "M D"], where: Bool[Array, "1 M"] | None)
         block = bank[jnp.maximum(rows, 0)]
         centre = jnp.where(has, block, 0).sum(0) / jnp.maximum(has.sum(), 1).astype(jnp.float32)
         difference = jnp.where(has, block - centre[None], 0)
-        return centre, jnp.sqrt(jnp.sum(difference * difference, -1).max())
+        squared = jnp.sum(difference * difference, -1).max()
+        return centre, jnp.sqrt(jnp.maximum(squared, TINY))  # less may have been lost to underflow
 
     centre, radius = jax.lax.map(middle, rows)
     return Clusters(rows, centre, radius, seeds)

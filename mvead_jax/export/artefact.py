@@ -17,6 +17,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from mvead_jax.backbone.extractor import build_network
 from mvead_jax.backbone.stored import STORED, write_stored
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.calibrate import geometry_path
+from mvead_jax.config import Config
 from mvead_jax.config_io import to_dict
 from mvead_jax.data.source import open_data
+from mvead_jax.decision.split import hold_out
 from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.export.card import model_card
@@ -38,6 +41,7 @@ from mvead_jax.files import read_json, write_json, write_text
 from mvead_jax.hold_out import Decider
 from mvead_jax.inspector import Inspector
 from mvead_jax.progress import progress
+from mvead_jax.protocol import patch_score_words
 from mvead_jax.workdir import OVERRIDDEN, WEIGHTS, Job, checked_keys, trained_config, trained_geometries
 
 log = logging.getLogger(__name__)
@@ -66,9 +70,10 @@ def export(
     backbone, categories = inspector.backbone, inspector.categories
     data = config.data
     index = open_data(data.root, categories, lists=data.lists, images=data.images, incomplete=data.incomplete)
+    index = hold_out(index, config.decision.held_out, config.seed)
     samples = {category: choose(index, category, golden) for category in categories}
     with _made_whole(artefact) as folder:
-        write_json(folder / "config.json", to_dict(config))  # with what scoring changed in it
+        write_json(folder / "config.json", to_dict(_shipped(config)))
         shutil.copyfile(workdir / "environment.json", folder / "environment.json")
         for name in ("models", "banks"):
             shutil.copytree(workdir / name, folder / name, ignore=shutil.ignore_patterns(".*"))
@@ -92,15 +97,15 @@ def export(
                     bar.advance()
         write_golden(folder, index.root, samples, inspector)
         environments = {"trained": read_json(workdir / "environment.json", "of train.py")}
-        if metrics := _metrics(workdir):
+        decider = Decider(inspector.calibrations, inspector.false_alarms)
+        decision = decider.words() if decider else None
+        if metrics := _metrics(workdir, patch_score_words(config), decision):
             write_json(folder / "metrics.json", metrics)
             environments["measured"] = read_json(workdir / "scores/environment.json", "of score.py")
         environments["exported"] = environment()
         sizes = {path.name: _bytes(path) for path in sorted(folder.iterdir()) if path.is_dir()}
         lines = len(read_json(folder / "golden/expected.json", "of this export"))
-        decision = "none: no training samples were held out, so no threshold is known"
-        if inspector.calibrations:
-            decision = Decider(inspector.calibrations, inspector.false_alarms).words()
+        decision = decision or "none: no training samples were held out, so no threshold is known"
         text = model_card(
             config, backbone, facts, metrics, decision, environments, sizes, inspector.digest, lines
         )
@@ -151,8 +156,18 @@ def _made_whole(folder: Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
 
 
-def _metrics(workdir: Path) -> dict[str, Any] | None:
-    """Of the test split by these very models; None if they have not been scored."""
+def _shipped(config: Config) -> Config:
+    """The config with what scoring changed in it, and without places of this machine."""
+    return replace(config, data=replace(config.data, root=""), features=replace(config.features, cache=""))
+
+
+def _metrics(workdir: Path, patch_score: str, decision: str | None) -> dict[str, Any] | None:
+    """Of the test split by these very models; None if they have not been scored, or otherwise than the
+    artefact scores.
+
+    Args:
+      patch_score, decision: of the artefact, in the words of a protocol.
+    """
     path = workdir / "scores/metrics.json"
     if not path.exists():
         log.warning("%s: no scores of the test split: the model card will have no metrics", workdir)
@@ -162,6 +177,13 @@ def _metrics(workdir: Path) -> dict[str, Any] | None:
     if metrics["protocol"].get("models_digest") != digest:
         log.warning("%s: of an earlier training: the model card will have no metrics; score again", path)
         return None
+    for key, own in (("patch_score", patch_score), ("decision", decision)):
+        if (measured := metrics["protocol"].get(key)) != own:
+            log.warning(
+                "%s: its %s is %s, here %s: the model card will have no metrics; score with that",
+                *(path, key, measured, own),
+            )
+            return None
     return metrics
 
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float32
 from safetensors import SafetensorError, safe_open
 
 from mvead_jax.backbone.extractor import Backbone, as_function, build_network
+from mvead_jax.backbone.features import as_stored
 from mvead_jax.backbone.stored import STORED
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config import Config
@@ -122,7 +123,7 @@ def scoring_function(config: Config, backbone: Backbone, method: Any, folder: Pa
             prefix, _, rest = name.partition(".")
             own[prefix][rest] = value
         leaves = [(at, leaf.replace(own["backbone"][".".join(map(str, at))])) for at, leaf in parameters]
-        features = forward(nnx.from_flat_state(leaves), images)
+        features = as_stored(forward(nnx.from_flat_state(leaves), images), config.features.dtype)
         features = jnp.where(present[:, None, None], features, 0)
         fusion = fusion_of(method, own["fusion"]) if own["fusion"] else None
         banks = {name: Bank(rows) for name, rows in own["bank"].items()}

@@ -27,7 +27,8 @@ TOLERANCE = 1e-5  # of the largest score of a sample
 
 
 def choose(index: DatasetIndex, category: str, count: int) -> list[Sample]:
-    """Samples of a category that stand for all: of the test split, or where it has none of the training."""
+    """Samples of a category that stand for all: of the test split, or where it has none of those that were
+    learned; held-out ones lie among the scores of the decision."""
     for split in ("test", "train"):
         part = index.select(category=category, split=split)
         if len(part):

@@ -44,9 +44,18 @@ def broken(artefact: Path) -> list[str]:
     for name, digest in recorded.items():
         if name not in files:
             problems.append(f"{name}: missing")
-        elif sha256(artefact / name) != digest:
-            problems.append(f"{name}: changed")
+        elif (artefact / name).is_symlink():
+            problems.append(f"{name}: changed: a link")  # its bytes may become others, unseen
+        elif problem := _compared(artefact / name, digest):
+            problems.append(f"{name}: {problem}")
     return problems + [f"{name}: not of the artefact" for name in files if name not in recorded]
+
+
+def _compared(path: Path, digest: str) -> str:
+    try:
+        return "" if sha256(path) == digest else "changed"
+    except OSError as error:
+        return f"can't be read ({error.strerror or error})"
 
 
 def _seal_of(artefact: Path) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from mvead_jax.data.loading import open_image
+from mvead_jax.data.loading import MASK_THRESHOLD, open_image
 from mvead_jax.data.pictures import Picture
 
 SIDE = 320  # pixels of the longer side; a smaller picture stays as it is
@@ -34,7 +34,7 @@ def write_thumbnail(picture: Picture, path: Path) -> tuple[int, int]:
 
 def read_outline(mask: Picture) -> str:
     """The outline of a mask's defects. Raises as `write_thumbnail`."""
-    return outline(np.asarray(open_image(mask).convert("L")) > 0)
+    return outline(np.asarray(open_image(mask).convert("L")) > MASK_THRESHOLD)
 
 
 def outline(mask: Bool[np.ndarray, "H W"]) -> str:

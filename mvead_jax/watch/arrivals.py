@@ -68,7 +68,7 @@ class Arrivals:
         for key, views in found.items():
             arrival = self.samples.setdefault(key, Arrival())
             files = {view: self._first(own, arrival.files.get(view)) for view, own in views.items()}
-            arrival.settled = files == arrival.files and all(file.size for file in files.values())
+            arrival.settled = files == arrival.files
             if files != arrival.files:
                 arrival.files, arrival.since = files, now
 

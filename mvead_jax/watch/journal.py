@@ -40,7 +40,7 @@ class Journal:
             _sync_folder(path.parent)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from error
-        self.lines = [_parsed(path, at, line) for at, line in enumerate(content[:whole].splitlines(), 1)]
+        self.lines = [self._parsed(at, line) for at, line in enumerate(content[:whole].splitlines(), 1)]
 
     def append(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Adds a line and gives it its number; it is on the disk when this returns.
@@ -63,17 +63,21 @@ class Journal:
         self.lines.append(line)
         return line
 
+    def foreign(self, number: int, error: Exception) -> UserError:
+        """The error of a line that another program wrote."""
+        reason = f"no {error}" if isinstance(error, KeyError) else error
+        return UserError(
+            f"{self._path}: line {number} is not one of score.py --watch ({reason}); name another --output"
+        )
 
-def _parsed(path: Path, number: int, line: bytes) -> dict[str, Any]:
-    try:
-        found = json.loads(line.decode("utf-8", "surrogateescape"))
-        if found["number"] != number:
-            raise ValueError(f"its number is {found['number']}")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{path}: line {number} is not one of score.py --watch ({error}); name another --output"
-        ) from None
-    return found
+    def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(line.decode("utf-8", "surrogateescape"))
+            if found["number"] != number:
+                raise ValueError(f"its number is {found['number']}")
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.foreign(number, error) from None
+        return found
 
 
 def _sync_folder(folder: Path) -> None:

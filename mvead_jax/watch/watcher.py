@@ -58,11 +58,12 @@ class Snapshot:
 
 @dataclass
 class _Decided:
-    """The last line of a sample: its number, and the pictures it stands for, by view."""
+    """The last line of a sample: its number, and the pictures it stands for, by view; no digest of one that
+    could not be read."""
 
     number: int
     files: dict[str, File]
-    digests: dict[str, str]
+    digests: dict[str, str | None]
 
 
 class Watcher:
@@ -74,18 +75,22 @@ class Watcher:
           timeout: seconds without news after which a sample is scored by the views it has.
 
         Raises:
-          UserError: the journal has decisions of another model.
+          UserError: the journal has decisions of another model, or lines of another program.
         """
         self._inspector, self._folder, self._journal, self._timeout = inspector, folder, journal, timeout
         self._views = {category: tuple(inspector.views(category)) for category in inspector.categories}
         self._arrivals = Arrivals(folder, self._views)
         self._decided: dict[Key, _Decided] = {}
-        for line in journal.lines:
-            if line["model"] != inspector.digest:
+        for number, line in enumerate(journal.lines, 1):
+            try:
+                model = line["model"]
+                self._remember(line)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise journal.foreign(number, error) from None
+            if model != inspector.digest:
                 raise UserError(
                     f"--output: {JOURNAL} has decisions of another model than this one; name another folder"
                 )
-            self._remember(line)
 
     def look(self, now: float, stop: Callable[[], bool] = lambda: False) -> list[dict[str, Any]]:
         """Decides about every sample that is ready; returns the lines that were written.
@@ -107,7 +112,8 @@ class Watcher:
         known = self._decided.get(key)
         if not arrival.settled or (known and all(known.files.get(v) == f for v, f in arrival.files.items())):
             return False
-        return len(arrival.files) == len(self._views[key[0]]) or self._timed_out(arrival, now)
+        begun = sum(file.size > 0 for file in arrival.files.values())
+        return begun == len(self._views[key[0]]) or self._timed_out(arrival, now)
 
     def _timed_out(self, arrival: Arrival, now: float) -> bool:
         return now - arrival.since >= self._timeout
@@ -115,20 +121,26 @@ class Watcher:
     def _decide(self, key: Key, arrival: Arrival, now: float) -> dict[str, Any] | None:
         """The line of a sample; None if there is nothing new in it, or if it should be looked at again."""
         files = dict(arrival.files)
-        try:
-            pictures = {
-                view: Snapshot(self._folder / file.path, (self._folder / file.path).read_bytes())
-                for view, file in files.items()
-            }
-        except OSError:
-            return None  # moved away or taken back; the next look tells
-        digests = {view: hashlib.sha256(one.content).hexdigest() for view, one in pictures.items()}
+        pictures: dict[str, Snapshot] = {}
+        unreadable = []
+        for view, file in files.items():
+            path = self._folder / file.path
+            try:
+                pictures[view] = Snapshot(path, path.read_bytes())
+            except FileNotFoundError:
+                return None  # moved away or taken back; the next look tells
+            except OSError as error:
+                unreadable.append(f"{path}: {error.strerror or error}")
+        digests: dict[str, str | None] = dict.fromkeys(files)
+        digests |= {view: hashlib.sha256(one.content).hexdigest() for view, one in pictures.items()}
         known = self._decided.get(key)
-        if known and all(known.digests.get(view) == digest for view, digest in digests.items()):
+        if known and all((view, digest) in known.digests.items() for view, digest in digests.items()):
             known.files.update(files)  # the same pictures, copied again
             return None
         category, sample = key
         try:
+            if unreadable:
+                raise UserError("; ".join(unreadable))
             result = self._inspector.inspect(pictures, category).as_json()
         except UserError as error:
             if not self._timed_out(arrival, now):

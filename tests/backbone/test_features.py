@@ -10,7 +10,7 @@ from fake_realiad import edit_list, write_realiad
 from mvead_jax import plan
 from mvead_jax.backbone import features as module
 from mvead_jax.backbone.extractor import Backbone
-from mvead_jax.backbone.features import FeatureStore, extract
+from mvead_jax.backbone.features import FeatureStore, as_stored, extract
 from mvead_jax.config import FeaturesConfig
 from mvead_jax.data.loading import sample_pipeline
 from mvead_jax.data.realiad import load_index
@@ -64,6 +64,8 @@ def test_bfloat16_is_rounded_once_and_takes_half_the_room(index, tmp_path):
     store = extract(index, backbone(), FeaturesConfig(dtype="bfloat16"), tmp_path / "half", batch_size=7)
     full = expected_features(index)
     np.testing.assert_array_equal(store[:], full.astype(ml_dtypes.bfloat16).astype(np.float32))
+    np.testing.assert_array_equal(store[:], as_stored(full, "bfloat16"))
+    np.testing.assert_array_equal(full, as_stored(full, "float32"))
     extract(index, backbone(), FLOAT32, tmp_path / "full", batch_size=7)
     header = 128 + 32  # and the seal
     sizes = [sum(p.stat().st_size - header for p in (tmp_path / name).iterdir()) for name in ("half", "full")]

@@ -211,6 +211,16 @@ def test_adversarial_numbers(case, precision):
         assert same.all()
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("k", [1, 3])
+def test_rows_whose_squared_differences_underflow_are_found_at_distance_zero(k, precision):
+    bank = np.zeros((2000, 64), "f4")
+    bank[np.arange(2000) % 5 >= 3] = 2.0**-63 * (1 - 2.0**-20)
+    distance, index, _ = k_nearest(np.full((1, 64), 2.0**-63, "f4"), bank, k, precision=precision)
+    np.testing.assert_array_equal(distance, np.zeros((1, k)))
+    np.testing.assert_array_equal(index, [[3, 4, 8][:k]])
+
+
 @pytest.mark.parametrize("k", [1, 5])
 @pytest.mark.parametrize(("turns", "blocks"), [(1, 32), (2, 1), (1, 3)])
 def test_queries_that_run_out_of_turns_are_left_and_answered_the_same(monkeypatch, turns, blocks, k):

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from mvead_jax.evaluation import curve as of_curve
 from mvead_jax.evaluation.ranking import curve
 from mvead_jax.report.charts import HEIGHT, WIDTH, _path, histogram, precision_recall, roc, round_ticks
 from mvead_jax.report.heat import halves, heat_colours, heat_scale
-from mvead_jax.report.thumbnails import outline
+from mvead_jax.report.thumbnails import outline, read_outline
 
 
 def points(path):
@@ -72,3 +73,11 @@ def test_an_outline_goes_round_pieces_and_holes():
         assert low == pytest.approx(wanted_low, abs=3)
         assert high == pytest.approx(wanted_high, abs=3)
     assert outline(np.zeros((5, 5), bool)) == ""
+
+
+def test_an_outline_goes_round_what_labels_call_a_defect(tmp_path):
+    levels = np.zeros((40, 40), np.uint8)
+    levels[4:20, 4:20] = 127
+    levels[10:14, 10:14] = 128
+    Image.fromarray(levels).save(tmp_path / "mask.png")
+    assert read_outline(tmp_path / "mask.png") == outline(levels == 128) != ""
