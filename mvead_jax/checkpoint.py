@@ -8,6 +8,7 @@ import json
 import logging
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from errno import ENOENT
@@ -184,14 +185,23 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _orbax_silent() -> Iterator[None]:
-    """Orbax's threads log the traceback of each error that the caller gets too, and here puts into words."""
+    """Orbax's threads log the traceback of each error that the caller gets too, and here puts into words; and
+    what TensorStore still has to say to a loop that such an error has closed is printed, then or later."""
     own = logging.getLogger("absl")
     before = own.level
     own.setLevel(logging.CRITICAL)
+    hooks = sys.excepthook, sys.unraisablehook
+    sys.excepthook = lambda kind, error, trace: _is_of_closed_loop(error) or hooks[0](kind, error, trace)
+    sys.unraisablehook = lambda told: _is_of_closed_loop(told.exc_value) or hooks[1](told)
     try:
         yield
+        sys.excepthook, sys.unraisablehook = hooks
     finally:
         own.setLevel(before)
+
+
+def _is_of_closed_loop(error: BaseException | None) -> bool:
+    return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
 
 def _read_origin(path: Path) -> Any:
