@@ -24,7 +24,7 @@ test: .venv/.made
 test-browser: .venv/.made
 	.venv/bin/python -m pytest -m browser tests/browser
 
-# Kills, full disks, damage and hostile input: docs/reliability.md. Under ten minutes on two cores.
+# Kills, full disks, damage and hostile input: docs/reliability.md. About ten minutes on two cores.
 test-faults: .venv/.made
 	.venv/bin/python -m pytest -m faults tests/faults --numprocesses 2 --dist loadfile
 
