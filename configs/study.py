@@ -22,11 +22,12 @@
     centres_each_epoch        D7: k-means again before each epoch
     mask_mean                 D8: masked patches hold their view's mean feature
 
-python scripts/train.py --config configs/study.py:gate --workdir runs/gate --config.data.root=data/rig
-python scripts/reproduce.py compare --output runs/study --config.data.root=data/rig \\
+python scripts/train.py --config configs/study.py:gate --workdir runs/gate \\
+    --config.data.root=data/rig-study --config.train.epochs=20
+python scripts/reproduce.py compare --output runs/study --config.data.root=data/rig-study --config.train.epochs=20 \\
     configs/study.py:patchcore configs/study.py:mvead configs/study.py:gate
 
-EfficientNet-Lite0 at 256 x 256, as the demo. About a minute a category and variant (20 epochs, two cores).
+EfficientNet-Lite0 at 256 x 256, as the demo.
 """
 
 from dataclasses import replace

@@ -7,11 +7,10 @@ pre-training and searching are unknown until they run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from pathlib import Path
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import cached_bytes, cached_samples, seconds_a_picture
+from mvead_jax.backbone.features import cached_samples, seconds_a_picture
 from mvead_jax.bank.store import map_banks, read_facts
 from mvead_jax.calibrate import geometry_path, uses_geometry
 from mvead_jax.config import Config
@@ -21,8 +20,8 @@ from mvead_jax.data.source import layout_of
 from mvead_jax.errors import UserError
 from mvead_jax.hold_out import calibrating
 from mvead_jax.model import build_method, fuses, parameter_count
-from mvead_jax.plan import Part, amount, scoring_parts
-from mvead_jax.score import checked_scoring
+from mvead_jax.plan import Part, amount
+from mvead_jax.score import checked_scoring, parts_of
 from mvead_jax.train import cache_folder, checked_training, models, training_parts_of
 from mvead_jax.workdir import model_names
 
@@ -77,15 +76,12 @@ def plan_scoring(
     )
     backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
     check_files(index)
-    cache = cache_folder(config, workdir)
-    cached = sum(cached_bytes(*own) for own in _splits(config, index, backbone, cache))
-    patches = backbone.grid[0] * backbone.grid[1]
-    parts = scoring_parts(config, index, patches, backbone.width, cache, output, cached)
+    parts = parts_of(config, index, backbone, workdir, output)
     lines = [
         "plan of a scoring; nothing is written",
         f"data {index.root}: {'test split' if pictures is None else 'new pictures'}",
         *_of_data(config, index, "to score"),
-        _of_features(config, (index,), backbone, cache),
+        _of_features(config, (index,), backbone, cache_folder(config, workdir)),
     ]
     for name, part in models(config, index):
         folder = workdir / "banks" / name
@@ -118,21 +114,15 @@ def _of_decision(config: Config, index: DatasetIndex) -> list[str]:
 
 def _of_features(config: Config, parts: Sequence[DatasetIndex], backbone: Backbone, cache: Path) -> str:
     there = seconds = computed = 0
-    for own, *rest in chain.from_iterable(_splits(config, part, backbone, cache) for part in parts):
-        found = cached_samples(own, *rest)
+    categories = [part.select(category=category) for part in parts for category in part.categories]
+    for own in categories:
+        found = cached_samples(own, backbone, config.features, cache, config.backbone.batch_size)
         there += found * len(own.views)
         if left := (len(own) - found) * len(own.views):
             seconds += left * seconds_a_picture(own, backbone, config.backbone.batch_size)
             computed += left
     words = f"features of {backbone.name}: {there} pictures cached in {cache}, {computed} to compute"
     return words + (f", about {seconds:.0f} s (measured on one batch)" if computed else "")
-
-
-def _splits(config: Config, index: DatasetIndex, backbone: Backbone, cache: Path):
-    """What the functions of the cache take, for each category."""
-    for category in index.categories:
-        part = index.select(category=category)
-        yield part, backbone, config.features, cache, config.backbone.batch_size
 
 
 def _of_geometry(config: Config, index: DatasetIndex, workdir: Path) -> list[str]:

@@ -8,6 +8,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 def whole(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`; it takes its place when the block ends without an error.
 
+    What stands there, a file or a folder of files, is on the disk before it has its name.
+
     Raises:
       UserError: the disk refuses (full, read-only), naming the file.
     """
@@ -42,16 +45,26 @@ def whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f"{glob.escape(mine)}*.tmp"):
             if not _is_running(leftover.name.removeprefix(mine).removesuffix(".tmp")):
-                leftover.unlink(missing_ok=True)  # its writer was killed
+                _discard(leftover)  # its writer was killed
         yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
+        for written in temporary.rglob("*") if temporary.is_dir() else (temporary,):
+            if not written.is_dir():
+                with written.open("rb") as file:
+                    os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
+
+
+def _discard(path: Path) -> None:
+    """Removes a file or a folder with all in it; none is fine."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

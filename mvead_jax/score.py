@@ -23,42 +23,38 @@ come from held-out training samples (decision.held_out), never from test labels 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mvead_jax.backbone.extractor import load_backbone
+from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.backbone.features import cached_bytes
 from mvead_jax.bank.store import Manifest, read_facts
-from mvead_jax.calibrate import geometry_path
 from mvead_jax.config import Config
-from mvead_jax.console import command
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_pictures
 from mvead_jax.decision.calibration import Calibration
-from mvead_jax.environment import environment
 from mvead_jax.errors import UserError
 from mvead_jax.evaluate import evaluate, protocols_of
-from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images, scored_files
+from mvead_jax.evaluation.folder import scored_files
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.seal import check_files as check_score_files
 from mvead_jax.evaluation.seal import read_sealed
-from mvead_jax.files import locked, make_folder, read_json, remove, write_json
-from mvead_jax.geometry.category import read_geometry
+from mvead_jax.files import locked, make_folder
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.hold_out import FACTS, Decider, check_labels, read_for_scoring
-from mvead_jax.plan import check_room, describe, scoring_parts
+from mvead_jax.plan import Part, check_room, describe, scoring_parts
 from mvead_jax.progress import progress
 from mvead_jax.protocol import protocol
-from mvead_jax.report.attended import Attended, attended_path, telling, write_attended
-from mvead_jax.report.page import remove_report, write_report
+from mvead_jax.scores_folder import begin, check_output, default_output, finish
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.sharding import is_first, together
+from mvead_jax.to_look_at import Attend, keep_attended, write_page
 from mvead_jax.train import cache_folder, check_same_run, models, open_index, split_features
 from mvead_jax.workdir import (
     EVALUATED,
@@ -74,21 +70,7 @@ from mvead_jax.workdir import (
 
 log = logging.getLogger(__name__)
 
-Attend = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None]  # of places among a category's samples
-
-_UNFINISHED = "unfinished.json"  # in the folder of the results
 _ATTENDED = 8  # patches of the others that are kept for each patch
-
-
-def default_output(workdir: Path, pictures: Path | None) -> Path:
-    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new pictures.
-
-    Raises:
-      UserError: an artefact, which stays as it was exported.
-    """
-    if is_artefact(workdir):
-        raise UserError(f"{workdir}: an artefact stays as it is; name a folder by --output")
-    return workdir / ("scores" if pictures is None else f"scores_{pictures.resolve().name}")
 
 
 def score(
@@ -136,33 +118,40 @@ def score(
                 held.enter_context(locked(workdir, shared=True))  # no training may change the model
                 make_folder(output)
                 held.enter_context(locked(output))
-                _announce(job, index, output)
+                planned = parts_of(config, index, backbone, workdir, output)
+                log.info("to be written: %s", describe(planned))
+                check_room(planned)
         categories = [*earlier, *index.categories]
         for category, found, attend in _scored(job, index):
             with together():
                 if is_first():
-                    files = files or _begin(output, scored, categories, bool(decider))
+                    files = files or begin(output, scored, categories, bool(decider))
                     decisions = None
                     if decider:
                         decisions, decided[category] = decider.decide(index, category, found)
                     files.add(category, found, decisions)
                     if report:
-                        _keep_attended(output, category, found, attend)
+                        keep_attended(output, category, found, attend)
             del found  # or it would be held until the next is there
         metrics = None
         with together():
             if is_first():
-                names = [name for name, _ in models(config, index)]
-                training = [read_facts(workdir / "banks" / name)["training"] for name in names]
-                words = protocol(config, backbone, training, scored, geometries)
-                words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
-                if decider:
-                    words["decision"] = decider.words()
-                metrics = evaluate(output, index, words, config, protocols, decided)
-                remove(output / _UNFINISHED)
+                metrics = evaluate(
+                    output, index, _words(job, index, scored, decider), config, protocols, decided
+                )
+                finish(output)
                 if report:
-                    _write_report(output, index, workdir, usual)
+                    write_page(output, index, workdir, usual)
     return metrics
+
+
+def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict[str, Any]:
+    """How the scores came about."""
+    config, workdir = job.config, job.workdir
+    training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
+    words = protocol(config, job.backbone, training, scored, job.geometries)
+    words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+    return words | ({"decision": decider.words()} if decider else {})
 
 
 class Checked(NamedTuple):
@@ -201,7 +190,7 @@ def checked_scoring(
     scored = "test split" if pictures is None else str(pictures.resolve())
     if from_test_labels:
         check_labels(index)
-    earlier = _check_output(output, scored)
+    earlier = check_output(output, scored)
     Manifest(workdir).verify(workdir / "config.json")
     names = [name for name, _ in models(config, index)]
     calibrations = read_for_scoring(config, workdir, names, index.categories)
@@ -247,7 +236,7 @@ def evaluate_again(
     with locked(output):
         metrics = evaluate(output, index, words, config, protocols, decided)
         if report:
-            _write_report(output, index, workdir)
+            write_page(output, index, workdir)
     return metrics
 
 
@@ -277,16 +266,15 @@ def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
     return {name: views for name, views in found.items() if not chosen or name in chosen}
 
 
-def _announce(job: Job, index: DatasetIndex, output: Path) -> None:
-    """Says what will be written. Raises UserError if the disk has evidently no room for it."""
-    config, backbone = job.config, job.backbone
-    cache, size = cache_folder(config, job.workdir), config.backbone.batch_size
+def parts_of(
+    config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path, output: Path
+) -> list[Part]:
+    """What a scoring writes."""
+    cache, size = cache_folder(config, workdir), config.backbone.batch_size
     parts = [index.select(category=category) for category in index.categories]
     cached = sum(cached_bytes(part, backbone, config.features, cache, size) for part in parts)
     patches = backbone.grid[0] * backbone.grid[1]
-    planned = scoring_parts(config, index, patches, backbone.width, cache, output, cached)
-    log.info("to be written: %s", describe(planned))
-    check_room(planned)
+    return scoring_parts(config, index, patches, backbone.width, cache, output, cached)
 
 
 def _test_split(config: Config) -> DatasetIndex:
@@ -294,58 +282,6 @@ def _test_split(config: Config) -> DatasetIndex:
     if not len(index):
         raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
     return index
-
-
-def _begin(output: Path, scored: str, categories: Sequence[str], decides: bool = False) -> ScoreFiles:
-    """Empty lists, and nothing of an earlier scoring that would outlive this one.
-
-    Args:
-      categories: that the folder holds or is about to, for whoever comes next if this is killed.
-      decides: decisions come with the scores.
-    """
-    write_json(output / _UNFINISHED, {"scored": scored, "categories": list(dict.fromkeys(categories))})
-    for path in [*output.glob("metrics*.json"), *output.glob("regions*.csv"), output / "bootstrap.npz"]:
-        remove(path)
-    for name in categories:
-        remove(maps_path(output, name))
-        remove(attended_path(output, name))
-    remove_report(output / "report")
-    files = ScoreFiles(output, decides)
-    write_json(output / "environment.json", environment())
-    write_json(output / "command.json", command())
-    return files
-
-
-def _check_output(output: Path, scored: str) -> list[str]:
-    """The categories whose scores `output` holds.
-
-    Raises:
-      UserError: `output` is neither new nor empty, and holds something else than scores of the same pictures.
-    """
-    if output.exists() and not output.is_dir():
-        raise UserError(f"--output {output}: is a file; name a folder")
-    if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
-        return []  # what is hidden was left by a writer that was killed
-    if not any(
-        (output / name).exists() for name in ("samples.csv", "images.csv", "metrics.json", _UNFINISHED)
-    ):
-        raise UserError(f"--output {output}: holds other files; name a new folder")
-    path = output / _UNFINISHED
-    try:
-        if path.exists():  # killed before the end
-            before = read_json(path, "what score.py began")
-            source, categories = before["scored"], before["categories"]
-        elif (path := output / "metrics.json").exists():
-            before = read_json(path, "metrics of score.py")
-            source, categories = before["protocol"].get("scored", scored), list(before["categories"])
-        else:
-            source, categories = scored, sorted({line.category for line in read_images(output)})
-        categories = [name for name in categories if Path(name).name == name]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not written by score.py; name a new folder") from error
-    if source != scored:
-        raise UserError(f"--output {output}: holds the scores of {source}; name another folder")
-    return categories
 
 
 def _scored(job: Job, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample], Attend]]:
@@ -408,36 +344,3 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
         )
     return index, checked_keys(job, name, facts, index.categories)
-
-
-def _keep_attended(
-    output: Path,
-    category: str,
-    found: Sequence[ScoredSample],
-    attend: Attend,
-) -> None:
-    """attended/<category>.npz of the samples that tell most, if the method attends to anything."""
-    with _only_to_look_at(f"{category}: what patches attended to"):
-        places = telling([one.score for one in found], [one.sample.label for one in found])
-        if (kept := attend(places)) is not None:
-            samples = tuple(found[place].sample.id for place in places)
-            write_attended(attended_path(output, category), Attended(samples, found[0].views, *kept))
-
-
-def _write_report(output: Path, index: DatasetIndex, workdir: Path, usual: Path | None = None) -> None:
-    """report/index.html; usual: scores of the test split, by whose scale new pictures are drawn."""
-    with _only_to_look_at(f"{output / 'report'}: the report"):
-        paths = {category: geometry_path(workdir, category) for category in index.categories}
-        geometries = {category: read_geometry(path) for category, path in paths.items() if path.exists()}
-        write_report(output, index, geometries, usual)
-
-
-@contextmanager
-def _only_to_look_at(what: str) -> Iterator[None]:
-    """Says that it is not there if the block fails: the scores are."""
-    try:
-        yield
-    except (UserError, OSError) as error:
-        log.warning("%s is not there (%s); the scores are whole", what, error)
-    except Exception:  # whatever it is, it must not take the scores along
-        log.warning("%s is not there; the scores are whole", what, exc_info=True)

@@ -23,12 +23,24 @@ exit codes: 0 measured; 2 a mistake in the command, the config or the data; 130 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
+from mvead_jax.config import Config
 from mvead_jax.config_io import from_command_line
 from mvead_jax.errors import UserError, run
+
+if TYPE_CHECKING:  # JAX takes seconds to load, and --help should not
+    from mvead_jax.backbone.extractor import Backbone
+    from mvead_jax.data.records import DatasetIndex, Sample
+    from mvead_jax.decision.decide import Decision
+    from mvead_jax.geometry.masks import EpipolarKeys
+
 
 log = logging.getLogger("mvead_jax")
 SEEDS = 20
@@ -50,82 +62,28 @@ def main() -> None:
     write_json(workdir / "decision.json", found)
 
 
-def measure(config, workdir, own_lists: bool) -> dict:
+def measure(config: Config, workdir: Path, own_lists: bool) -> dict[str, Any]:
     """Rates of all seeds of one category, and the interval in which the mean of false alarms must lie."""
-    import dataclasses
-
-    import jax
-
-    from mvead_jax.backbone.extractor import load_backbone
-    from mvead_jax.calibrate import calibrate, keys_of, uses_geometry
-    from mvead_jax.data.records import DatasetIndex
     from mvead_jax.decision.conformal import allowed_above
-    from mvead_jax.decision.decide import decide
-    from mvead_jax.decision.split import held_out_ids
-    from mvead_jax.hold_out import score_held_out
-    from mvead_jax.methods.mvead.evidence import calibrate_scores
-    from mvead_jax.model import build_method
-    from mvead_jax.scoring import Model, Scorer
-    from mvead_jax.train import open_index, split_features
 
-    target = config.decision.false_alarms
-    plain = dataclasses.replace(config, decision=dataclasses.replace(config.decision, held_out=0.0))
-    index = open_index(plain)
-    if len(index.categories) != 1:
-        raise UserError(f"{config.data.root}: name one category by --config.data.categories")
-    (category,) = index.categories
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
-    parts = [index.select(split=split) for split in ("train", "test")]
-    features = np.concatenate([split_features(plain, part, backbone, workdir)[:] for part in parts])
-    samples = tuple(sample for part in parts for sample in part.samples)
-    geometries = calibrate(plain, index, workdir) if uses_geometry(plain) else {}
-    keys = keys_of(plain, geometries, index.categories, index.views, backbone)
-    good = np.array([at for at, one in enumerate(samples) if one.label != 1])
-    bad = np.array([at for at, one in enumerate(samples) if one.label == 1], int)
-    trained = len(parts[0])
-
-    def part(rows) -> DatasetIndex:
-        return DatasetIndex(index.root, tuple(samples[row] for row in rows), index.views)
-
-    seeds = []
+    pool = _pool(config, workdir)
+    good = np.array([at for at, one in enumerate(pool.samples) if one.label != 1])
+    bad = np.array([at for at, one in enumerate(pool.samples) if one.label == 1], int)
+    seeds, count, new = [], 0, len(good) - pool.trained
     for seed in range(SEEDS):
         order = good if own_lists else np.random.default_rng(seed).permutation(good)
-        names = {f"{samples[row].split}/{samples[row].id}": row for row in order[:trained]}
-        drawn = held_out_ids(tuple(names), category, config.decision.held_out, seed)
-        held = np.array(sorted(names[name] for name in drawn))
-        learned = np.setdiff1d(order[:trained], held)
-        method = build_method(config, index.views, backbone)
-        state = method.fit(part(learned), features[learned], keys, jax.random.key(seed))
-        chosen = np.arange(min(len(learned), 64))
-        normal = method.leave_one_out(state, part(learned), features[learned], keys, chosen)
-        model = Model(method, state, calibrate_scores(normal))
-        calibration = score_held_out(config, model, part(held), features[held], keys, {category: 0})[category]
-        scorer = Scorer(model, keys[category], config.score)
-        made = {}
-        for word, rows in (("good", order[trained:]), ("bad", bad)):
-            new = part(rows)
-            present = new.present()
-            made[word] = [
-                decide(calibration, scores, has, target)
-                for at, maps in scorer.maps(features[rows], present, np.arange(len(rows)))
-                for scores, has in zip(maps.reshape(*maps.shape[:2], -1).max(2), present[at], strict=True)
-            ]
-        fails = {word: [own.decision == "fail" for own in all_of] for word, all_of in made.items()}
-        any_view = [min(view.p_value for view in own.views) <= target for own in made["good"]]
-        seeds.append(
-            {
-                "seed": seed,
-                "false_alarms": int(sum(fails["good"])),
-                "any_view": int(sum(any_view)),
-                "detected": int(sum(fails["bad"])),
-            }
-        )
+        own, new_good = order[: pool.trained], order[pool.trained :]
+        count, decisions = _decisions(config, pool, seed, own, {"good": new_good, "bad": bad})
+        fails = {word: sum(one.decision == "fail" for one in made) for word, made in decisions.items()}
+        low = [min(view.p_value for view in one.views) for one in decisions["good"]]
+        any_view = int(np.sum(np.array(low) <= config.decision.false_alarms))
+        counts = {"false_alarms": fails["good"], "any_view": any_view, "detected": fails["bad"]}
+        seeds.append({"seed": seed} | counts)
         log.info("seed %d: %s", seed, seeds[-1])
-    count, new = len(held), len(good) - trained
-    above = allowed_above(count, target)
-    bounds = _simulated(trained, count, new, above) if own_lists else _exact(new, count, above)
+    above = allowed_above(count, config.decision.false_alarms)
+    bounds = _simulated(pool.trained, count, new, above) if own_lists else _exact(new, count, above)
     return {
-        "learned": trained - count,
+        "learned": pool.trained - count,
         "held_out": count,
         "good": new,
         "defective": len(bad),
@@ -136,6 +94,87 @@ def measure(config, workdir, own_lists: bool) -> dict:
         "detected": float(np.mean([one["detected"] for one in seeds]) / max(len(bad), 1)),
         "seeds": seeds,
     }
+
+
+@dataclass(frozen=True)
+class Pool:
+    """All samples of a category, whichever list they stand in.
+
+    Attributes:
+      features: [S,V,N,D] of `samples`. trained: how many the training list has.
+    """
+
+    index: DatasetIndex
+    samples: tuple[Sample, ...]
+    trained: int
+    features: np.ndarray
+    keys: Mapping[str, EpipolarKeys]
+    backbone: Backbone
+
+    def part(self, rows: Iterable[int]) -> DatasetIndex:
+        """Some of the samples, on the axis of views of all."""
+        return replace(self.index, samples=tuple(self.samples[row] for row in rows))
+
+
+def _pool(config: Config, workdir: Path) -> Pool:
+    """The data set without anything held out. Raises UserError unless it has one category."""
+    from mvead_jax.backbone.extractor import load_backbone
+    from mvead_jax.calibrate import calibrate, keys_of, uses_geometry
+    from mvead_jax.train import open_index, split_features
+
+    plain = replace(config, decision=replace(config.decision, held_out=0.0))
+    index = open_index(plain)
+    if len(index.categories) != 1:
+        raise UserError(f"{config.data.root}: name one category by --config.data.categories")
+    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    parts = [index.select(split=split) for split in ("train", "test")]
+    features = np.concatenate([split_features(plain, part, backbone, workdir)[:] for part in parts])
+    samples = tuple(sample for part in parts for sample in part.samples)
+    geometries = calibrate(plain, index, workdir) if uses_geometry(plain) else {}
+    keys = keys_of(plain, geometries, index.categories, index.views, backbone)
+    return Pool(index, samples, len(parts[0]), features, keys, backbone)
+
+
+def _decisions(
+    config: Config, pool: Pool, seed: int, training: np.ndarray, new: Mapping[str, np.ndarray]
+) -> tuple[int, dict[str, list[Decision]]]:
+    """How many training samples one seed holds out, and its decisions on new samples.
+
+    Args:
+      training: rows of the pool, of which some are held out. new: rows of it by a word.
+    """
+    import jax
+
+    from mvead_jax.decision.decide import decide
+    from mvead_jax.decision.split import held_out_ids
+    from mvead_jax.hold_out import score_held_out
+    from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
+    from mvead_jax.model import build_method
+    from mvead_jax.scoring import Model, Scorer
+
+    (category,) = pool.index.categories
+    names = {f"{pool.samples[row].split}/{pool.samples[row].id}": row for row in training}
+    drawn = held_out_ids(tuple(names), category, config.decision.held_out, seed)
+    held = np.array(sorted(names[name] for name in drawn))
+    learned = np.setdiff1d(training, held)
+    index, features = pool.part(learned), pool.features[learned]
+    method = build_method(config, index.views, pool.backbone)
+    state = method.fit(index, features, pool.keys, jax.random.key(seed))
+    chosen = np.arange(min(len(learned), CALIBRATED))
+    normal = method.leave_one_out(state, index, features, pool.keys, chosen)
+    model = Model(method, state, calibrate_scores(normal))
+    held_out = pool.part(held), pool.features[held]
+    calibration = score_held_out(config, model, *held_out, pool.keys, {category: 0})[category]
+    scorer = Scorer(model, pool.keys[category], config.score)
+    made = {}
+    for word, rows in new.items():
+        present = pool.part(rows).present()
+        made[word] = [
+            decide(calibration, scores, has, config.decision.false_alarms)
+            for at, maps in scorer.maps(pool.features[rows], present, np.arange(len(rows)))
+            for scores, has in zip(maps.reshape(*maps.shape[:2], -1).max(2), present[at], strict=True)
+        ]
+    return len(held), made
 
 
 def _exact(new: int, count: int, above: int) -> tuple[float, float]:

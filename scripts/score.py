@@ -32,8 +32,9 @@ process of the run ended; 130 Ctrl-C; 143 SIGTERM while watching; 1 a bug
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mvead_jax import console
 from mvead_jax.config_io import split_overrides
@@ -45,6 +46,39 @@ TIMEOUT = 60.0  # seconds
 
 
 def main() -> None:
+    arguments, rest = _parser().parse_known_args()
+    console.apply(arguments)
+    overrides = split_overrides(rest)
+    named = [name.strip() for name in arguments.protocol.split(",")]
+    protocols = list(dict.fromkeys(name for name in named if name))
+    _check(arguments, protocols)
+    if arguments.dry_run:
+        _print_plan(arguments, overrides, protocols)
+        return
+    processes = from_flags(arguments)
+    if processes and not is_guarded():
+        sys.exit(guard())
+    if arguments.watch:
+        _watch(arguments, overrides)
+        return
+
+    from mvead_jax.score import evaluate_again, score  # not before: a guard needs no JAX
+    from mvead_jax.scores_folder import default_output
+    from mvead_jax.sharding import is_first, joined
+
+    with joined(processes):
+        output = arguments.output or default_output(arguments.workdir, arguments.input)
+        options = {"overrides": overrides, "protocols": protocols, "report": not arguments.no_report}
+        if arguments.from_maps:
+            metrics = evaluate_again(arguments.workdir, output, **options)
+        else:
+            options["from_test_labels"] = arguments.threshold_from_test_labels
+            metrics = score(arguments.workdir, output, pictures=arguments.input, **options)
+        if is_first():
+            _print_results(output, metrics, protocols, labelled=arguments.input is None)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -74,11 +108,11 @@ def main() -> None:
         help=f"with --watch: seconds without news until a sample that lacks views is scored; {TIMEOUT:g}",
     )
     parser.add_argument("--category", help="with --watch: what is photographed, if the run has several")
-    arguments, rest = parser.parse_known_args()
-    console.apply(arguments)
-    overrides = split_overrides(rest)
-    named = [name.strip() for name in arguments.protocol.split(",")]
-    protocols = list(dict.fromkeys(name for name in named if name))
+    return parser
+
+
+def _check(arguments: argparse.Namespace, protocols: Sequence[str]) -> None:
+    """Raises UserError: options that do not go together."""
     if arguments.input and (protocols or arguments.from_maps):
         raise UserError("--input: new pictures have no labels; leave out --protocol and --from-maps")
     if arguments.threshold_from_test_labels and (arguments.input or arguments.from_maps):
@@ -87,57 +121,11 @@ def main() -> None:
             "--input and --from-maps"
         )
     _check_watch(arguments)
-    processes = from_flags(arguments)
-    if processes and arguments.from_maps:
+    several = from_flags(arguments)
+    if several and arguments.from_maps:
         raise UserError("--from-maps: one process evaluates; leave out the flags of several")
-    if arguments.dry_run:
-        if processes or arguments.from_maps or arguments.watch:
-            raise UserError("--dry_run: leave out --from-maps, --watch, and the flags of several processes")
-        from mvead_jax.dry_run import plan_scoring
-        from mvead_jax.plan import check_room
-
-        text, parts = plan_scoring(
-            arguments.workdir,
-            arguments.output,
-            pictures=arguments.input,
-            overrides=overrides,
-            protocols=protocols,
-            from_test_labels=arguments.threshold_from_test_labels,
-        )
-        print(text)
-        check_room(parts)
-        return
-    if processes and not is_guarded():
-        sys.exit(guard())
-
-    from mvead_jax.decision.rates import format_decisions  # not before: a guard needs no JAX
-    from mvead_jax.evaluation.tables import format_table
-    from mvead_jax.files import read_json
-    from mvead_jax.score import default_output, evaluate_again, score
-    from mvead_jax.sharding import is_first, joined
-
-    if arguments.watch:
-        watch_folder(arguments, overrides)
-        return
-    with joined(processes):
-        output = arguments.output or default_output(arguments.workdir, arguments.input)
-        options = {"overrides": overrides, "protocols": protocols, "report": not arguments.no_report}
-        if arguments.from_maps:
-            metrics = evaluate_again(arguments.workdir, output, **options)
-        else:
-            options["from_test_labels"] = arguments.threshold_from_test_labels
-            metrics = score(arguments.workdir, output, pictures=arguments.input, **options)
-        if not is_first():
-            return
-        for name in protocols:
-            print(format_table(read_json(output / f"metrics_{name}.json", "metrics")), end="\n\n")
-        if arguments.input is None and not protocols:
-            print(format_table(metrics))
-        if decisions := format_decisions(metrics):
-            print(decisions)
-        print(f"written to {output}")
-        if (page := output / "report" / "index.html").exists():
-            print(f"to look at: {page}")
+    if arguments.dry_run and (several or arguments.from_maps):
+        raise UserError("--dry_run: leave out --from-maps, and the flags of several processes")
 
 
 def _check_watch(arguments: argparse.Namespace) -> None:
@@ -156,16 +144,53 @@ def _check_watch(arguments: argparse.Namespace) -> None:
         raise UserError(f"--timeout={arguments.timeout:g}: must not be negative")
 
 
-def watch_folder(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
+def _watch(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     """--watch: until it is stopped."""
     from mvead_jax.inspector import Inspector
-    from mvead_jax.score import default_output
+    from mvead_jax.scores_folder import default_output
     from mvead_jax.watch.watcher import watch
 
     output = arguments.output or default_output(arguments.workdir, arguments.input)
     timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
     inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
     watch(inspector, arguments.input, output, timeout=timeout)
+
+
+def _print_plan(
+    arguments: argparse.Namespace, overrides: Mapping[str, str], protocols: Sequence[str]
+) -> None:
+    """--dry_run. Raises UserError as the scoring would."""
+    from mvead_jax.dry_run import plan_scoring
+    from mvead_jax.plan import check_room
+
+    text, parts = plan_scoring(
+        arguments.workdir,
+        arguments.output,
+        pictures=arguments.input,
+        overrides=overrides,
+        protocols=protocols,
+        from_test_labels=arguments.threshold_from_test_labels,
+    )
+    print(text)
+    check_room(parts)
+
+
+def _print_results(
+    output: Path, metrics: Mapping[str, Any], protocols: Sequence[str], labelled: bool
+) -> None:
+    from mvead_jax.decision.rates import format_decisions
+    from mvead_jax.evaluation.tables import format_table
+    from mvead_jax.files import read_json
+
+    for name in protocols:
+        print(format_table(read_json(output / f"metrics_{name}.json", "metrics")), end="\n\n")
+    if labelled and not protocols:
+        print(format_table(metrics))
+    if decisions := format_decisions(metrics):
+        print(decisions)
+    print(f"written to {output}")
+    if (page := output / "report" / "index.html").exists():
+        print(f"to look at: {page}")
 
 
 if __name__ == "__main__":

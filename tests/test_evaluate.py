@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from mvead_jax import score as score_module
+from mvead_jax import scores_folder
 from mvead_jax.config import BackboneConfig, Config, DataConfig
 from mvead_jax.config_io import override, to_dict
 from mvead_jax.data.realiad import load_index
@@ -374,26 +375,26 @@ def test_images_csv_without_a_column_is_not_score_pys(run, tmp_path):
 
 
 def begun(folder, scored="test split", categories=("bolt", "cap")):
-    score_module._begin(folder, scored, categories, decides=False)
+    scores_folder.begin(folder, scored, categories, decides=False)
     (folder / "metrics.json").unlink(missing_ok=True)
 
 
 def test_an_unfinished_folder_tells_what_it_was_to_hold(tmp_path, index):
     begun(tmp_path / "scores", "/parts", ["cap", "../x"])
-    assert score_module._check_output(tmp_path / "scores", "/parts") == ["cap"]
+    assert scores_folder.check_output(tmp_path / "scores", "/parts") == ["cap"]
     with pytest.raises(UserError, match="scores: holds the scores of /parts; name another folder"):
-        score_module._check_output(tmp_path / "scores", "test split")
+        scores_folder.check_output(tmp_path / "scores", "test split")
     (tmp_path / "scores/samples.csv").unlink()  # killed before the first list
-    assert score_module._check_output(tmp_path / "scores", "/parts") == ["cap"]
+    assert scores_folder.check_output(tmp_path / "scores", "/parts") == ["cap"]
     (tmp_path / "scores/unfinished.json").write_text("[]")
     with pytest.raises(UserError, match=r"unfinished.json: not written by score.py; name a new folder"):
-        score_module._check_output(tmp_path / "scores", "/parts")
+        scores_folder.check_output(tmp_path / "scores", "/parts")
 
 
 def test_beginning_again_removes_all_that_an_earlier_scoring_left(run, index, tmp_path):
     folder = shutil.copytree(run / "scores", tmp_path / "scores")
     (folder / "metrics.json").unlink()  # as a version before unfinished.json left it
-    earlier = score_module._check_output(folder, "test split")
+    earlier = scores_folder.check_output(folder, "test split")
     assert earlier == ["bolt", "cap"]
     begun(folder, categories=earlier)
     left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

@@ -32,6 +32,8 @@ ROOMS = (
         "checkpoint",
         "evaluate",
         "train",
+        "scores_folder",
+        "to_look_at",
         "score",
         "dry_run",
         "inspector",

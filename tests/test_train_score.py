@@ -361,8 +361,8 @@ def test_a_report_that_fails_takes_no_score_along(run, tmp_path, error, monkeypa
     def fails(*arguments):
         raise error
 
-    monkeypatch.setattr("mvead_jax.score.write_report", fails)
-    monkeypatch.setattr("mvead_jax.score.telling", fails)
+    monkeypatch.setattr("mvead_jax.to_look_at.write_report", fails)
+    monkeypatch.setattr("mvead_jax.to_look_at.telling", fails)
     shutil.copytree(run, tmp_path / "run")
     assert score(tmp_path / "run")["categories"].keys() == {"bolt", "cap"}
     assert results(tmp_path / "run") == results(run)
@@ -396,7 +396,7 @@ def test_a_scoring_that_is_killed_leaves_whole_categories_and_is_done_again(
         kept.append(category)
 
     with monkeypatch.context() as patched:
-        patched.setattr("mvead_jax.score._keep_attended", killed)
+        patched.setattr("mvead_jax.score.keep_attended", killed)
         with pytest.raises(KeyboardInterrupt):
             score(workdir)
     assert not (workdir / "scores/metrics.json").exists()

@@ -211,13 +211,13 @@ class _Lister:
     def entries(self, place: str) -> tuple[list[str], list[str]]:
         """Names of folders and of files, sorted, without what systems leave."""
         folders, files = [], []
+        if not os.path.lexists(self.root / place):
+            return folders, files  # as ground_truth/, where nobody marked a defect
         try:
             with os.scandir(self.root / place) as listing:
                 for entry in listing:
                     if not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS:
                         (folders if entry.is_dir() else files).append(entry.name)
-        except FileNotFoundError:
-            pass
         except OSError as error:
             self.problem(place, f"{error.strerror}")
         return sorted(folders), sorted(files)

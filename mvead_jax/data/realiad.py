@@ -45,7 +45,7 @@ _FIELDS = ("category", "anomaly_class", "image_path", "mask_path")
 _LISTS = "realiad_jsons"
 _ADER = "explicit_full"
 _PATTERN = "rename it: a name is <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
-_LARGEST_LIST = 64 * 2**20  # 200,000 pictures of a category; Python takes up to 25 times as much for it
+_LARGEST_LIST = 64 * 2**20  # 200,000 pictures of a category; Python takes many times as much for it
 _MOST_PROBLEMS = 1000  # of a list that are gathered
 _MISSING = "no such file"  # as Folder.problem says it
 

@@ -12,11 +12,8 @@ Nothing in it is a pickle.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +34,7 @@ from mvead_jax.export.card import model_card
 from mvead_jax.export.function import export_function
 from mvead_jax.export.golden import check_golden, choose, write_golden
 from mvead_jax.export.seal import SEAL, broken, seal
-from mvead_jax.files import read_json, write_json, write_text
+from mvead_jax.files import read_json, whole, write_json, write_text
 from mvead_jax.hold_out import Decider
 from mvead_jax.inspector import Inspector
 from mvead_jax.progress import progress
@@ -72,7 +69,8 @@ def export(
     index = open_data(data.root, categories, lists=data.lists, images=data.images, incomplete=data.incomplete)
     index = hold_out(index, config.decision.held_out, config.seed)
     samples = {category: choose(index, category, golden) for category in categories}
-    with _made_whole(artefact) as folder:
+    with whole(artefact) as folder:
+        folder.mkdir()
         write_json(folder / "config.json", to_dict(_shipped(config)))
         shutil.copyfile(workdir / "environment.json", folder / "environment.json")
         for name in ("models", "banks"):
@@ -134,26 +132,6 @@ def verify(artefact: Path) -> tuple[list[str], str]:
         f"every file is as exported ({SEAL} {digest}); {scorings} golden scorings on {jax.device_count()} "
         f"{jax.default_backend()} device(s), largest difference {largest:.1e} of a sample's largest score"
     )
-
-
-@contextmanager
-def _made_whole(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which takes its place when the block ends without an error."""
-    temporary = folder.absolute().with_name(f".{folder.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-    try:
-        try:
-            temporary.mkdir(parents=True)
-            yield temporary
-            for path in temporary.rglob("*"):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        os.fsync(file.fileno())
-            temporary.rename(folder)
-        except OSError as error:
-            raise UserError(f"--output {folder}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(temporary)
 
 
 def _shipped(config: Config) -> Config:
