@@ -1,7 +1,7 @@
 """MVEAD on the rendered inspection rig, with the embedded EfficientNet-Lite0: what `make demo` runs.
 
-Two categories of 60 samples to learn from, a third of them held out for the decision, and 40 to score: what to
-expect is the README's table. 20 epochs where the paper has 50: more change little here (docs/study.md).
+Two categories of 60 samples to learn from, a third of them held out for the decision, and 40 to score; what
+to expect is the README's table. 20 epochs where the paper has 50: more change little here (docs/study.md).
 
 python scripts/render_rig.py --train 60 --output data/rig
 python scripts/train.py --config configs/demo.py --workdir runs/demo --config.decision.held_out=0.33

@@ -8,8 +8,8 @@ EfficientNet-Lite0 at 256 x 256, which needs no hub; the geometry is estimated f
 views for itself, since nobody said where the cameras stand (geometry.nominal, or better geometry.cameras,
 says it). Any number of views from 1 to 16; one view alone is PatchCore, and the log says so.
 
-`scripts/train.py --dry_run` says what a run will compute and write. Expect what the views allow: the log names
-the pairs of views whose geometry is trusted.
+`scripts/train.py --dry_run` says what a run will compute and write. Expect what the views allow: the log
+names the pairs of views whose geometry is trusted.
 
 `configs/folder.py:patchcore` is the same without fusion of views: the baseline beside it, and enough where
 views share little.

@@ -24,8 +24,8 @@
 
 python scripts/train.py --config configs/study.py:gate --workdir runs/gate \\
     --config.data.root=data/rig-study --config.train.epochs=20
-python scripts/reproduce.py compare --output runs/study --config.data.root=data/rig-study --config.train.epochs=20 \\
-    configs/study.py:patchcore configs/study.py:mvead configs/study.py:gate
+python scripts/reproduce.py compare --output runs/study --config.data.root=data/rig-study \\
+    --config.train.epochs=20 configs/study.py:patchcore configs/study.py:mvead configs/study.py:gate
 
 EfficientNet-Lite0 at 256 x 256, as the demo.
 """
