@@ -31,10 +31,13 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, named_by: str = "") -> Iterator[Path]:
     """A temporary path beside `path`; it takes its place when the block ends without an error.
 
     What stands there, a file or a folder of files, is on the disk before it has its name.
+
+    Args:
+      named_by: the option of the command line that names `path`, for the error.
 
     Raises:
       UserError: the disk refuses (full, read-only), naming the file.
@@ -53,7 +56,7 @@ def whole(path: Path) -> Iterator[Path]:
                     os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
+        raise UserError(f"{named_by} {path}: {error.strerror or error}".lstrip()) from error
     finally:
         with suppress(OSError):
             _discard(temporary)

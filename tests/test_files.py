@@ -45,6 +45,22 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
         temporary.write_text("again")
 
 
+def test_a_folder_is_whole_or_absent_and_goes_if_its_writer_was_killed(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    with pytest.raises(ZeroDivisionError), whole(path) as temporary:
+        (temporary / "inner").mkdir(parents=True)
+        (temporary / "inner/file").write_text("half")
+        raise ZeroDivisionError
+    assert list(path.parent.iterdir()) == []
+    dead = path.parent / temporary.name.replace(f"-{os.getpid()}.", f"-{2**22 + 1}.")
+    (dead / "inner").mkdir(parents=True)
+    with whole(path) as temporary:
+        (temporary / "inner").mkdir(parents=True)
+        (temporary / "inner/file").write_text("all")
+    assert [p.name for p in path.parent.iterdir()] == ["folder"]
+    assert (path / "inner/file").read_text() == "all"
+
+
 def test_an_earlier_file_survives_a_failed_write(tmp_path):
     path = tmp_path / "file"
     path.write_text("before")

@@ -69,7 +69,7 @@ def export(
     index = open_data(data.root, categories, lists=data.lists, images=data.images, incomplete=data.incomplete)
     index = hold_out(index, config.decision.held_out, config.seed)
     samples = {category: choose(index, category, golden) for category in categories}
-    with whole(artefact) as folder:
+    with whole(artefact, "--output") as folder:
         folder.mkdir()
         write_json(folder / "config.json", to_dict(_shipped(config)))
         shutil.copyfile(workdir / "environment.json", folder / "environment.json")
