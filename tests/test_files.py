@@ -45,15 +45,23 @@ def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_no
         temporary.write_text("again")
 
 
-def test_a_folder_is_whole_or_absent_and_goes_if_its_writer_was_killed(tmp_path):
-    path = tmp_path / "deep" / "folder"
-    with pytest.raises(ZeroDivisionError), whole(path) as temporary:
+def fail_within_a_folder(path):
+    with whole(path) as temporary:
         (temporary / "inner").mkdir(parents=True)
         (temporary / "inner/file").write_text("half")
         raise ZeroDivisionError
+
+
+def test_a_folder_is_whole_or_absent_and_goes_if_its_writer_was_killed(tmp_path):
+    path = tmp_path / "deep" / "folder"
+    with pytest.raises(ZeroDivisionError):
+        fail_within_a_folder(path)
     assert list(path.parent.iterdir()) == []
-    dead = path.parent / temporary.name.replace(f"-{os.getpid()}.", f"-{2**22 + 1}.")
-    (dead / "inner").mkdir(parents=True)
+    with whole(path) as temporary:
+        dead = path.parent / temporary.name.replace(f"-{os.getpid()}.", f"-{2**22 + 1}.")
+        (dead / "inner").mkdir(parents=True)
+        temporary.mkdir()
+    path.rmdir()
     with whole(path) as temporary:
         (temporary / "inner").mkdir(parents=True)
         (temporary / "inner/file").write_text("all")
