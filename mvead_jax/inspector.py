@@ -26,12 +26,14 @@ from PIL import Image
 from mvead_jax.backbone.extractor import Backbone, load_backbone
 from mvead_jax.backbone.features import as_stored
 from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.config import Config
 from mvead_jax.data.loading import open_image, preprocess, upright
 from mvead_jax.data.pictures import Picture
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.files import locked
 from mvead_jax.hold_out import read_for_scoring
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.workdir import (
@@ -179,11 +181,19 @@ class Inspector:
           warm: compile now, so that the first part takes no longer than the others.
 
         Raises:
-          UserError: not a finished workdir, files that changed, no such category, or weights that can't be
-            found.
+          UserError: not a finished workdir, files that changed, no such category, weights that can't be
+            found, or a training at work there.
         """
         workdir = Path(workdir)
         config = trained_config(workdir, overrides or {}, OVERRIDDEN)
+        with locked(workdir, shared=True):  # no training may change the model
+            found = cls._read(workdir, config, category)
+        if warm:
+            found.warm_up()
+        return found
+
+    @classmethod
+    def _read(cls, workdir: Path, config: Config, category: str | None) -> Inspector:
         manifest = Manifest(workdir)
         manifest.verify(workdir / "config.json")
         learned = {name: read_facts(workdir / "banks" / name)["categories"] for name in model_names(workdir)}
@@ -206,12 +216,9 @@ class Inspector:
         models = manifest.digest(*(workdir / place for place in ("banks", "models", "geometry")))
         decides = [models, backbone.digest, config.score, config.decision]
         digest = hashlib.sha256(repr(decides).encode()).hexdigest()
-        found = cls(
+        return cls(
             *(backbone, scorers, calibrations, config.decision.false_alarms, digest), config.features.dtype
         )
-        if warm:
-            found.warm_up()
-        return found
 
     @property
     def categories(self) -> tuple[str, ...]:

@@ -134,6 +134,24 @@ def test_a_picture_of_other_bytes_is_scored_again_and_the_same_bytes_are_not(lin
     assert line.look() == [("a", {"left": 8, "right": 5, "top": 5}, 1)]
 
 
+def test_of_two_files_of_a_view_that_counts_by_which_was_decided_even_after_a_restart(line):
+    for view in VIEWS[:2]:
+        line.put(f"a/{view}.jpg", 5)
+    line.put("a/top.png", 6)  # a mask, say
+    line.look()
+    line.put("a/top.jpg", 7)
+    line.look()
+    assert line.look() == [("a", {"left": 5, "right": 5, "top": 7}, None)]
+    line.put("b/left.jpg", 5)
+    line.put("b/right.png", 6)
+    line.put("b/top.jpg", 7)
+    line.look()
+    assert line.look() == [("b", {"left": 5, "right": 6, "top": 7}, None)]
+    line.put("b/right.jpg", 8)
+    line.start()
+    assert line.look() == line.look() == line.look(100) == []
+
+
 def test_an_unreadable_picture_gets_a_line_that_names_it_and_the_others_go_on(line):
     for sample in "ab":
         for view in VIEWS:

@@ -34,7 +34,7 @@ from mvead_jax.export.card import model_card
 from mvead_jax.export.function import export_function
 from mvead_jax.export.golden import check_golden, choose, write_golden
 from mvead_jax.export.seal import SEAL, broken, seal
-from mvead_jax.files import read_json, whole, write_json, write_text
+from mvead_jax.files import locked, read_json, whole, write_json, write_text
 from mvead_jax.hold_out import Decider
 from mvead_jax.inspector import Inspector
 from mvead_jax.progress import progress
@@ -69,7 +69,7 @@ def export(
     index = open_data(data.root, categories, lists=data.lists, images=data.images, incomplete=data.incomplete)
     index = hold_out(index, config.decision.held_out, config.seed)
     samples = {category: choose(index, category, golden) for category in categories}
-    with whole(artefact, "--output") as folder:
+    with locked(workdir, shared=True), whole(artefact, "--output") as folder:
         folder.mkdir()
         write_json(folder / "config.json", to_dict(_shipped(config)))
         shutil.copyfile(workdir / "environment.json", folder / "environment.json")

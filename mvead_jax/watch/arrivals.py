@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 Key = tuple[str, str]  # category and sample
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class File:
     """A picture on disk: its path below the folder, size in bytes, and time of change in nanoseconds."""
 
@@ -32,7 +32,7 @@ class File:
     changed: int
 
 
-@dataclass
+@dataclass(slots=True)
 class Arrival:
     """What has come of one sample.
 
@@ -48,10 +48,19 @@ class Arrival:
 class Arrivals:
     """Looks into a folder again and again; `samples` is what lies there."""
 
-    def __init__(self, folder: Path, views: Mapping[str, Sequence[str]]):
-        """views: of each category that is known."""
+    def __init__(
+        self,
+        folder: Path,
+        views: Mapping[str, Sequence[str]],
+        decided: Callable[[Key, str], File | None] = lambda key, view: None,
+    ):
+        """
+        Args:
+          views: of each category that is known.
+          decided: the file of a view by which its sample was decided, perhaps before a restart.
+        """
         self.samples: dict[Key, Arrival] = {}
-        self._folder, self._views = folder, views
+        self._folder, self._views, self._decided = folder, views, decided
         self._told: set[str] = set()
 
     def look(self, now: float) -> None:
@@ -67,15 +76,16 @@ class Arrivals:
             del self.samples[key]
         for key, views in found.items():
             arrival = self.samples.setdefault(key, Arrival())
-            files = {view: self._first(own, arrival.files.get(view)) for view, own in views.items()}
+            files = {view: self._chosen(own, self._decided(key, view)) for view, own in views.items()}
             arrival.settled = files == arrival.files
             if files != arrival.files:
                 arrival.files, arrival.since = files, now
 
-    def _first(self, files: list[File], earlier: File | None) -> File:
-        """Of several files of one view the one that was taken before; else .jpg before .png, then by name."""
+    def _chosen(self, files: list[File], decided: File | None) -> File:
+        """Of several files of one view the one that was decided by; else .jpg before .png, then by name. So a
+        picture counts before its mask, which may come first."""
         order = sorted(files, key=lambda file: (_rank(file.path), file.path))
-        chosen = next((file for file in order if earlier and file.path == earlier.path), order[0])
+        chosen = next((file for file in order if decided and file.path == decided.path), order[0])
         for file in order:
             if file.path != chosen.path:
                 self._tell(file.path, f"the view is there already, as {chosen.path}; passed over")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +18,42 @@ class Journal:
     """The lines of a file, and how to add one. A last line that a killed writer left unfinished is cut off.
 
     Attributes:
-      lines: the objects, in order; line i has "number" i + 1.
+      count: of the lines; line i has "number" i + 1. None is kept in memory.
     """
 
     def __init__(self, path: Path):
         """
         Raises:
-          UserError: a line that is none of a journal, or a disk that refuses.
+          UserError: the disk refuses.
         """
-        self._path = path
+        self._path, self.count, whole = path, 0, 0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with path.open("ab+") as file:
                 file.seek(0)
-                content = file.read()
-                whole = content.rfind(b"\n") + 1
-                if whole < len(content):
-                    log.warning("%s: its last line was not finished; cut off, decided again", path)
-                    file.truncate(whole)
+                for line in file:
+                    if line.endswith(b"\n"):
+                        self.count, whole = self.count + 1, whole + len(line)
+                    else:
+                        log.warning("%s: its last line was not finished; cut off, decided again", path)
+                file.truncate(whole)
                 os.fsync(file.fileno())
             _sync_folder(path.parent)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from error
-        self.lines = [self._parsed(at, line) for at, line in enumerate(content[:whole].splitlines(), 1)]
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """The objects, in order.
+
+        Raises:
+          UserError: a line that is none of a journal, or a disk that refuses.
+        """
+        try:
+            with self._path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    yield self._parsed(number, line)
+        except OSError as error:
+            raise UserError(f"{self._path}: {error.strerror or error}") from error
 
     def append(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Adds a line and gives it its number; it is on the disk when this returns.
@@ -48,7 +61,7 @@ class Journal:
         Raises:
           UserError: the disk refuses.
         """
-        line = {"number": len(self.lines) + 1, **fields}
+        line = {"number": self.count + 1, **fields}
         text = json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
         try:
             with self._path.open("ab", buffering=0) as file:
@@ -60,7 +73,7 @@ class Journal:
             raise UserError(
                 f"{self._path}: {error.strerror or error}; nothing is decided twice: make room and run again"
             ) from error
-        self.lines.append(line)
+        self.count += 1
         return line
 
     def foreign(self, number: int, error: Exception) -> UserError:

@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -56,7 +56,7 @@ class Snapshot:
         return str(self.name)
 
 
-@dataclass
+@dataclass(slots=True)
 class _Decided:
     """The last line of a sample: its number, and the pictures it stands for, by view; no digest of one that
     could not be read."""
@@ -79,9 +79,9 @@ class Watcher:
         """
         self._inspector, self._folder, self._journal, self._timeout = inspector, folder, journal, timeout
         self._views = {category: tuple(inspector.views(category)) for category in inspector.categories}
-        self._arrivals = Arrivals(folder, self._views)
         self._decided: dict[Key, _Decided] = {}
-        for number, line in enumerate(journal.lines, 1):
+        self._arrivals = Arrivals(folder, self._views, self._decided_file)
+        for number, line in enumerate(journal.lines(), 1):
             try:
                 model = line["model"]
                 self._remember(line)
@@ -154,7 +154,7 @@ class Watcher:
                 "revises": known.number if known else None,
                 **result,
                 "pictures": {
-                    view: {**vars(file), "sha256": digests[view]} for view, file in sorted(files.items())
+                    view: {**asdict(file), "sha256": digests[view]} for view, file in sorted(files.items())
                 },
                 "model": self._inspector.digest,
             }
@@ -162,6 +162,10 @@ class Watcher:
         self._remember(line)
         log.info("%s %s: %s", category, sample, line.get("error") or line["text"])
         return line
+
+    def _decided_file(self, key: Key, view: str) -> File | None:
+        known = self._decided.get(key)
+        return known.files.get(view) if known else None
 
     def _remember(self, line: Mapping[str, Any]) -> None:
         pictures = line["pictures"]

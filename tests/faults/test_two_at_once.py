@@ -12,6 +12,7 @@ from laboratory import ENVIRONMENT, ROOT, Lab, arguments, differing, finished, i
 
 from mvead_jax.errors import UserError
 from mvead_jax.files import locked, whole
+from mvead_jax.inspector import Inspector
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,17 @@ def test_no_training_changes_a_model_that_is_being_scored_and_two_may_score_it(l
     hold(lab.folder / "read/run", "shared")
     assert lab.run("train", "read")["code"] == 2
     lab.done("score", "read", options=["--output", str(lab.folder / "read/other")])
+
+
+def test_an_inspector_is_not_made_of_a_model_in_training_and_several_are_of_one(lab, hold):
+    lab.copy("trained", "inspected")
+    owner = hold(lab.folder / "inspected/run")
+    with pytest.raises(UserError, match="another process is at work here"):
+        Inspector.load(lab.folder / "inspected/run", warm=False)
+    owner.kill()
+    owner.wait()
+    hold(lab.folder / "inspected/run", "shared")
+    assert Inspector.load(lab.folder / "inspected/run", warm=False).categories == ("cap",)
 
 
 def test_two_trainings_at_the_same_time_are_one_training_and_one_line(lab, tmp_path):
