@@ -264,6 +264,30 @@ def test_nothing_is_moved_or_changed_and_other_files_are_passed_over_with_a_word
     assert sorted(Path(text.split(":")[0]).name for text in told) == ["loose.png", "nadir.png"]
 
 
+def test_a_pipe_and_a_link_are_passed_over_and_nothing_waits_for_them(line, tmp_path, caplog):
+    for view in VIEWS[:2]:
+        line.put(f"a/{view}.png")
+    os.mkfifo(line.input / "a/top.png")
+    line.look()
+    assert line.look(20) == [("a", {"left": 10, "right": 10}, None)]
+    outside = tmp_path / "outside.png"
+    shutil.copy(line.input / "a/left.png", outside)
+    (line.input / "a/top.jpg").symlink_to(outside)
+    (line.input / "b").symlink_to(tmp_path)
+    assert line.look() == line.look(100) == []
+    told = [record.getMessage() for record in caplog.records]
+    assert sorted(Path(text.split(":")[0]).name for text in told if "a link, or no file" in text) == [
+        "top.jpg",
+        "top.png",
+    ]
+
+
+def test_a_folder_that_is_gone_is_one_line(line):
+    line.input.rmdir()
+    with pytest.raises(UserError, match=r"--input .*in: No such file"):
+        line.look()
+
+
 def test_a_sample_that_is_taken_away_before_it_is_complete_is_forgotten(line):
     line.put("a/left.png")
     line.look(), line.look()
@@ -288,7 +312,7 @@ def test_a_sample_that_is_taken_away_before_it_is_complete_is_forgotten(line):
     ],
 )
 def test_whose_a_picture_is_follows_from_its_path(path, views, expected):
-    assert place_of(path, views) == expected
+    assert place_of(path, views) == (expected and (expected[:2], expected[2]))
 
 
 # ---- the real thing

@@ -12,11 +12,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from mvead_jax.data.realiad import category_of_key, sample_of_name
 from mvead_jax.data.records import PICTURE_FILES, normal_form
+from mvead_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -62,16 +64,22 @@ class Arrivals:
         self.samples: dict[Key, Arrival] = {}
         self._folder, self._views, self._decided = folder, views, decided
         self._told: set[str] = set()
+        self._places: dict[str, tuple[Key, str] | None] = {}  # of the last look
 
     def look(self, now: float) -> None:
         """Brings `samples` up to date. now: in seconds, of any clock that only goes forward."""
         found: dict[Key, dict[str, list[File]]] = {}
+        places: dict[str, tuple[Key, str] | None] = {}
         for file in self._listed():
-            if (place := place_of(file.path, self._views)) is None:
-                self._tell(file.path, "no view of this model; passed over")
+            path = file.path
+            place = self._places[path] if path in self._places else place_of(path, self._views)
+            places[path] = place
+            if place is None:
+                self._tell(path, "no view of this model; passed over")
             else:
-                category, sample, view = place
-                found.setdefault((category, sample), {}).setdefault(view, []).append(file)
+                key, view = place
+                found.setdefault(key, {}).setdefault(view, []).append(file)
+        self._places = places
         for key in self.samples.keys() - found.keys():
             del self.samples[key]
         for key, views in found.items():
@@ -84,6 +92,8 @@ class Arrivals:
     def _chosen(self, files: list[File], decided: File | None) -> File:
         """Of several files of one view the one that was decided by; else .jpg before .png, then by name. So a
         picture counts before its mask, which may come first."""
+        if len(files) == 1:
+            return files[0]
         order = sorted(files, key=lambda file: (_rank(file.path), file.path))
         chosen = next((file for file in order if decided and file.path == decided.path), order[0])
         for file in order:
@@ -96,23 +106,32 @@ class Arrivals:
             self._told.add(path)
             log.warning("%s: %s", self._folder / path, what)
 
-    def _listed(self) -> Iterator[File]:
+    def _listed(self, below: str = "") -> Iterator[File]:
         """Pictures below the folder, without hidden ones; what vanishes meanwhile is left out."""
-        for place, folders, names in os.walk(self._folder):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
-            for name in sorted(names):
-                if name.startswith(".") or Path(name).suffix.lower() not in PICTURE_FILES:
-                    continue
-                path = Path(place, name)
-                try:
-                    stat = path.stat()
-                except OSError:
-                    continue
-                yield File(path.relative_to(self._folder).as_posix(), stat.st_size, stat.st_mtime_ns)
+        try:
+            with os.scandir(self._folder / below) as entries:
+                found = sorted((one for one in entries if one.name[0] != "."), key=lambda one: one.name)
+        except OSError as error:
+            if not below:
+                raise UserError(f"--input {self._folder}: {error.strerror}") from None
+            if not isinstance(error, FileNotFoundError):  # taken away meanwhile
+                self._tell(below, f"{error.strerror}; passed over")
+            return
+        for one in found:
+            path = below + one.name
+            with suppress(OSError):
+                if one.is_dir(follow_symlinks=False):
+                    yield from self._listed(path + "/")
+                elif os.path.splitext(path)[1].lower() in PICTURE_FILES:
+                    if one.is_file(follow_symlinks=False):
+                        status = one.stat(follow_symlinks=False)
+                        yield File(path, status.st_size, status.st_mtime_ns)
+                    else:
+                        self._tell(path, "a link, or no file; passed over")
 
 
-def place_of(path: str, views: Mapping[str, Sequence[str]]) -> tuple[str, str, str] | None:
-    """(category, sample, view) of a picture's path below the folder; None if it is no view that is known."""
+def place_of(path: str, views: Mapping[str, Sequence[str]]) -> tuple[Key, str] | None:
+    """The sample and the view of a picture's path below the folder; None if it is no view that is known."""
     parts = PurePosixPath(path).parts
     if named := sample_of_name(parts[-1]):
         category, (sample, view) = category_of_key(named[0]), named
@@ -122,7 +141,7 @@ def place_of(path: str, views: Mapping[str, Sequence[str]]) -> tuple[str, str, s
         category = above[0] if above else next(iter(views)) if len(views) == 1 else ""
         if not sample or len(above) > 1:
             return None
-    return (category, sample, view) if view in views.get(category, ()) else None
+    return ((category, sample), view) if view in views.get(category, ()) else None
 
 
 def _rank(path: str) -> int:

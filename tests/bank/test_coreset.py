@@ -195,12 +195,14 @@ def test_what_it_cannot_take_is_refused(features, settings, message):
 
 
 _LONG = """
+import signal
 import sys
 import numpy as np
 from mvead_jax.bank.coreset import greedy_coreset
 from mvead_jax.errors import run
 
 features = np.random.default_rng(0).standard_normal((150_000, 128), dtype=np.float32)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 run(lambda: greedy_coreset(features, 140_000, seed=0))
 """
 
