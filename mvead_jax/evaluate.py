@@ -123,8 +123,9 @@ def evaluate(
         metrics[own]["categories"][category]["decision"] = {**facts, **_rates(folder, category)}
     write_regions(folder / "regions.csv", _regions(found[own]))
     write_replicates(folder, metrics[own], _resampled(found[own], config.eval, labelled))
+    attended = [f"attended/{path.name}" for path in folder.glob("attended/*.npz")]
     # Last: it says that all is there.
-    write_sealed(folder / "metrics.json", metrics[own], [*scored, "regions.csv", "bootstrap.npz"])
+    write_sealed(folder / "metrics.json", metrics[own], [*scored, *attended, "regions.csv", "bootstrap.npz"])
     return metrics[own]
 
 

@@ -220,11 +220,12 @@ def evaluate_again(
         scored = words["scored"]
         made = {name: own["decision"] for name, own in before["categories"].items() if "decision" in own}
         decided = {name: {key: own[key] for key in FACTS} for name, own in made.items()}
+        attended = [name for name in before.get("files", ()) if name.startswith("attended/")]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
     if scored != "test split":
         raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
-    check_score_files(output, before, scored_files(categories))
+    check_score_files(output, before, [*scored_files(categories), *attended])
     # What was scored is fixed, and it may have been scored by other lists than it was trained on.
     data = replace(
         config.data,

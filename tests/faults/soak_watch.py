@@ -92,18 +92,24 @@ def settle(watcher: Watcher, pictures: Pictures, seconds: float) -> list[str]:
     return wrong
 
 
-def test_pictures(root: Path) -> dict[tuple[str, str], bytes]:
+def pictures_of(root: Path) -> dict[tuple[str, str], bytes]:
     """The bytes of the test pictures, by sample and view."""
-    index = load_index(root).select(split="test")
-    return {(s.id, v.name): (index.root / v.image).open().read() for s in index.samples for v in s.views}
+    index, found = load_index(root).select(split="test"), {}
+    for sample in index.samples:
+        for view in sample.views:
+            with (index.root / view.image).open("rb") as file:
+                found[sample.id, view.name] = file.read()
+    return found
 
 
 def largest_difference(lines: list[dict], scores: Path) -> tuple[int, float]:
     """How many scores of views there are, and how far the last line of a sample is from images.csv, of 1."""
-    last = {line["sample"]: line["views"] for line in lines}
+    last = {line["sample"]: line for line in lines}
     with (scores / "images.csv").open() as file:
         rows = list(csv.DictReader(file))
-    return len(rows), max(abs(last[row["sample"]][row["view"]] / float(row["score"]) - 1) for row in rows)
+    return len(rows), max(
+        abs(last[row["sample"]]["views"][row["view"]] / float(row["score"]) - 1) for row in rows
+    )
 
 
 def main() -> None:
@@ -119,7 +125,7 @@ def main() -> None:
     parser.add_argument("--timeout", type=float, default=5, help="of the watcher")
     parser.add_argument("--kills", type=int, default=0)
     given = parser.parse_args()
-    pictures = test_pictures(given.root)
+    pictures = pictures_of(given.root)
     others = list(pictures.values())[:50]
     events = feed(pictures, others=others, seconds=given.seconds, timeout=given.timeout, seed=0)
     kills = np.random.default_rng(0).uniform(0.1, 0.9, given.kills) * events[-1].second

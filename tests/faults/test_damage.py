@@ -147,6 +147,7 @@ SCORED = {
     "samples.csv": "images.csv",
     "maps/cap.npz": "bootstrap.npz",
     "bootstrap.npz": "maps/cap.npz",
+    "attended/cap.npz": "maps/cap.npz",
     "metrics.json": "environment.json",
 }
 
@@ -165,7 +166,7 @@ def test_damaged_scores_are_refused_by_name_and_scoring_makes_them_again(lab, fi
         assert any(name in last for name in (file, SCORED[file])), last
     if file == "bootstrap.npz" and damage is delete:
         assert read_run(place / "run").replicates == {}  # no intervals, and it says so
-    elif not file.startswith("maps/"):  # these are not compared
+    elif not file.startswith(("maps/", "attended/")):  # these are not compared
         with pytest.raises(UserError, match=f"{file}|{SCORED[file]}|holds no images.csv"):
             read_run(place / "run")
     if file == "metrics.json" and damage is not delete:

@@ -10,8 +10,7 @@ from fake_realiad import write_realiad
 from feeding import apply, feed, wrong_lines
 from PIL import Image
 from soak_watch import Watcher as Process
-from soak_watch import largest_difference, settle, soak
-from soak_watch import test_pictures as pictures_of
+from soak_watch import largest_difference, pictures_of, settle, soak
 
 from mvead_jax.config import BackboneConfig, Config, DataConfig
 from mvead_jax.data.loading import open_image
