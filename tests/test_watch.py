@@ -78,6 +78,18 @@ def line(tmp_path):
     return Line(tmp_path)
 
 
+def refuse(name):
+    """Path.open, but a disk that refuses to read files of that name."""
+    opened = Path.open
+
+    def open_or_refuse(path, *arguments, **options):
+        if path.name == name:
+            raise OSError(5, "Input/output error")
+        return opened(path, *arguments, **options)
+
+    return open_or_refuse
+
+
 def test_a_sample_is_scored_once_when_all_views_have_come_and_stay_as_they_are(line):
     line.put("Teil 1/left.png", 1)
     line.put("Teil 1/right.jpg", 2)
@@ -190,15 +202,8 @@ def test_an_empty_picture_gets_a_line_after_the_timeout_and_another_when_it_is_f
 def test_a_picture_that_the_disk_refuses_gets_a_line_after_the_timeout(line, monkeypatch):
     for view in VIEWS:
         line.put(f"a/{view}.png")
-    read_bytes = Path.read_bytes
-
-    def refuse(path):
-        if path.name == "top.png":
-            raise OSError(5, "Input/output error")
-        return read_bytes(path)
-
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "read_bytes", refuse)
+        patched.setattr(Path, "open", refuse("top.png"))
         assert line.look() == line.look(8) == []
         assert line.look(2) == [("a", None, None)]
         own = line.lines()[0]
@@ -210,6 +215,45 @@ def test_a_picture_that_the_disk_refuses_gets_a_line_after_the_timeout(line, mon
     os.utime(line.input / "a/top.png", (2, 2))
     line.look()
     assert line.look() == [("a", dict.fromkeys(VIEWS, 10), 1)]
+
+
+def test_a_picture_that_can_be_read_again_is_scored_without_any_change_to_it(line, monkeypatch):
+    for view in VIEWS:
+        line.put(f"a/{view}.png")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "open", refuse("top.png"))
+        line.look(), line.look()
+        assert line.look(20) == [("a", None, None)]
+        assert line.look() == line.look(20) == []
+        line.start()
+        assert line.look() == line.look() == line.look(20) == []
+    assert line.look() == []  # it was tried just now
+    assert line.look(20) == [("a", dict.fromkeys(VIEWS, 10), 1)]
+    assert line.look() == line.look(20) == []
+
+
+def test_a_picture_replaced_by_one_of_its_size_and_time_is_scored_again(line):
+    for view in VIEWS:
+        line.put(f"a/{view}.bmp", 5)
+    line.look(), line.look()
+    top = line.input / "a/top.bmp"
+    before = top.stat()
+    line.put("a/top.bmp", 6)
+    os.utime(top, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = top.stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    line.look()
+    assert line.look() == [("a", {"left": 5, "right": 5, "top": 6}, 1)]
+
+
+def test_a_file_too_large_for_a_picture_gets_a_line_and_is_not_read(line):
+    for view in VIEWS[:2]:
+        line.put(f"a/{view}.png")
+    with (line.input / "a/top.png").open("wb") as file:
+        file.truncate(2**40)
+    line.look()
+    assert line.look(20) == [("a", None, None)]
+    assert "more than 536870912 bytes" in line.lines()[0]["error"]
 
 
 @pytest.mark.parametrize(
@@ -228,7 +272,7 @@ def test_a_restart_repeats_nothing_and_cuts_a_torn_line(line):
             line.put(f"{sample}/{view}.png", 5)
     line.look(), line.look()
     written = line.path.read_bytes()
-    for kept in (len(written) - 1, written.rfind(b"\n", 0, -1) + 20, written.rfind(b"\n", 0, -1) + 1):
+    for kept in (len(written) - 2, written.rfind(b"\n", 0, -1) + 20, written.rfind(b"\n", 0, -1) + 1):
         line.path.write_bytes(written[:kept])
         os.utime(line.input / "a/top.png", (kept, kept))
         line.start()
@@ -238,6 +282,23 @@ def test_a_restart_repeats_nothing_and_cuts_a_torn_line(line):
     line.path.write_bytes(b"?" + written)
     with pytest.raises(UserError, match=r"decisions.jsonl: line 1 is not one of"):
         line.start()
+
+
+def test_a_last_line_is_kept_if_only_its_end_is_missing_and_left_alone_if_it_is_no_journals(line):
+    for sample in "ab":
+        for view in VIEWS:
+            line.put(f"{sample}/{view}.png", 5)
+    line.look(), line.look()
+    written = line.path.read_bytes()
+    line.path.write_bytes(written[:-1])
+    line.start()
+    assert line.path.read_bytes() == written
+    assert line.look() == line.look() == []
+    for foreign in (b"notes of somebody", b'{"number": 3, "other": 1', b"[" * 200_000 + b"\n"):
+        line.path.write_bytes(written[: written.find(b"\n") + 1] + foreign)
+        with pytest.raises(UserError, match="line 2 is not one of score.py --watch"):
+            line.start()
+        assert line.path.read_bytes().endswith(foreign)
 
 
 def test_another_model_does_not_go_on_with_the_decisions_of_the_first(line):
@@ -282,6 +343,35 @@ def test_a_pipe_and_a_link_are_passed_over_and_nothing_waits_for_them(line, tmp_
     ]
 
 
+def test_two_folders_of_one_sample_are_not_put_together(line, caplog):
+    composed, apart = "\u00e9", "e\u0301"
+    line.put(f"{apart}/left.png", 1)
+    line.put(f"{composed}/right.png", 2)
+    line.put(f"{composed}/top.png", 3)
+    line.look()
+    assert line.look(20) == [(composed, {"left": 1}, None)]  # the first by name
+    line.put(f"bolt/{composed}/right.png", 4)
+    line.start()
+    assert line.look() == line.look() == line.look(20) == []
+    told = [record.getMessage() for record in caplog.records]
+    assert any(f"{composed}: the sample is there already, in '{apart}'; passed over" in text for text in told)
+
+
+def test_names_that_are_no_text_and_folders_too_deep_are_passed_over(line, caplog):
+    for view in VIEWS:
+        line.put(f"\x1b[2J\n7/{view}.png")
+        line.put(os.fsdecode(b"\xff") + f"/{view}.png")
+    deep = line.input
+    for _ in range(300):
+        deep = deep / "d"
+        deep.mkdir()
+    line.look()
+    assert line.look(20) == []
+    told = "\n".join(record.getMessage() for record in caplog.records)
+    assert told.count("control character, or half of a character; passed over") == 6
+    assert "more than 8 folders deep; passed over" in told
+
+
 def test_a_folder_that_is_gone_is_one_line(line):
     line.input.rmdir()
     with pytest.raises(UserError, match=r"--input .*in: No such file"):
@@ -312,7 +402,8 @@ def test_a_sample_that_is_taken_away_before_it_is_complete_is_forgotten(line):
     ],
 )
 def test_whose_a_picture_is_follows_from_its_path(path, views, expected):
-    assert place_of(path, views) == (expected and (expected[:2], expected[2]))
+    place = place_of(path, views)
+    assert (place and (*place.key, place.view)) == expected
 
 
 # ---- the real thing

@@ -15,23 +15,35 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from mvead_jax.data.realiad import category_of_key, sample_of_name
-from mvead_jax.data.records import PICTURE_FILES, normal_form
+from mvead_jax.data.records import PICTURE_FILES, normal_form, unsafe_path
 from mvead_jax.errors import UserError
 
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # category and sample
+_DEEPEST = 8  # folders that a picture lies in
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A picture on disk: its path below the folder, size in bytes, and time of change in nanoseconds."""
+    """A picture on disk: its path below the folder, its size in bytes, and when its content and when anything
+    of it was changed, in nanoseconds; the second can't be set back."""
 
     path: str
     size: int
+    modified: int
     changed: int
+
+
+class Place(NamedTuple):
+    """Where a picture belongs. home: the folder of its sample; "" if its name alone tells the sample."""
+
+    key: Key
+    view: str
+    home: str
 
 
 @dataclass(slots=True)
@@ -54,40 +66,67 @@ class Arrivals:
         self,
         folder: Path,
         views: Mapping[str, Sequence[str]],
-        decided: Callable[[Key, str], File | None] = lambda key, view: None,
+        decided: Callable[[Key], Mapping[str, File]] = lambda key: {},
     ):
         """
         Args:
           views: of each category that is known.
-          decided: the file of a view by which its sample was decided, perhaps before a restart.
+          decided: the files by which a sample was decided, perhaps before a restart, by view.
         """
         self.samples: dict[Key, Arrival] = {}
         self._folder, self._views, self._decided = folder, views, decided
         self._told: set[str] = set()
-        self._places: dict[str, tuple[Key, str] | None] = {}  # of the last look
+        self._places: dict[str, Place | None] = {}  # of the last look
 
     def look(self, now: float) -> None:
-        """Brings `samples` up to date. now: in seconds, of any clock that only goes forward."""
-        found: dict[Key, dict[str, list[File]]] = {}
-        places: dict[str, tuple[Key, str] | None] = {}
+        """Brings `samples` up to date. now: in seconds, of any clock that only goes forward.
+
+        Raises:
+          UserError: the folder can't be read.
+        """
+        found: dict[Key, dict[str, dict[str, list[File]]]] = {}  # by home and view
+        places: dict[str, Place | None] = {}
         for file in self._listed():
             path = file.path
-            place = self._places[path] if path in self._places else place_of(path, self._views)
-            places[path] = place
-            if place is None:
-                self._tell(path, "no view of this model; passed over")
-            else:
-                key, view = place
-                found.setdefault(key, {}).setdefault(view, []).append(file)
+            place = places[path] = self._places[path] if path in self._places else self._place(path)
+            if place is not None:
+                homes = found.setdefault(place.key, {})
+                homes.setdefault(place.home, {}).setdefault(place.view, []).append(file)
         self._places = places
         for key in self.samples.keys() - found.keys():
             del self.samples[key]
-        for key, views in found.items():
-            arrival = self.samples.setdefault(key, Arrival())
-            files = {view: self._chosen(own, self._decided(key, view)) for view, own in views.items()}
+        for key, homes in found.items():
+            arrival, decided = self.samples.setdefault(key, Arrival()), self._decided(key)
+            views = self._own(homes, decided)
+            files = {view: self._chosen(own, decided.get(view)) for view, own in views.items()}
             arrival.settled = files == arrival.files
             if files != arrival.files:
                 arrival.files, arrival.since = files, now
+
+    def _place(self, path: str) -> Place | None:
+        """The place of a path, or a word about it."""
+        if (problem := unsafe_path(path)) is not None:
+            self._tell(path, f"{problem}; passed over")
+        elif (place := place_of(path, self._views)) is not None:
+            return place
+        else:
+            self._tell(path, "no view of this model; passed over")
+        return None
+
+    def _own(
+        self, homes: Mapping[str, dict[str, list[File]]], decided: Mapping[str, File]
+    ) -> dict[str, list[File]]:
+        """Of several folders of one sample (two spellings of its name) the one that it was decided by; else
+        the first by name."""
+        if len(homes) == 1:
+            return next(iter(homes.values()))
+        paths = {file.path for file in decided.values()}
+        held = {home: {file.path for own in views.values() for file in own} for home, views in homes.items()}
+        chosen = min(homes, key=lambda home: (held[home].isdisjoint(paths), home))
+        for home in homes:
+            if home != chosen:
+                self._tell(home, f"the sample is there already, in '{chosen}'; passed over")
+        return homes[chosen]
 
     def _chosen(self, files: list[File], decided: File | None) -> File:
         """Of several files of one view the one that was decided by; else .jpg before .png, then by name. So a
@@ -106,7 +145,7 @@ class Arrivals:
             self._told.add(path)
             log.warning("%s: %s", self._folder / path, what)
 
-    def _listed(self, below: str = "") -> Iterator[File]:
+    def _listed(self, below: str = "", deep: int = _DEEPEST) -> Iterator[File]:
         """Pictures below the folder, without hidden ones; what vanishes meanwhile is left out."""
         try:
             with os.scandir(self._folder / below) as entries:
@@ -121,27 +160,31 @@ class Arrivals:
             path = below + one.name
             with suppress(OSError):
                 if one.is_dir(follow_symlinks=False):
-                    yield from self._listed(path + "/")
+                    if deep:
+                        yield from self._listed(path + "/", deep - 1)
+                    else:
+                        self._tell(path, f"more than {_DEEPEST} folders deep; passed over")
                 elif os.path.splitext(path)[1].lower() in PICTURE_FILES:
                     if one.is_file(follow_symlinks=False):
                         status = one.stat(follow_symlinks=False)
-                        yield File(path, status.st_size, status.st_mtime_ns)
+                        yield File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                     else:
                         self._tell(path, "a link, or no file; passed over")
 
 
-def place_of(path: str, views: Mapping[str, Sequence[str]]) -> tuple[Key, str] | None:
+def place_of(path: str, views: Mapping[str, Sequence[str]]) -> Place | None:
     """The sample and the view of a picture's path below the folder; None if it is no view that is known."""
-    parts = PurePosixPath(path).parts
-    if named := sample_of_name(parts[-1]):
-        category, (sample, view) = category_of_key(named[0]), named
+    *folders, name = PurePosixPath(path).parts
+    if named := sample_of_name(name):
+        (sample, view), home = named, ""
+        category = category_of_key(sample)
     else:
-        view = normal_form(PurePosixPath(path).stem)
-        *above, sample = (normal_form(part) for part in parts[:-1]) if len(parts) > 1 else [""]
+        view, home = normal_form(PurePosixPath(path).stem), "/".join(folders)
+        *above, sample = (normal_form(part) for part in folders) if folders else [""]
         category = above[0] if above else next(iter(views)) if len(views) == 1 else ""
         if not sample or len(above) > 1:
             return None
-    return ((category, sample), view) if view in views.get(category, ()) else None
+    return Place((category, sample), view, home) if view in views.get(category, ()) else None
 
 
 def _rank(path: str) -> int:

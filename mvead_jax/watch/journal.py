@@ -15,7 +15,8 @@ log = logging.getLogger(__name__)
 
 
 class Journal:
-    """The lines of a file, and how to add one. A last line that a killed writer left unfinished is cut off.
+    """The lines of a file, and how to add one. A last line that a killed writer left unfinished is cut off; a
+    whole one of which only the end of the line is missing gets it.
 
     Attributes:
       count: of the lines; line i has "number" i + 1. None is kept in memory.
@@ -24,7 +25,7 @@ class Journal:
     def __init__(self, path: Path):
         """
         Raises:
-          UserError: the disk refuses.
+          UserError: the disk refuses, or the last line is none of a journal.
         """
         self._path, self.count, whole = path, 0, 0
         try:
@@ -34,6 +35,9 @@ class Journal:
                 for line in file:
                     if line.endswith(b"\n"):
                         self.count, whole = self.count + 1, whole + len(line)
+                    elif self._is_whole(line):
+                        file.write(b"\n")
+                        self.count, whole = self.count + 1, whole + len(line) + 1
                     else:
                         log.warning("%s: its last line was not finished; cut off, decided again", path)
                 file.truncate(whole)
@@ -65,7 +69,7 @@ class Journal:
         text = json.dumps(line, allow_nan=False, ensure_ascii=False) + "\n"
         try:
             with self._path.open("ab", buffering=0) as file:
-                content = text.encode("utf-8", "surrogateescape")
+                content = text.encode("utf-8", "backslashreplace")  # half a character as JSON writes it
                 if file.write(content) != len(content):
                     raise OSError("the disk took half of a line")
                 os.fsync(file.fileno())
@@ -83,12 +87,22 @@ class Journal:
             f"{self._path}: line {number} is not one of score.py --watch ({reason}); name another --output"
         )
 
+    def _is_whole(self, line: bytes) -> bool:
+        """Whether a last line without its end is whole; if not, it must begin as the next one would."""
+        begin = b'{"number": %d, ' % (self.count + 1)
+        if not line.startswith(begin[: len(line)]):
+            raise self.foreign(self.count + 1, ValueError("it begins otherwise"))
+        try:
+            return bool(self._parsed(self.count + 1, line))
+        except UserError:
+            return False
+
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
-            found = json.loads(line.decode("utf-8", "surrogateescape"))
+            found = json.loads(line.decode())
             if found["number"] != number:
                 raise ValueError(f"its number is {found['number']}")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise self.foreign(number, error) from None
         return found
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import math
 import signal
 import threading
 import time
@@ -29,6 +30,7 @@ log = logging.getLogger("mvead_jax")
 
 JOURNAL = "decisions.jsonl"
 _POLL_SECONDS = 1.0
+_LARGEST = 2**29  # bytes of a file: 80 million pixels of 16-bit RGB have fewer
 
 
 class Inspects(Protocol):
@@ -59,11 +61,16 @@ class Snapshot:
 @dataclass(slots=True)
 class _Decided:
     """The last line of a sample: its number, and the pictures it stands for, by view; no digest of one that
-    could not be read."""
+    could not be read. tried: when it was last tried to read these."""
 
     number: int
     files: dict[str, File]
     digests: dict[str, str | None]
+    tried: float = -math.inf
+
+    def is_of(self, files: Mapping[str, File]) -> bool:
+        """Whether it stands for all these files."""
+        return all(self.files.get(view) == file for view, file in files.items())
 
 
 class Watcher:
@@ -80,7 +87,7 @@ class Watcher:
         self._inspector, self._folder, self._journal, self._timeout = inspector, folder, journal, timeout
         self._views = {category: tuple(inspector.views(category)) for category in inspector.categories}
         self._decided: dict[Key, _Decided] = {}
-        self._arrivals = Arrivals(folder, self._views, self._decided_file)
+        self._arrivals = Arrivals(folder, self._views, self._decided_files)
         for number, line in enumerate(journal.lines(), 1):
             try:
                 model = line["model"]
@@ -110,8 +117,11 @@ class Watcher:
 
     def _ready(self, key: Key, arrival: Arrival, now: float) -> bool:
         known = self._decided.get(key)
-        if not arrival.settled or (known and all(known.files.get(v) == f for v, f in arrival.files.items())):
+        if not arrival.settled:
             return False
+        if known and known.is_of(arrival.files):  # what could not be read may be readable again
+            unread = any(known.digests[view] is None for view in arrival.files)
+            return unread and now - known.tried >= self._timeout
         begun = sum(file.size > 0 for file in arrival.files.values())
         return begun == len(self._views[key[0]]) or self._timed_out(arrival, now)
 
@@ -126,16 +136,17 @@ class Watcher:
         for view, file in files.items():
             path = self._folder / file.path
             try:
-                pictures[view] = Snapshot(path, path.read_bytes())
+                pictures[view] = _snapshot(path)
             except FileNotFoundError:
                 return None  # moved away or taken back; the next look tells
-            except OSError as error:
-                unreadable.append(f"{path}: {error.strerror or error}")
+            except UserError as error:
+                unreadable.append(str(error))
         digests: dict[str, str | None] = dict.fromkeys(files)
         digests |= {view: hashlib.sha256(one.content).hexdigest() for view, one in pictures.items()}
         known = self._decided.get(key)
         if known and all((view, digest) in known.digests.items() for view, digest in digests.items()):
             known.files.update(files)  # the same pictures, copied again
+            known.tried = now
             return None
         category, sample = key
         try:
@@ -159,19 +170,40 @@ class Watcher:
                 "model": self._inspector.digest,
             }
         )
-        self._remember(line)
+        self._remember(line, now)
         log.info("%s %s: %s", category, sample, line.get("error") or line["text"])
         return line
 
-    def _decided_file(self, key: Key, view: str) -> File | None:
-        known = self._decided.get(key)
-        return known.files.get(view) if known else None
+    def _decided_files(self, key: Key) -> Mapping[str, File]:
+        return self._decided[key].files if key in self._decided else {}
 
-    def _remember(self, line: Mapping[str, Any]) -> None:
+    def _remember(self, line: Mapping[str, Any], now: float = -math.inf) -> None:
         pictures = line["pictures"]
-        files = {view: File(one["path"], one["size"], one["changed"]) for view, one in pictures.items()}
+        files = {
+            view: File(one["path"], one["size"], one["modified"], one["changed"])
+            for view, one in pictures.items()
+        }
         digests = {view: one["sha256"] for view, one in pictures.items()}
-        self._decided[line["category"], line["sample"]] = _Decided(line["number"], files, digests)
+        self._decided[line["category"], line["sample"]] = _Decided(line["number"], files, digests, now)
+
+
+def _snapshot(path: Path) -> Snapshot:
+    """The bytes of a picture.
+
+    Raises:
+      FileNotFoundError: it is gone.
+      UserError: it can't be read, or is too large for any picture that is taken.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}") from None
+    if len(content) > _LARGEST:
+        raise UserError(f"{path}: more than {_LARGEST} bytes; put the picture there")
+    return Snapshot(path, content)
 
 
 def watch(inspector: Inspects, folder: Path, output: Path, *, timeout: float) -> None:
