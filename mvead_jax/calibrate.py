@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
+from mvead_jax.backbone.features import cache_folder
 from mvead_jax.config import Config
+from mvead_jax.data.contents import contents, image_paths, states
 from mvead_jax.data.loading import open_image
-from mvead_jax.data.pictures import identity
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import data_folder
 from mvead_jax.errors import UserError
@@ -54,7 +55,7 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
     for category in index.categories:
         path = geometry_path(workdir, category)
         part = index.select(category=category, split="train")
-        origin = geometry_origin(config) | {"pictures": _digest_of(part)}
+        origin = geometry_origin(config) | {"pictures": _digest_of(part, cache_folder(config, workdir))}
         if path.exists() and not config.geometry.cameras:
             kept = _kept(path, part.views)
             if kept.origin in (None, origin):
@@ -119,12 +120,11 @@ def geometry_origin(config: Config) -> dict[str, Any]:
     return origin
 
 
-def _digest_of(index: DatasetIndex) -> str:
-    """Of the names and identities of an index's pictures."""
-    files = []
-    for sample in index.samples:
-        for view in sample.views:
-            files.append([view.image, *identity(index.root / view.image)])
+def _digest_of(index: DatasetIndex, cache: Path) -> str:
+    """Of the names and contents of an index's pictures."""
+    paths = image_paths(index.samples)
+    pictures = contents(index.root, paths, states(index.root, paths), cache)
+    files = [list(pair) for pair in zip(paths, pictures, strict=True)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 
 

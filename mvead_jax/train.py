@@ -30,7 +30,7 @@ from typing import Any
 import jax
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import FeatureStore, cached_bytes, extract, fingerprint
+from mvead_jax.backbone.features import FeatureStore, cache_folder, cached_bytes, extract, fingerprint
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.board import FOLDER, Board, check_board
 from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
@@ -139,7 +139,7 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
         "kept": _kept(config),
         "unfused": config.bank.unfused,
         "training": _training_summary(training),
-        "features": _fingerprint(config, training, backbone),
+        "features": _fingerprint(config, training, backbone, workdir),
         "geometry": {category: own.digest for category, own in keys.items()},
     }
     same_in_all(
@@ -230,7 +230,7 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
     folder, path = workdir / "models" / name, calibration_path(workdir, name)
     learned = (workdir / "banks" / name, folder / "calibration.json", folder / "fusion.safetensors")
     facts = {
-        "features": _fingerprint(config, own, job.backbone),
+        "features": _fingerprint(config, own, job.backbone, workdir),
         "defective": [sample.id for sample in held_out.samples if sample.label == 1],
     }
     done = False
@@ -291,13 +291,6 @@ def check_same_run(config: Config, workdir: Path) -> None:
     )
     for folder in (workdir, cache_folder(config, workdir)):
         check_shared(folder)
-
-
-def cache_folder(config: Config, workdir: Path) -> Path:
-    """The folder of the features."""
-    if config.features.cache:
-        return Path(config.features.cache)
-    return workdir.absolute().parent / "feature_cache"
 
 
 def split_features(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> FeatureStore:
@@ -362,10 +355,11 @@ def _training_summary(index: DatasetIndex) -> dict[str, int]:
     )
 
 
-def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone) -> str:
-    """What the banks of a model depend on: so a changed picture means training again."""
+def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> str:
+    """What the banks of a model depend on: so a changed picture means training again. All must call."""
+    cache, batch_size = cache_folder(config, workdir), config.backbone.batch_size
     parts = [
-        fingerprint(index.select(category=category), backbone, config.features, config.backbone.batch_size)
+        fingerprint(index.select(category=category), backbone, config.features, cache, batch_size)
         for category in index.categories
     ]
     return hashlib.sha256(" ".join(parts).encode()).hexdigest()

@@ -2,11 +2,12 @@
 
 The cache is a folder of chunk files, each holding [s,V,N,D] for a run of whole samples. A chunk's name is the
 digest of all that its numbers depend on: the backbone (weights, block, precision, sizes, code), the
-preprocessing, device kind, JAX, and the identity of its pictures (path, size and time of change of a file,
-content of prepared data). So a changed picture or setting makes another name, and a chunk is written to a
-temporary name first: what has the right name was right and whole. It ends in the SHA-256 of its name and all
-its bytes: what has changed on the disk since, or was swapped, is found before use and computed again. So the
-processes of a run divide the chunks among them, and each writes its own.
+preprocessing, device kind, JAX, and the SHA-256 of its pictures (data/contents.py, whose records lie beside
+the chunks). So another picture or setting makes another name, and a chunk is written to a temporary name
+first: what has the right name was right and whole. A picture that is changed between reading it for its
+SHA-256 and decoding it is a problem, and its chunk is not written. A chunk ends in the SHA-256 of its name
+and all its bytes: what has changed on the disk since, or was swapped, is found before use and computed again.
+So the processes of a run divide the chunks among them, and each writes its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,9 +28,10 @@ import numpy as np
 from jaxtyping import Array, Float32
 
 from mvead_jax.backbone.extractor import Backbone
-from mvead_jax.config import FeaturesConfig
+from mvead_jax.config import Config, FeaturesConfig
+from mvead_jax.data.contents import State, contents, image_paths, recorded, states
 from mvead_jax.data.loading import PREPROCESSING_VERSION, LoadedSample, iterate, sample_pipeline
-from mvead_jax.data.pictures import identity
+from mvead_jax.data.pictures import digest
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.files import make_folder, whole
@@ -50,7 +52,7 @@ from mvead_jax.sharding import (
 log = logging.getLogger(__name__)
 
 _CHUNK_SAMPLES = 16
-_VERSION = 2  # of the file format
+_VERSION = 3  # of the file format and its name
 _SEAL = hashlib.sha256().digest_size  # bytes at the end of a chunk
 
 
@@ -115,21 +117,22 @@ def extract(
       UserError: not enough disk, or features that are not finite.
     """
     name = f"{'+'.join(index.categories)}/{index.samples[0].split}"
+    seen, pictures = _contents(index, cache)
     chunks = [
-        _Chunk(samples, cache / f"{digest}.npy")
-        for samples, digest in _digests(index, backbone, config, batch_size)
+        _Chunk(samples, cache / f"{name}.npy")
+        for samples, name in _names(index, pictures, backbone, config, batch_size)
     ]
     same_in_all(
         " ".join(chunk.path.name for chunk in chunks),
-        f"{index.root}: the processes see different pictures of {name}, or differ in device or JAX; "
-        "let all read one copy of the data set",
+        f"{index.root}: the processes differ in device or JAX; start all on the same",
     )
     shape = (len(index.views), backbone.grid[0] * backbone.grid[1], backbone.width)
     missing = [number for number, chunk in enumerate(chunks) if is_first() and not chunk.is_sound()]
     missing = from_first(missing)  # another process may have begun to write
     if missing:
         own = own_share([chunks[number] for number in missing])
-        _compute(name, index, own, backbone, config, batch_size)
+        before = dict(zip(image_paths(index.samples), zip(seen, pictures, strict=True), strict=True))
+        _compute(name, index, own, before, backbone, config, batch_size)
     else:
         log.info("features %s: %d samples from %s", name, len(index), cache)
     with together():
@@ -142,26 +145,39 @@ def extract(
     return FeatureStore(arrays, [index.views] * len(chunks), index.views)
 
 
-def fingerprint(index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, batch_size: int) -> str:
-    """SHA-256 of all that the features of `index` depend on, without computing them."""
-    names = [digest for _, digest in _digests(index, backbone, config, batch_size)]
+def fingerprint(
+    index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, cache: Path, batch_size: int
+) -> str:
+    """SHA-256 of all that the features of `index` depend on, without computing them. All processes must call.
+
+    Raises:
+      DataProblems: every picture that can't be read.
+    """
+    _, pictures = _contents(index, cache)
+    names = [name for _, name in _names(index, pictures, backbone, config, batch_size)]
     return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
 
 def cached_bytes(
     index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, cache: Path, batch_size: int
 ) -> int:
-    """Of the features of `index` (one category and split) that the cache holds."""
-    paths = [cache / f"{digest}.npy" for _, digest in _digests(index, backbone, config, batch_size)]
-    return sum(path.stat().st_size for path in paths if path.exists())
+    """Of the features of `index` (one category and split) that the cache holds. Reads no picture: of those
+    that were not read before it holds none."""
+    return sum(path.stat().st_size for _, path in _cached(index, backbone, config, cache, batch_size))
 
 
 def cached_samples(
     index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, cache: Path, batch_size: int
 ) -> int:
-    """How many samples of `index` (one category and split) have their features in the cache."""
-    runs = _digests(index, backbone, config, batch_size)
-    return sum(len(samples) for samples, digest in runs if (cache / f"{digest}.npy").exists())
+    """How many samples of `index` (one category and split) have their features in the cache, likewise."""
+    return sum(len(samples) for samples, _ in _cached(index, backbone, config, cache, batch_size))
+
+
+def cache_folder(config: Config, workdir: Path) -> Path:
+    """The folder of the features."""
+    if config.features.cache:
+        return Path(config.features.cache)
+    return workdir.absolute().parent / "feature_cache"
 
 
 def as_stored(features: Float32[Array, "*n D"], dtype: str) -> Float32[Array, "*n D"]:
@@ -218,15 +234,47 @@ class _Chunk:
         return digest.digest()
 
 
+Before = Mapping[str, tuple[State, str]]  # of each picture by its path: its state, then its SHA-256
 _STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
-def _digests(
-    index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, batch_size: int
+def _contents(index: DatasetIndex, cache: Path) -> tuple[list[State], list[str]]:
+    """The state, as this process sees it, and the SHA-256 of every picture, which the first process reads.
+
+    All must call.
+    """
+    paths = image_paths(index.samples)
+    with together():
+        seen = states(index.root, paths)
+        pictures = contents(index.root, paths, seen, cache) if is_first() else None
+    known = [state[1:3] or state for state in seen]  # size and time; a place or an inode may be its own
+    same_in_all(
+        hashlib.sha256(json.dumps([paths, known]).encode()).hexdigest(),
+        f"{index.root}: the processes see different pictures; let all read one copy of the data set",
+    )
+    return seen, from_first(pictures)
+
+
+def _cached(
+    index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, cache: Path, batch_size: int
+) -> list[tuple[tuple[Sample, ...], Path]]:
+    """The runs of samples whose pictures were read before and whose features are there."""
+    paths = image_paths(index.samples)
+    pictures = recorded(states(index.root, paths), cache)
+    if pictures is None:
+        return []
+    names = _names(index, pictures, backbone, config, batch_size)
+    found = [(samples, cache / f"{name}.npy") for samples, name in names]
+    return [(samples, path) for samples, path in found if path.exists()]
+
+
+def _names(
+    index: DatasetIndex, pictures: Sequence[str], backbone: Backbone, config: FeaturesConfig, batch_size: int
 ) -> list[tuple[tuple[Sample, ...], str]]:
-    """The runs of samples that make a chunk, with the chunk's digest."""
+    """The runs of samples that make a chunk, with the chunk's name, of the SHA-256 of every picture."""
+    of_path = dict(zip(image_paths(index.samples), pictures, strict=True))
     runs = [index.samples[at : at + _CHUNK_SAMPLES] for at in range(0, len(index), _CHUNK_SAMPLES)]
-    return [(samples, _digest(samples, index, backbone, config, batch_size)) for samples in runs]
+    return [(samples, _name(samples, index, of_path, backbone, config, batch_size)) for samples in runs]
 
 
 def _images_in_a_pass(index: DatasetIndex, batch_size: int) -> int:
@@ -236,12 +284,22 @@ def _images_in_a_pass(index: DatasetIndex, batch_size: int) -> int:
     return -(-images // -(-images // batch_size))
 
 
-def _digest(samples, index: DatasetIndex, backbone: Backbone, config: FeaturesConfig, batch_size: int) -> str:
-    """The name of a chunk. Images in a pass and device are in it because they decide the last bits."""
-    files = []
-    for sample in samples:
-        for view in sample.views:
-            files.append([sample.id, view.name, view.image, *identity(index.root / view.image)])
+def _name(
+    samples: Sequence[Sample],
+    index: DatasetIndex,
+    pictures: Mapping[str, str],
+    backbone: Backbone,
+    config: FeaturesConfig,
+    batch_size: int,
+) -> str:
+    """The name of a chunk. Images in a pass and device are in it because they decide the last bits.
+
+    pictures: the SHA-256 of each by its path."""
+    files = [
+        [sample.id, view.name, view.image, pictures[view.image]]
+        for sample in samples
+        for view in sample.views
+    ]
     key = {
         "version": [_VERSION, PREPROCESSING_VERSION],
         "backbone": backbone.digest,
@@ -255,19 +313,31 @@ def _digest(samples, index: DatasetIndex, backbone: Backbone, config: FeaturesCo
 
 
 def _compute(
-    name, index: DatasetIndex, chunks: Sequence[_Chunk], backbone: Backbone, config, batch_size
+    name,
+    index: DatasetIndex,
+    chunks: Sequence[_Chunk],
+    before: Before,
+    backbone: Backbone,
+    config,
+    batch_size,
 ) -> None:
     """Computes and writes this process's chunks; raises what is wrong with those of all."""
     problems: list[str] = []
     with together():
         if chunks:
-            problems = _compute_own(name, index, chunks, backbone, config, batch_size)
+            problems = _compute_own(name, index, chunks, before, backbone, config, batch_size)
     if problems := of_all(problems):
         raise_in_all(DataProblems(f"{index.root}: pictures that can't be read", problems))
 
 
 def _compute_own(
-    name, index: DatasetIndex, chunks: Sequence[_Chunk], backbone: Backbone, config, batch_size
+    name,
+    index: DatasetIndex,
+    chunks: Sequence[_Chunk],
+    before: Before,
+    backbone: Backbone,
+    config,
+    batch_size,
 ) -> list[str]:
     """Writes chunks; returns what was wrong with pictures."""
     views = len(index.views)
@@ -285,9 +355,10 @@ def _compute_own(
             readable, loaded = [], []
             for chunk in chunks[start : start + at_once]:
                 elements = [next(pipeline) for _ in chunk.samples]
-                unreadable = [element["problem"] for element in elements if element["problem"]]
-                problems += unreadable
-                if not unreadable:
+                wrong = [element["problem"] for element in elements if element["problem"]]
+                wrong = wrong or _changed(index, chunk.samples, before)
+                problems += wrong
+                if not wrong:
                     readable.append(chunk)
                     loaded.append(elements)
             for chunk, features in zip(readable, _forward(loaded, backbone, batch), strict=True):
@@ -295,6 +366,19 @@ def _compute_own(
                 chunk.write(features, config.dtype)
             bar.advance(views * sum(len(chunk.samples) for chunk in chunks[start : start + at_once]))
     return problems
+
+
+def _changed(index: DatasetIndex, samples: Sequence[Sample], before: Before) -> list[str]:
+    """Which pictures are not what they were before they were decoded, whatever their times."""
+    found = []
+    for path in image_paths(samples):
+        state, content = before[path]
+        try:
+            if states(index.root, [path]) != [state] and digest(index.root / path) != content:
+                found.append(f"{index.root / path}: changed while it was read; run again")
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def _devices(backbone: Backbone) -> int:

@@ -25,9 +25,7 @@ PREPROCESSING_VERSION = 1  # part of every feature cache key: raise it when an a
 MASK_THRESHOLD = 127  # of 255; what is brighter is a defect
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
-_SEVERAL = ("PNG", "TIFF", "WEBP")  # formats that hold animations or pages
 _MOST_PIXELS = 80_000_000  # below Pillow's own warning
-_BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -70,13 +68,17 @@ def upright(image: Image.Image, name: str) -> Image.Image:
     turn = _TURNS.get(_orientation(image))
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+    except MemoryError:
+        raise UserError(
+            f"{name}: {image.width} x {image.height} pixels are too many for the memory"
+        ) from None
+    except Exception as error:  # Pillow's parsers fail in many ways
         raise UserError(f"{name}: damaged {image.format} picture ({_reason(error)}); copy it again") from None
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # or Pillow warns; what shows through is dropped either way
     try:
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # or Pillow warns; what shows through is dropped either way
         return (image if turn is None else image.transpose(turn)).convert("RGB")
-    except ValueError as error:  # no way from these colours
+    except Exception as error:  # no way from these colours, or no memory
         raise UserError(f"{name}: {_reason(error)}; save the picture as RGB") from None
 
 
@@ -198,27 +200,33 @@ def _opened(path: Picture) -> Image.Image:
         image = Image.open(path if isinstance(path, Path) else path.open("rb"), formats=_FORMATS)
     except Image.UnidentifiedImageError:
         raise UserError(f"{path}: not a picture in {', '.join(_FORMATS)}; put the picture there") from None
-    except (OSError, SyntaxError, ValueError, *_BOMBS) as error:
+    except Exception as error:  # Pillow's parsers fail in many ways
         raise UserError(f"{path}: {_reason(error)}") from None
     if image.width * image.height > _MOST_PIXELS:
         image.close()
         raise UserError(f"{path}: {image.width} x {image.height} pixels; at most {_MOST_PIXELS} are read")
-    if image.format in _SEVERAL and (count := _pictures_in(image)) != 1:
+    if why := _holds_more(image):
         image.close()
-        raise UserError(
-            f"{path}: {count or 'a damaged list of'} pictures in one file; save the one that is meant"
-        )
+        raise UserError(f"{path}: {why}")
     return image
 
 
-def _pictures_in(image: Image.Image) -> int:
-    """Frames or pages; 0 where their list is damaged."""
+def _holds_more(image: Image.Image) -> str | None:
+    """Why an animation or a file of pages can't be used, or None.
+
+    Of a JPEG with others behind it (MPO: a preview, a second eye) the first is the picture, by the standard
+    and in every viewer.
+    """
     try:
-        count = getattr(image, "n_frames", 1)
-        image.seek(0)
+        if image.format == "TIFF":
+            image.seek(1)  # n_frames would walk through all pages, and a file may hold millions
+        elif image.format not in ("PNG", "WEBP") or image.n_frames == 1:
+            return None
+    except EOFError:
+        return None  # there is no second page
     except Exception:  # Pillow's parsers fail in many ways
-        return 0
-    return count
+        return "a damaged list of pages; save the picture again"
+    return "several pictures in one file; save the one that is meant"
 
 
 def _orientation(image: Image.Image) -> int:

@@ -1,4 +1,4 @@
-"""Where the bytes of a picture come from, and what tells it from another one.
+"""Where the bytes of a picture come from.
 
 A picture is anything that opens for reading: a `pathlib.Path`, or a record of prepared data
 (tfds_realiad/reading.py). Its folder is what gives it for a path below the data set's root by `root / path`,
@@ -30,22 +30,6 @@ class PictureFolder(Protocol):
     """The root of a data set; its text is its name in messages."""
 
     def __truediv__(self, path: str) -> Picture: ...
-
-
-def identity(picture: Picture) -> list[int | str]:
-    """What tells a picture from another one of the same path, as JSON: size and time of change of a file,
-    SHA-256 of a stored picture. Cheap: reads nothing.
-
-    Raises:
-      UserError: no such file.
-    """
-    if not isinstance(picture, Path):
-        return [picture.sha256]
-    try:
-        stat = picture.stat()
-    except OSError as error:
-        raise UserError(f"{picture}: {error.strerror}") from None
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def digest(picture: Picture) -> str:

@@ -6,12 +6,16 @@ import ml_dtypes
 import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
+from PIL import Image
 
 from mvead_jax import plan
 from mvead_jax.backbone import features as module
 from mvead_jax.backbone.extractor import Backbone
 from mvead_jax.backbone.features import FeatureStore, as_stored, extract
 from mvead_jax.config import FeaturesConfig
+from mvead_jax.data import contents as contents_module
+from mvead_jax.data.contents import image_paths
+from mvead_jax.data.folder import read_parts
 from mvead_jax.data.loading import sample_pipeline
 from mvead_jax.data.realiad import load_index
 from mvead_jax.errors import DataProblems, UserError
@@ -41,6 +45,10 @@ def index(tmp_path):
     return load_index(root).select(split="train")
 
 
+def chunks(cache):
+    return list(cache.glob("*.npy"))
+
+
 def expected_features(index):
     images = np.stack([sample_pipeline(index, 16)[at]["images"] for at in range(len(index))])
     return mean_colours(images.reshape(-1, 16, 16, 3)).reshape(len(index), len(index.views), 4, 3)
@@ -68,7 +76,7 @@ def test_bfloat16_is_rounded_once_and_takes_half_the_room(index, tmp_path):
     np.testing.assert_array_equal(full, as_stored(full, "float32"))
     extract(index, backbone(), FLOAT32, tmp_path / "full", batch_size=7)
     header = 128 + 32  # and the seal
-    sizes = [sum(p.stat().st_size - header for p in (tmp_path / name).iterdir()) for name in ("half", "full")]
+    sizes = [sum(p.stat().st_size - header for p in chunks(tmp_path / name)) for name in ("half", "full")]
     assert sizes[1] == 2 * sizes[0]
 
 
@@ -104,8 +112,92 @@ def test_other_weights_types_or_pictures_are_never_taken_from_the_cache(index, t
     one = index.root / index.samples[18].views[0].image
     shutil.copyfile(index.root / index.samples[0].views[0].image, one)
     assert images_computed(index, cache) == 25  # the chunk that holds it
-    os.utime(one, ns=(1, 1))
+    before = one.stat()
+    content = one.read_bytes()
+    one.write_bytes(content[:14] + b"x" + content[15:])  # the same size and time
+    os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert images_computed(index, cache) == 25
+    os.utime(one, ns=(1, 1))  # another time, the same picture
+    assert images_computed(index, cache) == 0
+
+
+def parts(folder, colour):
+    """New parts as a camera's program or a ZIP leaves them: names, sizes and times are those of any day."""
+    for number in ("0001", "0002"):
+        path = folder / number / "top.bmp"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (16, 16), (colour,) * 3).save(path)
+        os.utime(path, (0, 0))
+    return read_parts(folder, {"bolt": ["top"]})
+
+
+def test_two_folders_of_the_same_names_sizes_and_times_keep_their_own_features(tmp_path):
+    for name, colour in (("shift1", 10), ("shift2", 200)):
+        assert images_computed(parts(tmp_path / name, colour), tmp_path / "cache") == 2
+    for name in ("shift1", "shift2"):  # by a link that leads to one, then to the other
+        (tmp_path / "today").unlink(missing_ok=True)
+        (tmp_path / "today").symlink_to(name)
+        today = read_parts(tmp_path / "today", {"bolt": ["top"]})
+        assert images_computed(today, tmp_path / "cache") == 0  # and as they should be
+
+
+def test_moved_or_copied_pictures_have_the_features_that_they_had(index, tmp_path):
+    images_computed(index, tmp_path / "cache")
+    shutil.copytree(index.root, tmp_path / "copy")
+    assert images_computed(load_index(tmp_path / "copy").select(split="train"), tmp_path / "cache") == 0
+
+
+def test_what_was_read_is_not_read_again_and_a_damaged_record_of_it_is(index, tmp_path, monkeypatch):
+    cache, read = tmp_path / "cache", []
+    digest = contents_module.digest
+    monkeypatch.setattr(contents_module, "digest", lambda path: read.append(path) or digest(path))
+
+    def files_read():
+        read.clear()
+        assert images_computed(index, cache) == 0
+        return len(read)
+
+    images_computed(index, cache)
+    assert len(read) == 105
+    assert files_read() == 0
+    (record,) = cache.glob("*.sha256")
+    content = record.read_bytes()
+    flipped = bytes([content[10] ^ 1])
+    for damage in (b"", content[:100], content[:10] + flipped + content[11:], b"\xff", content[65:]):
+        record.write_bytes(damage)
+        assert files_read() == 105
+        assert record.read_bytes() == content
+        assert files_read() == 0
+
+
+def test_a_picture_that_is_replaced_between_reading_and_decoding_is_a_problem(index, tmp_path, monkeypatch):
+    other, one = (index.root / index.samples[at].views[0].image for at in (0, 1))
+    decode = module.sample_pipeline
+
+    def replaced(*arguments):
+        before = one.stat()
+        shutil.copyfile(other, one)
+        os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
+        return decode(*arguments)
+
+    monkeypatch.setattr(module, "sample_pipeline", replaced)
+    with pytest.raises(DataProblems, match=f"{one}: changed while it was read; run again"):
+        extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=5)
+    assert len(chunks(tmp_path / "cache")) == 1  # of the others
+    monkeypatch.undo()
+    assert images_computed(index, tmp_path / "cache") == 80
+
+
+def test_a_picture_that_is_only_touched_meanwhile_is_none(index, tmp_path, monkeypatch):
+    decode = module.sample_pipeline
+
+    def touched(*arguments):
+        for path in index.root.rglob("*.jpg"):
+            path.chmod(0o600)
+        return decode(*arguments)
+
+    monkeypatch.setattr(module, "sample_pipeline", touched)
+    assert images_computed(index, tmp_path / "cache") == 105
 
 
 def test_a_run_that_was_killed_goes_on_where_it_stopped(index, tmp_path):
@@ -124,6 +216,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(index, tmp_path):
         extract(index, backbone(apply=KilledLater()), FLOAT32, cache, batch_size=5)
     assert images_computed(index, cache) == 25
     whole = {p.name: p.read_bytes() for p in cache.iterdir()}
+    assert len(whole) == 3  # two chunks, and what the pictures hold
     shutil.rmtree(cache)
     images_computed(index, cache)
     assert {p.name: p.read_bytes() for p in cache.iterdir()} == whole
@@ -132,7 +225,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(index, tmp_path):
 def test_half_written_and_damaged_chunks_are_computed_again(index, tmp_path):
     cache = tmp_path / "cache"
     images_computed(index, cache)
-    first, second = sorted(cache.iterdir(), key=lambda path: path.stat().st_size)
+    first, second = sorted(chunks(cache), key=lambda path: path.stat().st_size)
     second.write_bytes(second.read_bytes()[:1000])
     first.write_bytes(b"not an array")
     assert images_computed(index, cache) == 105
@@ -202,12 +295,13 @@ def test_stores_with_other_views_join_on_the_common_axis():
 def test_the_digest_covers_all_that_decides_the_numbers(index, monkeypatch):
     def digest(**changes):
         one = {"index": index, "backbone": backbone(), "config": FLOAT32, "batch_size": 27, **changes}
-        return module._digest(
-            index.samples[:2], one["index"], one["backbone"], one["config"], one["batch_size"]
-        )
+        samples = index.samples[:2]
+        pictures = dict.fromkeys(image_paths(samples), "0") | one.pop("pictures", {})
+        return module._name(samples, pictures=pictures, **one)
 
     found = [
         digest(),
+        digest(pictures={index.samples[1].views[2].image: "1"}),
         digest(backbone=backbone("two")),
         digest(config=FeaturesConfig(dtype="bfloat16")),
         digest(batch_size=40),
@@ -223,6 +317,6 @@ def test_the_digest_covers_all_that_decides_the_numbers(index, monkeypatch):
     found.append(digest())
     monkeypatch.setattr(module.jax, "devices", lambda: [type("Device", (), {"device_kind": "other"})])
     found.append(digest())
-    assert len(set(found)) == 10
+    assert len(set(found)) == 11
     monkeypatch.undo()
     assert digest() == found[0]

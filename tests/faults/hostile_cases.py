@@ -332,6 +332,35 @@ def turned(number):
     return exif
 
 
+def tags_of(tiff):
+    """Where the list of tags of a small-endian TIFF of one page begins, and how many there are."""
+    start = struct.unpack_from("<I", tiff, 4)[0]
+    return start, struct.unpack_from("<H", tiff, start)[0]
+
+
+def retyped(tiff, tag, kind):
+    """A TIFF one of whose tags says that it is of another type."""
+    tiff = bytearray(tiff)
+    start, count = tags_of(tiff)
+    for at in range(start + 2, start + 2 + 12 * count, 12):
+        if struct.unpack_from("<H", tiff, at)[0] == tag:
+            struct.pack_into("<H", tiff, at + 2, kind)
+    return bytes(tiff)
+
+
+def pages(count):
+    """A TIFF of many pages, all with the pixels of the first."""
+    tiff = bytearray(encoded(noise(4, 4), "TIFF"))
+    start, own = tags_of(tiff)
+    tiff += bytes(len(tiff) % 2)
+    struct.pack_into("<I", tiff, start + 2 + 12 * own, len(tiff))
+    page = tiff[start : start + 2 + 12 * own]
+    for left in range(count - 1, 0, -1):
+        tiff += page
+        tiff += struct.pack("<I", len(tiff) + 4 if left > 1 else 0)
+    return bytes(tiff)
+
+
 several = {"save_all": True, "append_images": [noise().rotate(180)]}
 add("picture: zero bytes", "not a picture in", picture(b""))
 add(
@@ -385,16 +414,35 @@ for value, shape in ((3, "40 x 30"), (6, "30 x 40"), (8, "30 x 40")):
         picture(lambda value=value: encoded(noise(), "JPEG", exif=turned(value))),
     )
 add("picture: EXIF orientation 77", "40 x 30 RGB", picture(lambda: encoded(noise(), "JPEG", exif=turned(77))))
-add("picture: an animated PNG", "2 pictures in one file", picture(lambda: encoded(noise(), "PNG", **several)))
+add(
+    "picture: an animated PNG",
+    "several pictures in one file",
+    picture(lambda: encoded(noise(), "PNG", **several)),
+)
 add(
     "picture: an animated WebP",
-    "2 pictures in one file",
+    "several pictures in one file",
     picture(lambda: encoded(noise(), "WEBP", **several)),
 )
 add(
     "picture: a TIFF of two pages",
-    "2 pictures in one file",
+    "several pictures in one file",
     picture(lambda: encoded(noise(), "TIFF", **several)),
+)
+add(
+    "picture: a TIFF of 20,000 pages (3 MB)",
+    "several pictures in one file",
+    picture(lambda: pages(20_000)),
+)
+add(
+    "picture: a TIFF whose offsets are text",
+    "damaged TIFF picture",
+    picture(lambda: retyped(encoded(noise(), "TIFF"), 273, 2)),
+)
+add(
+    "picture: a JPEG with a second one behind it (MPO: its first)",
+    "40 x 30 RGB",
+    picture(lambda: encoded(noise(), "MPO", save_all=True, append_images=[noise(20, 10)])),
 )
 add("picture: 1 x 1", "1 x 1 RGB", picture(lambda: encoded(noise(1, 1), "PNG")))
 add("picture: 30,000 x 2", "30000 x 2 RGB", picture(lambda: encoded(noise(30_000, 2), "PNG")))

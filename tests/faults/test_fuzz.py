@@ -1,18 +1,22 @@
-"""The three readers of a data set's lists, fed what nobody would write: they answer, or refuse in printable
-lines; nothing else is raised and nothing outside the root is opened."""
+"""The three readers of a data set's lists and that of pictures, fed what nobody would write: they answer, or
+refuse in printable lines; nothing else is raised and nothing outside the root is opened."""
 
 import csv
 import io
 import json
 import os
+import random
 import shutil
+import time
 from contextlib import redirect_stderr
 
 import pytest
+from hostile_cases import encoded, noise, turned
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from mvead_jax.data.loading import image_size, open_image, preprocess
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_data
 from mvead_jax.errors import UserError, report
@@ -195,3 +199,81 @@ def test_folders(tmp_path_factory, files, kind):
         assert broken_promises(root) == []
     finally:
         shutil.rmtree(root)
+
+
+# ---- pictures
+
+
+def sound_pictures(form):
+    """Pictures of one format, in each of the ways in which it keeps colours."""
+    image, turn = noise(8, 8), {"exif": turned(6)}
+    palette, several = image.convert("P"), {"save_all": True, "append_images": [image]}
+    if form == "PNG":
+        options = [(image, turn), (image, several), (palette, {"transparency": 3}), (image.convert("LA"), {})]
+    elif form == "TIFF":
+        kinds = (None, "tiff_lzw", "packbits", "tiff_adobe_deflate", "jpeg")
+        options = [(image, {"compression": kind} | turn) for kind in kinds]
+        options += [(image.convert(mode), {}) for mode in ("P", "CMYK", "LAB")]
+        options += [(image.convert("1"), {"compression": "group4"}), (image, several)]
+    elif form == "BMP":
+        options = [(image, {}), (palette, {}), (image.convert("1"), {})]
+    elif form == "JPEG":
+        options = [(image, turn), (image.convert("CMYK"), {})]
+    elif form == "MPO":
+        options = [(image, several | turn)]
+    else:
+        options = [(image, turn), (image, {"lossless": True}), (image, several)]
+    return [encoded(one, form, **own) for one, own in options]
+
+
+def mutated(content, chance):
+    """Bytes with a few changes, most of them where headers are."""
+    content = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 3, 6])):
+        at = chance.randrange(min(len(content), chance.choice([80, 300, 10**6])))
+        kind = chance.random()
+        if kind < 0.6:
+            content[at] = chance.choice([0, 1, 2, 3, 4, 8, 16, 127, 128, 255, chance.randrange(256)])
+        elif kind < 0.7:
+            del content[at : at + chance.randrange(1, 9)]
+        elif kind < 0.8:
+            content[at:at] = chance.randbytes(chance.randrange(1, 5))
+        elif kind < 0.9:
+            del content[max(1, at) :]
+        else:
+            content[at : at + 4] = chance.choice([bytes(4), b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1"])
+        content = content or bytearray(1)
+    return bytes(content)
+
+
+class Bytes:
+    """A picture in memory."""
+
+    def __init__(self, content):
+        self.content = content
+
+    def open(self, mode="rb"):
+        return io.BytesIO(self.content)
+
+    def __str__(self):
+        return "a.picture"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # of what it passes over
+@pytest.mark.parametrize("form", ["JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"])
+def test_pictures(form):
+    chance, sound = random.Random(form), sound_pictures(form)
+    taken = refused = 0
+    for _ in range(EXAMPLES):
+        content = mutated(chance.choice(sound), chance)
+        begin = time.monotonic()
+        for read in (image_size, lambda picture: preprocess(open_image(picture), 8)):
+            try:
+                read(Bytes(content))
+                taken += 1
+            except UserError as error:
+                assert str(error).startswith("a.picture: ")
+                refused += 1
+        assert time.monotonic() - begin < 5, content
+    assert taken > EXAMPLES / 10
+    assert refused > EXAMPLES / 10

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,7 +28,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mvead_jax.data.loading import check_files
-from mvead_jax.data.pictures import identity
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, Sample, View
 from mvead_jax.data.tfds_realiad.layout import NAME, VERSION
@@ -134,7 +132,6 @@ class RealIad(tfds.core.ShardBasedBuilder):
         self.info.metadata.update(
             lists=config.lists,
             images=config.images,
-            fingerprint=fingerprint(index, config.images, config.lists),
             samples=facts,
         )
         iterators = {}
@@ -162,20 +159,6 @@ class RealIad(tfds.core.ShardBasedBuilder):
                 },
             )
             self._on_sample()
-
-
-def fingerprint(index: DatasetIndex, images: str, lists: str) -> str:
-    """SHA-256 of what prepared data is made from: the samples, their labels and paths, and the identity of
-    every file; so that a changed picture means preparing again."""
-    samples = [[images, lists]]
-    for sample in index.samples:
-        views = []
-        for view in sample.views:
-            files = [[path, *identity(index.root / path)] for path in (view.image, view.mask) if path]
-            views.append([view.name, view.label, *files])
-        stated = [] if sample.stated is None else [sample.stated]
-        samples.append([sample.category, sample.split, sample.id, views, *stated])
-    return hashlib.sha256(json.dumps(samples).encode()).hexdigest()
 
 
 def files_of(samples: Sequence[Sample]) -> list[str]:

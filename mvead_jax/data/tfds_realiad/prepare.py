@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvead_jax.data.contents import read
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.manifest import manifest_of
-from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.records import DatasetIndex, build_index
 from mvead_jax.data.report import as_markdown, data_report, digests_of, unexpected
 from mvead_jax.data.source import read_raw
 from mvead_jax.data.tfds_realiad.builder import (
@@ -27,7 +28,6 @@ from mvead_jax.data.tfds_realiad.builder import (
     bytes_of,
     config_for,
     files_of,
-    fingerprint,
 )
 from mvead_jax.data.tfds_realiad.layout import (
     Undone,
@@ -60,14 +60,18 @@ class _Job:
         return {"category": self.category, "images": self.config.images, "lists": self.config.lists}
 
     def is_done(self) -> bool:
-        """Whether it is there, whole, of the files as they are now."""
+        """Whether it is there, whole, of the files as they are now: reads them all."""
         if not (self.folder / "metadata.json").is_file():
             return False
         try:
-            found = read_prepared(self.folder).fingerprint
+            found = read_prepared(self.folder)
         except UserError:
             return False
-        return found == fingerprint(self.part, self.config.images, self.config.lists)
+        samples = build_index(self.part.root, [sample for sample, _ in found.samples]).samples
+        if (found.lists, found.images, samples) != (self.config.lists, self.config.images, self.part.samples):
+            return False
+        digests = {path: known for _, place in found.samples for path, known in place.digests.items()}
+        return read(self.part.root, list(digests)) == list(digests.values())
 
 
 def prepare(

@@ -103,13 +103,11 @@ class _Place(NamedTuple):
 
 
 class _Prepared:
-    """One folder that the builder wrote; `samples` in the order of the records, and what it was made from."""
+    """One folder that the builder wrote; `samples` in the order of the records."""
 
     def __init__(self, folder: Path, content: dict[str, Any]):
         self.folder = folder
-        self.lists, self.images, self.fingerprint = (
-            content[key] for key in ("lists", "images", "fingerprint")
-        )
+        self.lists, self.images = content["lists"], content["images"]
         self.samples = [
             _sample_and_place(split, row, facts)
             for split, listed in content["samples"].items()

@@ -1,0 +1,109 @@
+"""The SHA-256 of every picture: what its features, a geometry and a training depend on.
+
+Neither a name nor a time tells pictures apart: two days of a line may hold the same names, sizes and times.
+So the bytes decide. To read them all takes minutes, so what was read is recorded, as git does it: the record
+is named by where the files lie, their sizes, times and inodes, and believed while none of these changes. A
+file can't be changed or replaced without its time of change (ctime), which nobody can set back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mvead_jax.data.pictures import PictureFolder, digest
+from mvead_jax.data.records import Sample
+from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.files import write_text
+from mvead_jax.progress import progress
+
+_THREADS = 8
+
+State = list[int | str]  # of a file; what is not a file has its SHA-256 for a state
+
+
+def image_paths(samples: Sequence[Sample]) -> list[str]:
+    """Of all pictures, below the data set's root."""
+    return [view.image for sample in samples for view in sample.views]
+
+
+def states(root: PictureFolder, paths: Sequence[str]) -> list[State]:
+    """Where each file lies, its size, times and inode. Cheap: reads nothing.
+
+    Raises:
+      UserError: no such file.
+    """
+    if not isinstance(root, Path):
+        return [[(root / path).sha256] for path in paths]
+    place = root.resolve()  # a link that leads to another folder than before is another place
+    found: list[State] = []
+    for path in paths:
+        try:
+            stat = os.stat(place / path)
+        except OSError as error:
+            raise UserError(f"{root / path}: {error.strerror}") from None
+        # Without the device, whose number changes when the machine starts again.
+        times = (stat.st_mtime_ns, stat.st_ctime_ns)
+        found.append([os.fspath(place / path), stat.st_size, *times, stat.st_ino])
+    return found
+
+
+def contents(root: PictureFolder, paths: Sequence[str], seen: Sequence[State], folder: Path) -> list[str]:
+    """Hexadecimal SHA-256 of each picture, from the record in `folder` or from its bytes, then recorded.
+
+    Args:
+      seen: their states before this call.
+
+    Raises:
+      DataProblems: every file that can't be read.
+    """
+    if not isinstance(root, Path):
+        return [digest(root / path) for path in paths]
+    if (found := recorded(seen, folder)) is not None:
+        return found
+    found = read(root, paths)
+    if states(root, paths) == seen:  # else something was changed while it was read
+        record = _record(seen, folder)
+        write_text(record, "\n".join([*found, _seal(record, found)]) + "\n")
+    return found
+
+
+def read(root: Path, paths: Sequence[str]) -> list[str]:
+    """Hexadecimal SHA-256 of each file, from its bytes. Raises as `contents`."""
+    found, problems = [], []
+    with progress("reading pictures", len(paths), "files") as bar, ThreadPoolExecutor(_THREADS) as pool:
+        for one in pool.map(lambda path: _digest_or_problem(root / path), paths):
+            (problems if isinstance(one, UserError) else found).append(str(one))
+            bar.advance()
+    if problems:
+        raise DataProblems(str(root), problems)
+    return found
+
+
+def recorded(seen: Sequence[State], folder: Path) -> list[str] | None:
+    """What `contents` recorded of files in these states; None if it did not, or the record is damaged."""
+    record = _record(seen, folder)
+    try:
+        *found, seal = record.read_text(encoding="utf-8").split()
+    except (OSError, ValueError):
+        return None
+    return found if len(found) == len(seen) and seal == _seal(record, found) else None
+
+
+def _record(seen: Sequence[State], folder: Path) -> Path:
+    return folder / f"{hashlib.sha256(json.dumps(seen).encode()).hexdigest()[:40]}.sha256"
+
+
+def _seal(record: Path, found: Sequence[str]) -> str:
+    return hashlib.sha256(" ".join([record.name, *found]).encode()).hexdigest()
+
+
+def _digest_or_problem(picture) -> str | UserError:
+    try:
+        return digest(picture)
+    except UserError as error:
+        return error
