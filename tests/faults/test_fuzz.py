@@ -263,8 +263,8 @@ class Bytes:
 @pytest.mark.parametrize("form", ["JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP"])
 def test_pictures(form):
     chance, sound = random.Random(form), sound_pictures(form)
-    taken = refused = 0
-    for _ in range(EXAMPLES):
+    taken, refused = 0, []
+    for _ in range(5 * EXAMPLES):
         content = mutated(chance.choice(sound), chance)
         begin = time.monotonic()
         for read in (image_size, lambda picture: preprocess(open_image(picture), 8)):
@@ -272,8 +272,7 @@ def test_pictures(form):
                 read(Bytes(content))
                 taken += 1
             except UserError as error:
-                assert str(error).startswith("a.picture: ")
-                refused += 1
+                refused.append(str(error))
         assert time.monotonic() - begin < 5, content
-    assert taken > EXAMPLES / 10
-    assert refused > EXAMPLES / 10
+    assert [said for said in refused if not said.startswith("a.picture: ")] == []
+    assert min(taken, len(refused)) > EXAMPLES / 2
