@@ -15,7 +15,7 @@ import csv
 import io
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -29,16 +29,18 @@ from mvead_jax.data.records import (
     defects_learned,
     natural_key,
     normal_form,
+    read_at_most,
     unsafe_name,
     unsafe_path,
 )
-from mvead_jax.errors import UserError
+from mvead_jax.errors import UserError, printable
 
 NAME = "manifest.csv"
 COLUMNS = ("sample", "view", "path", "label", "mask", "split")
 _OPTIONAL = ("category", "sample_label")
 _LABELS = {"": None, "0": 0, "1": 1}
-_LARGEST = 256 * 2**20
+_LARGEST = 64 * 2**20  # 500,000 lines; Python takes many times as much for them
+_MOST_PROBLEMS = 1000  # that are gathered
 
 Key = tuple[str, str, str]  # category, split, sample
 
@@ -72,18 +74,26 @@ def read_manifest(
       UserError: not a manifest, or no such category.
     """
     root = path.parent
+    inside = Folder(root)
+    if why := inside.problem(path.name):
+        raise UserError(f"{path}: {why}")
     rows, columns = _rows(path)
     only = None
     if "category" not in columns:
         only = categories[0] if len(categories) == 1 else normal_form(Path(os.path.abspath(root)).name)
-    inside = Folder(root)
     problems: list[str] = []
     lines: list[_Line] = []
-    for number, row in rows:
-        try:
-            lines.append(_line(number, row, only, inside))
-        except ValueError as error:
-            problems.append(f"{path.name} line {number}: {error}")
+    try:
+        for number, row in rows:
+            try:
+                lines.append(_line(number, row, only, inside))
+            except ValueError as error:
+                if len(problems) == _MOST_PROBLEMS:
+                    problems.append(f"{path.name} has more problems, which are not listed")
+                    return Listed(root, [], [], problems)
+                problems.append(f"{path.name} line {number}: {printable(str(error))}")
+    except csv.Error as error:
+        raise _no_csv(path, error) from None
     found = {line.key[0] for line in lines} | ({only} if only else set())
     chosen = chosen_categories(root, categories, found) if found else []
     grouped: dict[Key, list[_Line]] = defaultdict(list)
@@ -108,16 +118,17 @@ def read_manifest(
     return Listed(root, samples, notes, problems)
 
 
-def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    """(number of the line, its values by column) of every line, and the columns.
+def _rows(path: Path) -> tuple[Iterator[tuple[int, dict[str, str]]], list[str]]:
+    """(number of the line, its values by column) of every line as it is read, and the columns.
 
     Raises:
       UserError: not UTF-8, not a CSV, or a column is missing.
+      csv.Error: from the iterator, not a CSV further below.
     """
     try:
-        if (size := path.stat().st_size) > _LARGEST:
-            raise UserError(f"{path}: {size} bytes; a manifest has at most {_LARGEST}")
-        text = path.read_text(encoding="utf-8-sig")  # Excel begins with a mark
+        if (content := read_at_most(path, _LARGEST)) is None:
+            raise UserError(f"{path}: a manifest has at most {_LARGEST} bytes; this one has more")
+        text = content.decode("utf-8-sig")  # Excel begins with a mark
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -135,9 +146,13 @@ def _rows(path: Path) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
         if doubled := [name for name, count in Counter(columns).items() if count > 1]:
             raise UserError(f"{path}: column {', '.join(doubled)} twice; keep one")
         reader.fieldnames = columns
-        return [(reader.line_num, row) for row in reader], columns
+        return ((reader.line_num, row) for row in reader), columns
     except csv.Error as error:
-        raise UserError(f"{path}: not a CSV ({error}); save it again") from None
+        raise _no_csv(path, error) from None
+
+
+def _no_csv(path: Path, error: csv.Error) -> UserError:
+    return UserError(f"{path}: not a CSV ({error}); save it again")
 
 
 def _line(number: int, row: dict[str, str], only: str | None, inside: Folder) -> _Line:

@@ -13,9 +13,10 @@ their files lie under NG/ all the same.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
@@ -29,8 +30,10 @@ from mvead_jax.data.records import (
     View,
     build_index,
     chosen_categories,
+    defect_code,
     defects_learned,
     natural_key,
+    read_at_most,
     repeated_images,
     settle_incomplete,
     unsafe_name,
@@ -47,6 +50,7 @@ _ADER = "explicit_full"
 _PATTERN = "rename it: a name is <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
 _LARGEST_LIST = 64 * 2**20  # 200,000 pictures of a category; Python takes many times as much for it
 _MOST_PROBLEMS = 1000  # of a list that are gathered
+_DEEPEST = 20  # folders in one another, of which Real-IAD has 5
 _MISSING = "no such file"  # as Folder.problem says it
 
 
@@ -93,8 +97,9 @@ def read_lists(
     root = Path(root)
     if not root.is_dir():
         raise UserError(f"data.root {root}: no such folder; set --config.data.root=<folder of the data set>")
-    if images and (why := unsafe_path(images)):
-        raise UserError(f"data.images {images!r} {why}; name a folder below {root}")
+    for field, folder in (("lists", lists), ("images", images)):
+        if folder and (why := unsafe_path(folder)):
+            raise UserError(f"data.{field} {folder!r} {why}; name a folder below {root}")
     found = _find_lists(root, lists)
     problems: list[str] = []
     notes: list[str] = []
@@ -114,19 +119,20 @@ def read_lists(
 def load_pictures(folder: Path) -> DatasetIndex:
     """The index of new pictures without labels: all files below `folder` that are named as in Real-IAD.
 
-    The category, the sample and the view come from the name. A sample that has a picture in another format
-    has masks in its .png files, as in Real-IAD's own folders. Samples may lack views.
+    The category, the sample and the view come from the name. A .png beside a picture of its view in another
+    format is a mask, as in Real-IAD's own folders. Samples may lack views.
 
     Raises:
-      UserError: no such folder, or no picture in it.
-      DataProblems: pictures whose names don't follow the pattern, or two pictures of one view.
+      UserError: no such folder, no picture in it, or folders too deep in one another.
+      DataProblems: pictures whose names don't follow the pattern, two pictures of one view, or a .png that
+        may be a picture or a mask.
     """
     if not folder.is_dir():
         raise UserError(f"--input {folder}: no such folder")
     problems = []
     by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
     inside = Folder(folder)
-    for path in sorted(folder.rglob("*")):
+    for path in sorted(_below(folder)):
         if path.suffix.lower() not in PICTURE_FILES or path.name.startswith("."):
             continue
         name = path.relative_to(folder).as_posix()
@@ -138,11 +144,17 @@ def load_pictures(folder: Path) -> DatasetIndex:
         else:
             by_name[parsed].append(name)
     listed = []
-    with_masks = {
-        key for (key, _), names in by_name.items() if not all(name.lower().endswith(".png") for name in names)
+    others = {
+        one: [name for name in names if not name.lower().endswith(".png")] for one, names in by_name.items()
     }
+    with_others = {key for (key, _), names in others.items() if names}
     for (key, view), names in by_name.items():
-        pictures = [name for name in names if key not in with_masks or not name.lower().endswith(".png")]
+        pictures = others[key, view] or names
+        if not others[key, view] and key in with_others and defect_code(key):
+            problems.append(
+                f"{names[0]}: a mask without its picture, or a picture among others that are no .png; "
+                "put the picture there, or save all of the sample in one format"
+            )
         listed += [_Listed(key, "test", View(view, name)) for name in pictures]
     grouped, doubled = _group(listed)
     problems += doubled
@@ -155,9 +167,22 @@ def load_pictures(folder: Path) -> DatasetIndex:
 
 def holds_named_pictures(folder: Path) -> bool:
     """Whether any picture below `folder` is named as in Real-IAD."""
-    return any(
-        path.suffix.lower() in PICTURE_FILES and sample_of_name(path.name) for path in folder.rglob("*")
-    )
+    return any(path.suffix.lower() in PICTURE_FILES and sample_of_name(path.name) for path in _below(folder))
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Everything below `folder`; links to folders are not followed.
+
+    Raises:
+      UserError: folders too deep in one another.
+    """
+    top = len(folder.parts)
+    for place, folders, files in os.walk(folder):
+        inside = Path(place)
+        if len(inside.parts) - top > _DEEPEST:
+            short = Path(*inside.parts[: top + 3])
+            raise UserError(f"{short}: more than {_DEEPEST} folders in one another; move the pictures up")
+        yield from (inside / name for name in (*folders, *files))
 
 
 def category_of_key(key: str) -> str:
@@ -282,10 +307,14 @@ class _CategoryReader:
 
     def _content(self) -> dict[str, Any] | None:
         try:
-            if (size := self.path.stat().st_size) > _LARGEST_LIST:
-                self._problem(f"{size} bytes; a list has at most {_LARGEST_LIST}")
+            if why := Folder(self.root).problem(self.path.relative_to(self.root).as_posix()):
+                self._problem(why)  # before it is opened: a pipe would wait for ever
                 return None
-            content = json.loads(self.path.read_text(encoding="utf-8"))
+            text = read_at_most(self.path, _LARGEST_LIST)
+            if text is None:
+                self._problem(f"a list has at most {_LARGEST_LIST} bytes; this one has more")
+                return None
+            content = json.loads(text.decode())
         except OSError as error:
             self._problem(f"can't be read: {error.strerror}")
             return None

@@ -268,6 +268,17 @@ def unsafe_path(path: object) -> str | None:
     return None
 
 
+def read_at_most(path: Path, most: int) -> bytes | None:
+    """The bytes of a file, None if there are more than `most`, whatever its size is said to be.
+
+    Raises:
+      OSError: it can't be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    return content if len(content) <= most else None
+
+
 class Folder:
     """Answers "is this file really inside?" with one directory listing per folder, not per file.
 

@@ -3,6 +3,7 @@ import shutil
 
 import pytest
 from fake_realiad import edit_list, write_realiad
+from PIL import Image
 
 from mvead_jax.data.realiad import load_index, load_pictures, sample_of_name
 from mvead_jax.errors import DataProblems, UserError
@@ -214,7 +215,7 @@ def test_the_image_folder_stays_below_the_root(root, images):
 
 def test_a_list_that_is_a_folder_is_named(root):
     (root / "realiad_jsons/nut.json").mkdir()
-    with pytest.raises(DataProblems, match=r"nut.json: can't be read: Is a directory"):
+    with pytest.raises(DataProblems, match=r"nut.json: no such file"):
         load_index(root)
 
 
@@ -290,12 +291,32 @@ def test_new_pictures_are_grouped_by_name_and_masks_left_out(root):
     assert all(view.image.endswith(".jpg") for sample in index.samples for view in sample.views)
 
 
-def test_a_mask_without_its_picture_is_no_picture(root, tmp_path):
+def test_a_mask_without_its_picture_is_no_picture_and_not_passed_over(root, tmp_path):
     folder = tmp_path / "new"
     shutil.copytree(root / "realiad_64/bolt/NG/HS/S0008", folder)
     next(folder.glob("*_C1_*.jpg")).unlink()
+    with pytest.raises(DataProblems, match=r"_C1_\d+.png: a mask without its picture, or a picture among"):
+        load_pictures(folder)
+
+
+def test_views_of_a_good_part_may_have_other_formats(root, tmp_path):
+    folder = tmp_path / "new"
+    shutil.copytree(root / "realiad_64/bolt/OK/S0001", folder)
+    one = next(folder.glob("*_C2_*.jpg"))
+    Image.open(one).save(one.with_suffix(".png"))
+    one.unlink()
     (sample,) = load_pictures(folder).samples
-    assert [view.name for view in sample.views] == ["C2", "C3", "C4", "C5"]
+    assert len(sample.views) == 5
+    assert sample.views[1].image == one.with_suffix(".png").name
+
+
+def test_a_root_that_is_a_link_is_read_and_a_list_may_be_a_link_inside_it(root, tmp_path):
+    (root / "realiad_jsons/cap.json").rename(root / "old.json")
+    (root / "realiad_jsons/cap.json").symlink_to("../old.json")
+    (tmp_path / "today").symlink_to(root)
+    assert load_index(tmp_path / "today").samples == load_index(root).samples
+    with pytest.raises(UserError, match=r"data.lists '../x' leaves .* name a folder below"):
+        load_index(root, lists="../x")
 
 
 def test_new_pictures_of_one_sample_belong_together_in_spite_of_a_doubled_underscore(root, tmp_path):

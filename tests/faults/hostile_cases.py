@@ -27,7 +27,7 @@ from mvead_jax.backbone.weights import load_dinov2
 from mvead_jax.bank.store import Manifest, map_banks, read_facts
 from mvead_jax.data.loading import check_files, image_size, open_image
 from mvead_jax.data.realiad import load_index, load_pictures
-from mvead_jax.data.source import open_data
+from mvead_jax.data.source import open_data, open_pictures
 from mvead_jax.errors import UserError, printable
 from mvead_jax.files import read_json
 
@@ -178,6 +178,33 @@ def linked(make, **options):
     return run
 
 
+def listed_by(make):
+    """A data set whose list was moved out of it, and replaced by what `make(path, outside)` puts there."""
+
+    def run(folder):
+        root = write_realiad(
+            folder / "data", categories=("cap",), train=1, normal=0, defective=0, views=1, size=16
+        )
+        path = root / "realiad_jsons/cap.json"
+        path.rename(folder / "cap.json")
+        make(path, folder / "cap.json")
+        return f"{len(load_index(root))} samples"
+
+    return run
+
+
+add("JSON: a pipe", "no such file", listed_by(lambda path, outside: os.mkfifo(path)))
+add("JSON: a link to /dev/zero", "no such file", listed_by(lambda path, _: path.symlink_to("/dev/zero")))
+add(
+    "JSON: a link out of the root",
+    "cap.json: is a link out of",
+    listed_by(lambda path, outside: path.symlink_to(outside)),
+)
+add(
+    "JSON: the folder of lists links out of the root",
+    "cap.json: its folder is a link out of",
+    listed_by(lambda path, outside: (path.parent.rmdir(), path.parent.symlink_to(outside.parent))),
+)
 add("a link out of the root", "is a link out of", linked(lambda path, outside: path.symlink_to(outside)))
 add("a link to itself", "no such file", linked(lambda path, outside: path.symlink_to(path)))
 add("a link to nothing", "no such file", linked(lambda path, outside: path.symlink_to("gone.jpg")))
@@ -215,6 +242,21 @@ add(
     "is a link out of",
     pictures(b"cap_0001_OK_C1_1.jpg", lambda path: os.symlink("/etc/passwd", path)),
 )
+
+
+@case("--input: 200 folders in one another", "more than 20 folders in one another")
+def _(folder):
+    (folder / "in").joinpath(*["a"] * 200).mkdir(parents=True)
+    return f"{len(open_pictures(folder / 'in', {'cap': ['C1']}))} samples"
+
+
+@case("--input: a .png that may be a mask or a picture", "a mask without its picture, or a picture among")
+def _(folder):
+    (folder / "in").mkdir()
+    for name in ("C1_1.jpg", "C2_1.png"):
+        Image.new("RGB", (16, 16)).save(folder / f"in/cap_0001_NG_HS_{name}")
+    return f"{len(load_pictures(folder / 'in'))} samples"
+
 
 # ---- folders and manifests of one's own
 
@@ -281,6 +323,18 @@ add("manifest: a row of another length", "another number of values", manifest(["
 add("manifest: a quote that never ends", "not a CSV", manifest([f'1,"{"x" * 200_000}']))
 add("manifest: not UTF-8", "not UTF-8", manifest(b"sample,view,path,label,mask,split\n\xff\xfe"))
 add("manifest: NUL bytes", "holds a slash or a control character", manifest(["1,t\0p,a.png,0,,train"]))
+
+add("manifest: 70 MB", "a manifest has at most 67108864 bytes", manifest(b"1,top\n" * 11_700_000))
+add("manifest: a million wrong lines", "1001 problems", manifest(["1,top"] * 1_000_000))
+
+
+@case("manifest: a link out of the folder", "manifest.csv: is a link out of")
+def _(folder):
+    (folder / "data").mkdir()
+    (folder / "manifest.csv").write_text("sample,view,path,label,mask,split\n")
+    (folder / "data/manifest.csv").symlink_to(folder / "manifest.csv")
+    return f"{len(open_data(folder / 'data'))} samples"
+
 
 # ---- pictures
 
