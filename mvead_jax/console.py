@@ -31,7 +31,7 @@ def apply(arguments: argparse.Namespace) -> None:
     log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
     if arguments.verbose:
         for handler in log.handlers:
-            handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+            handler.setFormatter(errors.Lines("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
 
 
 def command() -> dict[str, Any]:

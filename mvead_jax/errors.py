@@ -28,6 +28,13 @@ def printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
+class Lines(logging.Formatter):
+    """One printable line a message, whatever names of strangers are in it; a traceback keeps its lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return printable(super().formatMessage(record))
+
+
 class Stopped(Exception):
     """A run was asked to stop, and what it needs to go on is saved."""
 
@@ -56,7 +63,7 @@ def run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(Lines("%(message)s"))
     log = logging.getLogger("mvead_jax")
     log.addHandler(handler)
     log.setLevel(logging.INFO)

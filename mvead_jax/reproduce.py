@@ -93,8 +93,9 @@ def perform(
             score(workdir)
             log.info("%s: done in %.0f s", head, time.monotonic() - begin)
         except UserError as error:
-            failed[run.name] = str(error).splitlines()[0]
-            log.error("%s: failed: %s", head, error)
+            lines = str(error).splitlines()
+            failed[run.name] = lines[0]
+            log.error("%s: failed: %s", head, " / ".join(line.strip() for line in lines))
         after_each(failed)
     after_each(failed)
     return failed

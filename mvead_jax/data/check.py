@@ -19,7 +19,7 @@ from mvead_jax.data.loading import MASK_THRESHOLD, open_image
 from mvead_jax.data.records import DatasetIndex, Listed, Sample, View, natural_key
 from mvead_jax.data.report import digests_of, groups_of_identical
 from mvead_jax.data.source import layout_of, open_data, read_raw
-from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.errors import DataProblems, UserError, printable
 from mvead_jax.progress import progress
 
 FEWEST = 5  # training samples of a category, below which hardly anything is learned
@@ -104,9 +104,10 @@ def as_text(checked: Checked) -> str:
         words = ", ".join(f"{w} x {h}: {count}" for (w, h), count in own.most_common())
         of_views.append((category, view, str(own.total()), words))
     parts = [f"layout: {checked.layout}", _table(rows), _table(of_views)]
-    parts += [f"note: {note}" for note in checked.notes]
+    parts += [f"note: {printable(note)}" for note in checked.notes]
     if checked.problems:
-        parts.append(f"{len(checked.problems)} problems:\n" + "\n".join(f"  {p}" for p in checked.problems))
+        lines = [f"  {printable(problem)}" for problem in checked.problems]
+        parts.append("\n".join([f"{len(lines)} problems:", *lines]))
     else:
         parts.append("no problems")
     return "\n\n".join(parts)

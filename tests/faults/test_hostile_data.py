@@ -1,5 +1,7 @@
 """Hostile input: refused in one line with its name, or taken as the table in docs/reliability.md says."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.evaluation.truth import read_mask
 from mvead_jax.geometry.matching import match_category, picture_sizes
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.mark.parametrize("one", CASES, ids=lambda one: one.what)
 def test_hostile_input_is_refused_in_one_line_or_taken_as_documented(one, tmp_path):
@@ -26,7 +30,7 @@ def test_hostile_input_is_refused_in_one_line_or_taken_as_documented(one, tmp_pa
 
 
 def test_the_table_in_the_docs_has_every_case():
-    text = (Path(__file__).parents[2] / "docs/reliability.md").read_text()
+    text = (ROOT / "docs/reliability.md").read_text()
     assert [one.what for one in CASES if f"| {one.what} | `" not in text] == []
     assert len(CASES) == len({one.what for one in CASES}) > 80
 
@@ -35,6 +39,36 @@ def test_a_problem_with_escape_sequences_or_without_end_is_shown_as_text():
     shown = str(DataProblems("root", ["\x1b[31mred\n", "x" * 100_000]))
     assert "\\x1b[31mred\\n" in shown
     assert len(shown) < 5000
+
+
+_SAYS_NOTES = """
+import sys
+from pathlib import Path
+from mvead_jax import console, errors
+from mvead_jax.config import Config, DataConfig
+from mvead_jax.data.check import as_text, check_data
+from mvead_jax.train import open_index
+
+def main():
+    console.apply(console.flags().parse_args(sys.argv[2:]))
+    open_index(Config(data=DataConfig(root=sys.argv[1])))
+    print(as_text(check_data(Path(sys.argv[1]))))
+
+errors.run(main)
+"""
+
+
+@pytest.mark.parametrize("loudness", [[], ["--verbose"]], ids=str)
+def test_names_in_the_log_and_in_the_table_of_a_data_set_are_shown_as_text(tmp_path, loudness):
+    for kind in ("train/good", "test/good", "\x1b]0;owned\x07\nerror: fake"):
+        (tmp_path / kind / "1").mkdir(parents=True)
+        noise().save(tmp_path / kind / "1/top.png")
+    command = [sys.executable, "-c", _SAYS_NOTES, str(tmp_path), *loudness]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for said in (done.stdout, done.stderr):
+        assert "\\x1b]0;owned\\x07\\nerror: fake/: passed over" in said
+        assert [line for line in said.split("\n") if not line.isprintable() or line.startswith("error")] == []
 
 
 def test_turned_pictures_masks_sizes_and_matches_are_of_one_upright_scene(tmp_path):
