@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
+from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from mvead_jax.bank.store import map_banks
@@ -243,6 +245,50 @@ def test_a_changed_training_picture_means_training_again(root, tmp_path):
     shutil.copyfile(one, other)
     train(config, tmp_path / "run")
     assert (tmp_path / "run/banks/cap/C1.safetensors").read_bytes() != before
+
+
+def test_a_training_picture_that_is_replaced_with_its_size_and_time_kept_means_training_again(root, tmp_path):
+    shutil.copytree(root, tmp_path / "data")
+    pictures = sorted((tmp_path / "data/realiad_64/cap/OK").rglob("*_C1_*.jpg"))
+    longest = max(path.stat().st_size for path in pictures)
+    for path in pictures:
+        path.write_bytes(path.read_bytes().ljust(longest, b"\0"))  # what follows the picture is passed over
+        os.utime(path, (0, 0))
+    config = config_for(tmp_path / "data", data__categories="cap")
+    train(config, tmp_path / "run")
+    before = map_banks(tmp_path / "run/banks/cap")["C1"].copy()
+    shutil.copyfile(pictures[0], pictures[1])
+    os.utime(pictures[1], (0, 0))
+    train(config, tmp_path / "run")
+    assert (map_banks(tmp_path / "run/banks/cap")["C1"] != before).any()
+
+
+def test_a_copy_of_the_data_with_other_times_gives_the_same_banks(run, root, tmp_path):
+    shutil.copytree(root, tmp_path / "copy", copy_function=shutil.copyfile)
+    train(config_for(tmp_path / "copy"), tmp_path / "runs/run")
+    own = {path.relative_to(run / "banks"): path for path in (run / "banks").rglob("*.safetensors")}
+    assert own
+    for name, path in own.items():
+        assert (tmp_path / "runs/run/banks" / name).read_bytes() == path.read_bytes()
+
+
+def test_two_shifts_of_the_same_names_sizes_and_times_have_their_own_scores(run, tmp_path):
+    for shift, colour in (("shift1", 10), ("shift2", 200)):
+        (tmp_path / shift).mkdir()
+        for view in range(1, 6):
+            path = tmp_path / shift / f"bolt_0001_OK_C{view}_1.bmp"
+            Image.new("RGB", (40, 40), (colour,) * 3).save(path)
+            os.utime(path, (0, 0))
+    cache = {"features.cache": str(tmp_path / "cache")}
+    for shift in ("shift1", "shift2"):
+        score(run, tmp_path / f"scores_{shift}", pictures=tmp_path / shift, overrides=cache)
+    alone = {"features.cache": str(tmp_path / "own_cache")}
+    score(run, tmp_path / "scores_alone", pictures=tmp_path / "shift2", overrides=alone)
+    found = {
+        name: [line["score"] for line in lines(tmp_path / f"scores_{name}/images.csv")]
+        for name in ("shift1", "shift2", "alone")
+    }
+    assert found["shift2"] == found["alone"] != found["shift1"]
 
 
 def test_an_interrupted_training_goes_on_to_the_same_bytes(run, root, tmp_path):
