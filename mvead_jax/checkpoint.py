@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import re
 import shutil
 import signal
 import sys
@@ -20,8 +21,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from mvead_jax.board import Board
+from mvead_jax.config_io import flatten
 from mvead_jax.errors import Stopped, UserError
-from mvead_jax.files import append_line, keep_lines, read_json, write_json
+from mvead_jax.files import append_line, keep_lines, write_json
 from mvead_jax.sharding import arrays_from_first, from_first, in_any, is_first, meet, together
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,8 @@ class Checkpoints:
     """States of one model's pre-training in <folder>/<step>, by Orbax, and its lines of metrics.jsonl.
 
     A state that cannot be read back (the disk was full, the run was killed while it wrote, bits have flipped)
-    is passed over for the one before it. All processes have one and must call it; the first reads and writes.
+    is passed over for the one before it, and kept as <folder>/<step>.unreadable until the run is there again.
+    All processes have one and must call it; the first reads and writes.
     """
 
     def __init__(
@@ -43,28 +46,39 @@ class Checkpoints:
         model: str,
         decides: Mapping[str, Any],
         board: Board | None = None,
+        *,
+        replace: bool = False,
     ):
         """
         Args:
           folder: of the states.
           metrics: the workdir's metrics.jsonl. model: its name in there.
-          decides: JSON of all that the states depend on; states of anything else are removed.
+          decides: JSON of all that the states depend on.
           board: that gets the figures too.
+          replace: states of anything else may go, for the model that they led to was finished.
+
+        Raises:
+          UserError: there are states of anything else, of a pre-training that was not finished; or the disk
+            refuses.
         """
         self._metrics, self._model = metrics, model
         self._board = board
         self._stop = False
         self._manager = None
         if is_first():
-            self._open(folder, decides)
+            self._open(folder, decides, replace)
 
-    def _open(self, folder: Path, decides: Mapping[str, Any]) -> None:
+    def _open(self, folder: Path, decides: Mapping[str, Any], replace: bool) -> None:
         origin = folder / "origin.json"
-        if folder.exists() and not (origin.exists() and _read_origin(origin) == decides):
-            try:
+        try:
+            earlier = _read_origin(origin)
+            if folder.exists() and earlier != decides:
+                _say_what_goes(folder, earlier, decides, replace)
                 shutil.rmtree(folder)
-            except OSError as error:
-                raise UserError(f"{folder}: {error.strerror or error}") from error
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or folder}: {error.strerror or error}; mend that and run again"
+            ) from error
         write_json(origin, decides)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=_KEPT,
@@ -75,7 +89,10 @@ class Checkpoints:
                 primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
             ),
         )
-        self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        try:
+            self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
+        except OSError as error:
+            raise UserError(f"{folder}: {error.strerror or error}; mend that and run again") from error
 
     def restore(self, like: dict[str, Any]) -> dict[str, Any] | None:
         """The newest state that can be read, as NumPy arrays; lines of metrics.jsonl that are later go."""
@@ -97,10 +114,10 @@ class Checkpoints:
                 if (_sealed(state)["digest"] != found["digest"]).any():
                     raise ValueError("its numbers are not those that were written")
             except Exception as error:  # Orbax, its drivers and the file system each have their own
-                if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, ENOENT):
+                if isinstance(error, MemoryError) or _errno(error) not in (None, ENOENT):
                     raise UserError(
-                        f"{self._manager.directory}: state {step} can't be read now ({error!r}); mend that "
-                        "and run again, or delete the folder to start over"
+                        f"{self._manager.directory}: state {step} can't be read now ({_first_line(error)}); "
+                        "mend that and run again, or delete that state to go back to the one before it"
                     ) from error
                 self._pass_over(step, error)
                 continue
@@ -113,12 +130,19 @@ class Checkpoints:
         return None
 
     def _pass_over(self, step: int, error: Exception) -> None:
-        """Removes a damaged state."""
+        """Moves a state that can't be read out of the way: the disk may be at fault, for a while."""
+        aside = _aside(self._manager.directory, step)
         log.warning(
-            "%s: state %d can't be read (%s); going back to the one before it",
-            *(self._manager.directory, step, _first_line(error)),
+            "%s: state %d can't be read (%s); going back to the one before it, and keeping it as %s until "
+            "the run is there again",
+            *(self._manager.directory, step, _first_line(error), aside.name),
         )
-        self._manager.delete(step)
+        try:
+            shutil.rmtree(aside, ignore_errors=True)
+            (self._manager.directory / str(step)).rename(aside)
+        except OSError as refused:
+            raise UserError(f"{aside}: {refused.strerror or refused}") from refused
+        self._manager.reload()
 
     def save(self, state: dict[str, Any]) -> None:
         """Writes a state under its step; one that is there already stays."""
@@ -133,6 +157,7 @@ class Checkpoints:
                 f"{self._manager.directory}: state {step} can't be written ({_first_line(error)}); mend that "
                 "and run again to go on"
             ) from error
+        shutil.rmtree(_aside(self._manager.directory, step), ignore_errors=True)
 
     def record(self, event: dict[str, Any]) -> None:
         """Appends one step's figures to metrics.jsonl, and shows them on the board."""
@@ -204,13 +229,58 @@ def _is_of_closed_loop(error: BaseException | None) -> bool:
     return isinstance(error, RuntimeError) and "Event loop is closed" in str(error)
 
 
+def _aside(folder: Path, step: int) -> Path:
+    """Where a state goes that can't be read."""
+    return Path(folder) / f"{step}.unreadable"
+
+
 def _read_origin(path: Path) -> Any:
-    """What the states of a folder depend on; None if that can't be read: they are made again."""
+    """What the states of a folder depend on; None if that is missing or no JSON. Raises OSError."""
     try:
-        return read_json(path, "of train.py")
-    except UserError as error:
-        log.warning("%s; the states beside it are made again", error)
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
         return None
+    except (ValueError, RecursionError) as error:
+        log.warning("%s: not readable as JSON (%s)", path, error)
+        return None
+
+
+def _say_what_goes(folder: Path, earlier: Any, decides: Mapping[str, Any], replace: bool) -> None:
+    """Tells of the states of something else that are about to be removed.
+
+    Raises:
+      UserError: they may not be.
+    """
+    count = sum(bool(re.fullmatch(r"\d+(\.unreadable)?", path.name)) for path in folder.iterdir())
+    if not count:
+        return
+    if earlier is None or replace:
+        why = "it is not known of what they are" if earlier is None else "they are of other settings or data"
+        log.warning("%s: %d states are removed and made again: %s", folder, count, why)
+        return
+    raise UserError(
+        f"{folder}: {count} states of a pre-training with other settings or data "
+        f"({_changes(earlier, decides)}); go back to those, take another --workdir, or delete the folder to "
+        "start over"
+    )
+
+
+def _changes(earlier: Any, now: Mapping[str, Any]) -> str:
+    """What differs, by name, with the values if they are for people."""
+    before = dict(flatten(earlier)) if isinstance(earlier, Mapping) else {}
+    after = dict(flatten(now))
+    words = []
+    for key in sorted(key for key in before | after if before.get(key) != after.get(key)):
+        values = repr(before.get(key)), repr(after.get(key))
+        words.append(f"{key}: {values[0]} is now {values[1]}" if max(map(len, values)) < 30 else key)
+    return "; ".join(words)
+
+
+def _errno(error: BaseException) -> int | None:
+    """The number of the system's error, which TensorStore tells in its text."""
+    if found := re.search(r"os_error_code='(\d+)'", str(error)):
+        return int(found[1])
+    return getattr(error, "errno", None)
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -55,8 +56,8 @@ class DataProblems(UserError):
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, Ctrl-C 130,
-    a run that was asked to stop 143.
+    """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, and so does a
+    file that the system refuses; Ctrl-C 130, a run that was asked to stop 143.
 
     The program's log goes to stderr, one line a message. A terminal that lacks a letter shows its number.
     """
@@ -72,6 +73,10 @@ def run(main: Callable[[], None]) -> None:
         main()
     except (UserError, Stopped, KeyboardInterrupt) as error:
         sys.exit(report(error))
+    except OSError as error:
+        if error.filename is None:
+            raise  # a bug
+        sys.exit(report(error))
 
 
 def report(error: BaseException) -> int:
@@ -82,6 +87,9 @@ def report(error: BaseException) -> int:
         lines = str(error).split("\n") if isinstance(error, DataProblems) or error.of_all else [str(error)]
         print("error:", "\n".join(map(printable, lines)), file=sys.stderr)
         return 2
+    if isinstance(error, OSError) and error.filename is not None:
+        print("error:", printable(f"{_name(error.filename)}: {error.strerror}"), file=sys.stderr)
+        return 2
     if isinstance(error, Stopped):
         print(f"{error}; run the same command again to go on", file=sys.stderr)
         return 143  # 128 + SIGTERM
@@ -90,3 +98,8 @@ def report(error: BaseException) -> int:
         return 130
     traceback.print_exception(error)
     return 1
+
+
+def _name(file: object) -> str:
+    """A file as an OSError names it."""
+    return os.fsdecode(file) if isinstance(file, str | bytes | os.PathLike) else str(file)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import glob
+import functools
 import hashlib
 import json
 import logging
 import math
 import os
+import re
+import secrets
 import shutil
 import socket
+import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from errno import EACCES, EPERM, EROFS
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,12 +34,17 @@ except ImportError:  # Windows
 
 log = logging.getLogger(__name__)
 
+LOCK = ".lock"  # of a folder that someone works in; it is empty
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{12})-\d+\.tmp", re.DOTALL)  # machine
+_LONG_AGO = 24 * 3600  # seconds
+
 
 @contextmanager
 def whole(path: Path, named_by: str = "") -> Iterator[Path]:
     """A temporary path beside `path`; it takes its place when the block ends without an error.
 
-    What stands there, a file or a folder of files, is on the disk before it has its name.
+    What stands there, a file or a folder of files, is on the disk before it has its name. What killed writers
+    left in the folder goes.
 
     Args:
       named_by: the option of the command line that names `path`, for the error.
@@ -42,24 +52,66 @@ def whole(path: Path, named_by: str = "") -> Iterator[Path]:
     Raises:
       UserError: the disk refuses (full, read-only), naming the file.
     """
-    mine = f".{path.name}.{socket.gethostname()}-"
-    temporary = path.with_name(f"{mine}{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_machine()}-{secrets.randbelow(10**12)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f"{glob.escape(mine)}*.tmp"):
-            if not _is_running(leftover.name.removeprefix(mine).removesuffix(".tmp")):
-                _discard(leftover)  # its writer was killed
-        yield temporary
-        for written in temporary.rglob("*") if temporary.is_dir() else (temporary,):
-            if not written.is_dir():
-                with written.open("rb") as file:
-                    os.fsync(file.fileno())
-        temporary.replace(path)
+        with _writing_in(path.parent):
+            try:
+                yield temporary
+                for written in temporary.rglob("*") if temporary.is_dir() else (temporary,):
+                    if not written.is_dir():
+                        with written.open("rb") as file:
+                            os.fsync(file.fileno())
+                temporary.replace(path)
+            finally:
+                with suppress(OSError):
+                    _discard(temporary)
     except OSError as error:
         raise UserError(f"{named_by} {path}: {error.strerror or error}".lstrip()) from error
-    finally:
+
+
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[None]:
+    """Shares the folder with other writers while the block runs. Who is alone in it first removes what killed
+    ones left.
+
+    The lock is that of the folder itself, which the kernel keeps for this machine, whatever the file system,
+    and which it sees across containers.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # someone else is at work, or there are no locks
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove_leftovers(folder)
         with suppress(OSError):
-            _discard(temporary)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Removes what killed writers left in a folder in which nobody of this machine writes; what another
+    machine left, or this one before its last start, only after a day: its writer can't be seen from here."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if not (found := _TEMPORARY.fullmatch(path.name)):
+                continue
+            with suppress(OSError):
+                if found[1] == _machine() or time.time() - path.lstat().st_mtime > _LONG_AGO:
+                    _discard(path)
+
+
+@functools.cache
+def _machine() -> str:
+    """This machine since its last start; no other has the same, whatever its name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().replace("-", "")[:12]
+    except OSError:  # not Linux
+        return hashlib.sha256(f"{socket.gethostname()} {uuid.getnode()}".encode()).hexdigest()[:12]
 
 
 def _discard(path: Path) -> None:
@@ -74,7 +126,9 @@ def _discard(path: Path) -> None:
 def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
     """Keeps other processes out of `folder` while the block runs; where there is no such lock it says so.
 
-    The system gives the lock up when its owner dies, however it dies.
+    The lock is that of a file .lock in it, which stays: network file systems lock files for all machines, but
+    folders for each by itself. The system gives it up when its owner dies, however it dies. Where no such
+    file is and none can be made, for the folder can't be written, there is nothing to keep out.
 
     Args:
       shared: several may have it so at a time, and none without: for readers.
@@ -86,35 +140,41 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
         log.warning("%s: this system has no locks; do not run two at once here", folder)
         yield
         return
+    if (handle := _open_lock(folder)) is None:
+        yield
+        return
     try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{folder}: {error.strerror}") from error
-    try:
-        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise UserError(
-            f"{folder}: another process is at work here; wait for it or choose another folder"
-        ) from None
-    except OSError as error:  # a network file system without locks
-        log.warning("%s: can't be locked (%s); do not run two at once here", folder, error.strerror)
-    try:
+        try:
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # the second is SMB's word for it
+            raise UserError(
+                f"{folder}: another process is at work here; wait for it or choose another folder"
+            ) from None
+        except OSError as error:  # a network file system without locks
+            log.warning("%s: can't be locked (%s); do not run two at once here", folder, error.strerror)
         yield
     finally:
         os.close(handle)
 
 
-def _is_running(process: str) -> bool:
-    if os.name == "nt":
-        return True  # there os.kill does not ask, it kills
+def _open_lock(folder: Path) -> int | None:
+    """A handle of the folder's .lock, made if it is missing; None if that can't be.
+
+    Raises:
+      UserError: no such folder, or the disk refuses.
+    """
+    path = folder / LOCK
     try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
-        return False
-    except PermissionError:
-        return True
-    return True
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except OSError as error:
+            if error.errno not in (EACCES, EPERM, EROFS):
+                raise
+        with suppress(FileNotFoundError):
+            return os.open(path, os.O_RDONLY)
+        return None
+    except OSError as error:
+        raise UserError(f"{folder}: {error.strerror}") from error
 
 
 def make_folder(folder: Path) -> None:

@@ -33,7 +33,6 @@ from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.errors import UserError
 from mvead_jax.evaluation.enlarging import enlarge
-from mvead_jax.files import locked
 from mvead_jax.hold_out import read_for_scoring
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.workdir import (
@@ -42,6 +41,7 @@ from mvead_jax.workdir import (
     checked_facts,
     checked_keys,
     model_names,
+    reading,
     trained_config,
     trained_geometries,
 )
@@ -185,8 +185,8 @@ class Inspector:
             found, or a training at work there.
         """
         workdir = Path(workdir)
-        config = trained_config(workdir, overrides or {}, OVERRIDDEN)
-        with locked(workdir, shared=True):  # no training may change the model
+        with reading(workdir):
+            config = trained_config(workdir, overrides or {}, OVERRIDDEN)
             found = cls._read(workdir, config, category)
         if warm:
             found.warm_up()

@@ -56,6 +56,11 @@ def build_method(
     Raises:
       UserError: settings that do not fit the backbone.
     """
+    if fuses(config) and config.bank.unfused and (taken := [v for v in views if v.endswith(_UNFUSED)]):
+        raise UserError(
+            f"view {taken[0]}: with bank.unfused, a name that ends with {_UNFUSED} is that of another view's "
+            "bank; rename the view, or leave bank.unfused out"
+        )
     keep = Keep(config.bank.kind, config.bank.share, config.bank.projection)
     if not fuses(config):
         return PatchCore(views, backbone.grid, config.bank.per_view, keep, config.score.search)
@@ -176,6 +181,8 @@ def assembled(
     """The state of a method from its parts; `banks` under the names of their files."""
     if not isinstance(method, Mvead):
         return dict(banks)
+    if not method.unfused:
+        return MveadState(fusion, dict(banks), None, scales)
     unfused = {name.removesuffix(_UNFUSED): own for name, own in banks.items() if name.endswith(_UNFUSED)}
     own = {name: rows for name, rows in banks.items() if not name.endswith(_UNFUSED)}
     return MveadState(fusion, own, unfused or None, scales)

@@ -64,6 +64,7 @@ from mvead_jax.workdir import (
     checked_keys,
     is_artefact,
     model_names,
+    reading,
     trained_config,
     trained_geometries,
 )
@@ -101,23 +102,27 @@ def score(
     Raises:
       UserError: anything wrong with the workdir, the data or the weights.
     """
-    with together():
-        checked = checked_scoring(workdir, output, pictures, overrides or {}, protocols, from_test_labels)
-        config, index, output, scored, earlier, calibrations = checked
-        decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
-        backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
-        if is_first():
-            check_files(index)
-        geometries = trained_geometries(config, workdir, index.categories)
-    check_same_run(config, workdir)
-    usual = workdir / "scores" if pictures is not None else None
-    job, files, decided = Job(config, workdir, backbone, geometries), None, {}
     with ExitStack() as held:
         with together():
             if is_first():
-                held.enter_context(locked(workdir, shared=True))  # no training may change the model
+                held.enter_context(reading(workdir))  # before anything of the model is read
+        with together():
+            checked = checked_scoring(workdir, output, pictures, overrides or {}, protocols, from_test_labels)
+            config, index, output, scored, _, calibrations = checked
+            decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
+            backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+            if is_first():
+                check_files(index)
+            geometries = trained_geometries(config, workdir, index.categories)
+        check_same_run(config, workdir)
+        usual = workdir / "scores" if pictures is not None else None
+        job, files, decided = Job(config, workdir, backbone, geometries), None, {}
+        earlier: list[str] = []
+        with together():
+            if is_first():
                 make_folder(output)
                 held.enter_context(locked(output))
+                earlier = check_output(output, scored)  # another scoring may have ended since
                 planned = parts_of(config, index, backbone, workdir, output)
                 log.info("to be written: %s", describe(planned))
                 check_room(planned)
@@ -214,7 +219,16 @@ def evaluate_again(
     """
     config = trained_config(workdir, overrides or {}, EVALUATED)
     output = output or default_output(workdir, None)
-    before = read_sealed(output / "metrics.json", "the scores of a finished scripts/score.py")
+    _sealed_metrics(output)  # or there is nothing to lock
+    with locked(output):
+        return _evaluated(config, workdir, output, protocols, report)
+
+
+def _evaluated(
+    config: Config, workdir: Path, output: Path, protocols: Sequence[str], report: bool
+) -> dict[str, Any]:
+    """`evaluate_again` in a folder that nobody else writes into."""
+    before = _sealed_metrics(output)
     try:
         words, categories = dict(before["protocol"]), tuple(before["categories"])
         scored = words["scored"]
@@ -234,11 +248,14 @@ def evaluate_again(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     index = _test_split(replace(config, data=data))
-    with locked(output):
-        metrics = evaluate(output, index, words, config, protocols, decided)
-        if report:
-            write_page(output, index, workdir)
+    metrics = evaluate(output, index, words, config, protocols, decided)
+    if report:
+        write_page(output, index, workdir)
     return metrics
+
+
+def _sealed_metrics(output: Path) -> dict[str, Any]:
+    return read_sealed(output / "metrics.json", "the scores of a finished scripts/score.py")
 
 
 def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:

@@ -59,6 +59,8 @@ def check_output(output: Path, scored: str) -> list[str]:
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
+    if is_artefact(output):
+        raise UserError(f"--output {output}: an artefact stays as it is; name another folder")
     if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
         return []  # what is hidden was left by a writer that was killed
     if not any(

@@ -55,7 +55,7 @@ from mvead_jax.model import build_method, fuses, of_one_view, parameter_count, w
 from mvead_jax.plan import Part, check_room, describe, training_parts
 from mvead_jax.scoring import load_model
 from mvead_jax.sharding import check_shared, from_first, is_first, same_in_all, together
-from mvead_jax.workdir import Job
+from mvead_jax.workdir import Job, refuse_artefact
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             if is_first():
                 make_folder(workdir)
                 held.enter_context(locked(workdir))
+                _check_workdir(config, workdir)  # another training may have ended since
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())
                 write_json(workdir / "command.json", command())
@@ -155,19 +156,20 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
     if from_first(done):
         log.info("model %s: already trained", name)
         return
+    keeper = None
+    if fuses(config):  # before the features, for it may refuse
+        sections = {"fusion": dataclasses.asdict(config.fusion), "train": dataclasses.asdict(config.train)}
+        decides = facts | sections | {"seed": config.seed}
+        with together():
+            place, metrics = workdir / "checkpoints" / name, workdir / "metrics.jsonl"
+            trained = bool(manifest.names(folder))
+            keeper = Checkpoints(place, metrics, name, decides, board, replace=trained)
     with together():
         if is_first():
             manifest.forget(workdir / "config.json")  # until all of it is trained again
             _forget(workdir, {"stage": "banks", "name": name})
     begin = time.monotonic()
     features = split_features(config, training, backbone, workdir)
-    keeper = None
-    if fuses(config):
-        sections = {"fusion": dataclasses.asdict(config.fusion), "train": dataclasses.asdict(config.train)}
-        decides = facts | sections | {"seed": config.seed}
-        with together():
-            place, metrics = workdir / "checkpoints" / name, workdir / "metrics.jsonl"
-            keeper = Checkpoints(place, metrics, name, decides, board)
     method = build_method(config, index.views, backbone, keeper=keeper, name=name)
     state = normal = None
     # A method that fuses does so on all devices; without, there is little to do.
@@ -310,6 +312,7 @@ def _check_place(config: Config, workdir: Path) -> None:
     """Raises UserError if the workdir can't be one, or the cameras are not there."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
+    refuse_artefact(workdir)
     cameras = data_folder(config.data.root) / config.geometry.cameras
     if config.geometry.cameras and not cameras.is_file():
         raise UserError(f"geometry.cameras {cameras}: no such file")

@@ -5,7 +5,8 @@ An artefact of scripts/export.py has a workdir's layout, and so is read as one; 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mvead_jax.calibrate import geometry_path, keys_of, uses_geometry
 from mvead_jax.config import Config
 from mvead_jax.config_io import from_dict, override
 from mvead_jax.errors import UserError
-from mvead_jax.files import read_json
+from mvead_jax.files import locked, read_json
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.model import fuses
@@ -77,6 +78,28 @@ def trained_config(workdir: Path, overrides: Mapping[str, str], changeable: tupl
 def is_artefact(workdir: Path) -> bool:
     """Whether export.py made it: a backbone lies in it."""
     return (workdir / WEIGHTS / STORED).is_file()
+
+
+def refuse_artefact(workdir: Path) -> None:
+    """Raises UserError for an artefact: nothing writes into one, and so whoever reads it needs no lock."""
+    if is_artefact(workdir):
+        raise UserError(f"--workdir {workdir}: an artefact stays as it is; name another folder")
+
+
+@contextmanager
+def reading(workdir: Path) -> Iterator[None]:
+    """While it lasts, no training may change the models of a workdir; any number may read them.
+
+    Nothing is written into an artefact for it, nor into a folder that is no workdir.
+
+    Raises:
+      UserError: a training is at work there.
+    """
+    if not (workdir / "config.json").is_file() or is_artefact(workdir):
+        yield
+        return
+    with locked(workdir, shared=True):
+        yield
 
 
 def checked_facts(workdir: Path, name: str, backbone: Backbone) -> dict[str, Any]:

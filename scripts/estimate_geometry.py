@@ -15,10 +15,12 @@ from mvead_jax.config_io import from_command_line
 from mvead_jax.errors import run
 from mvead_jax.files import locked, make_folder
 from mvead_jax.train import open_index
+from mvead_jax.workdir import refuse_artefact
 
 
 def main() -> None:
     config, workdir, _ = from_command_line(__doc__)
+    refuse_artefact(workdir)
     index = open_index(config)
     make_folder(workdir)
     with locked(workdir):

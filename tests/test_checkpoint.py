@@ -1,10 +1,12 @@
 """What outlives a killed run: which state comes back, which lines of metrics.jsonl stay, and SIGTERM."""
 
+import errno
 import gc
 import json
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ import optax
 import pytest
 
 from mvead_jax.checkpoint import Checkpoints
-from mvead_jax.errors import Stopped
+from mvead_jax.errors import Stopped, UserError
 
 # A read that fails leaves Orbax's event loop to be collected half-closed; Python then complains about it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -41,11 +43,12 @@ def open_states(tmp_path):
     """A function that opens the states of a model as a run does when it begins."""
     opened = []
 
-    def make(decides=None, model="cap"):
+    def make(decides=None, model="cap", **options):
         for earlier in opened:
             earlier.close()
         folder = tmp_path / "checkpoints" / model
-        opened.append(Checkpoints(folder, tmp_path / "metrics.jsonl", model, decides or {"seed": 0}))
+        metrics = tmp_path / "metrics.jsonl"
+        opened.append(Checkpoints(folder, metrics, model, decides or {"seed": 0}, **options))
         return opened[-1]
 
     yield make
@@ -109,7 +112,35 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_it_with_a_warning(
     assert_is(states.restore(state_of(0)), 3)
     assert "state 6 can't be read" in caplog.text
     assert not newest.exists()
+    assert newest.with_name("6.unreadable").is_dir()
     write(states, 6)  # the run gets there again
+    assert not newest.with_name("6.unreadable").exists()
+    assert_is(open_states().restore(state_of(0)), 6)
+
+
+def test_a_state_that_could_not_be_read_for_a_while_can_be_put_back(open_states, tmp_path):
+    write(open_states(), 3, 6)
+    folder = tmp_path / "checkpoints/cap"
+    hidden = folder / "6/default/_METADATA", tmp_path / "hidden"
+    hidden[0].rename(hidden[1])
+    assert_is(open_states().restore(state_of(0)), 3)
+    (folder / "6.unreadable").rename(folder / "6")
+    hidden[1].rename(hidden[0])
+    assert_is(open_states().restore(state_of(0)), 6)
+
+
+def test_a_state_that_the_system_can_not_read_now_stops_the_run_and_stays(open_states, tmp_path):
+    """TensorStore tells the number of such an error in its text; here it is that of a link to itself."""
+    write(open_states(), 3, 6)
+    newest = tmp_path / "checkpoints/cap/6"
+    victim = max((path for path in newest.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    kept = victim.read_bytes()
+    victim.unlink()
+    victim.symlink_to(victim.name)
+    with pytest.raises(UserError, match="state 6 can't be read now .*Too many levels of symbolic links"):
+        open_states().restore(state_of(0))
+    victim.unlink()
+    victim.write_bytes(kept)
     assert_is(open_states().restore(state_of(0)), 6)
 
 
@@ -127,15 +158,72 @@ def test_a_state_in_the_middle_of_being_written_is_none(open_states, tmp_path):
     assert_is(open_states().restore(state_of(0)), 3)
 
 
-def test_states_of_another_origin_are_removed(open_states, tmp_path):
-    write(open_states({"seed": 0, "train": {"epochs": 3}}), 3)
+ORIGIN = {"seed": 0, "train": {"epochs": 3}, "features": "0" * 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"train": {"epochs": 4}}, "(train.epochs: 3 is now 4)"),
+        ({"seed": 1, "features": "1" * 64}, "(features; seed: 0 is now 1)"),
+    ],
+)
+def test_states_of_other_settings_or_data_are_refused_and_stay(open_states, tmp_path, changes, told):
+    write(open_states(ORIGIN), 3, 6)
+    folder = tmp_path / "checkpoints/cap"
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError) as error:
+        open_states(ORIGIN | changes)
+    assert str(error.value) == (
+        f"{folder}: 2 states of a pre-training with other settings or data {told}; go back to those, take "
+        "another --workdir, or delete the folder to start over"
+    )
+    assert sorted(folder.rglob("*")) == before
+    assert_is(open_states(dict(reversed(ORIGIN.items()))).restore(state_of(0)), 6)
+    shutil.rmtree(folder)
+    assert open_states(ORIGIN | changes).restore(state_of(0)) is None
+
+
+def test_states_that_led_to_a_finished_model_go_when_it_is_made_again(open_states, tmp_path, caplog):
+    write(open_states(ORIGIN), 3)
     write(open_states(model="bolt"), 3)
-    assert_is(open_states({"train": {"epochs": 3}, "seed": 0}).restore(state_of(0)), 3)
-    assert open_states({"seed": 0, "train": {"epochs": 4}}).restore(state_of(0)) is None
+    assert open_states(ORIGIN | {"seed": 1}, replace=True).restore(state_of(0)) is None
+    assert "checkpoints/cap: 1 states are removed and made again: they are of other settings" in caplog.text
     assert not (tmp_path / "checkpoints/cap/3").exists()
     assert_is(open_states(model="bolt").restore(state_of(0)), 3)
-    (tmp_path / "checkpoints/bolt/origin.json").unlink()
-    assert open_states(model="bolt").restore(state_of(0)) is None
+
+
+def test_states_of_nobody_knows_what_go_with_a_warning_and_a_folder_without_any_goes_silently(
+    open_states, tmp_path, caplog
+):
+    origin = tmp_path / "checkpoints/cap/origin.json"
+    for damage in (origin.unlink, lambda: origin.write_text("{")):
+        write(open_states(), 3)
+        damage()
+        caplog.clear()
+        assert open_states().restore(state_of(0)) is None
+        assert "1 states are removed and made again: it is not known of what they are" in caplog.text
+    caplog.clear()
+    assert open_states({"seed": 7}).restore(state_of(0)) is None
+    assert caplog.text == ""
+
+
+def test_an_origin_that_can_not_be_read_now_stops_the_run_and_the_states_stay(
+    open_states, tmp_path, monkeypatch
+):
+    write(open_states(), 3)
+    read = Path.read_bytes
+
+    def refuse(path):
+        if path.name == "origin.json":
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return read(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(UserError, match=r"cap/origin.json: Input/output error; mend that and run again"):
+            open_states()
+    assert_is(open_states().restore(state_of(0)), 3)
 
 
 # ---- metrics.jsonl

@@ -322,6 +322,27 @@ assert "mvead_jax" not in sys.modules and "flax" not in sys.modules
 """
 
 
+def test_who_reads_an_artefact_leaves_no_file_in_it_and_who_would_write_is_refused(mvead, copied, root):
+    run, _ = mvead
+    assert (run / ".lock").is_file()
+    assert not list(copied.rglob(".lock"))
+    config = config_for("mvead", root)
+    Inspector.load(copied, warm=False)
+    for act in (
+        lambda: train(config, copied),
+        lambda: score(copied),
+        lambda: score(run, copied),
+        lambda: score(copied, copied),
+    ):
+        with pytest.raises(UserError, match=f"{copied}: an artefact stays as it is; "):
+            act()
+    command = [sys.executable, "scripts/estimate_geometry.py", "--workdir", str(copied)]
+    command += ["--config", "configs/patchcore.py", f"--config.data.root={root}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, "an artefact stays as it is" in done.stderr) == (2, True), done.stderr
+    assert broken(copied) == []
+
+
 def test_the_exported_function_runs_by_jax_alone_and_was_lowered_for_three_platforms(made, tmp_path):
     run, shipped = made
     exported = jax.export.deserialize(bytearray((shipped / "exported/bolt.bin").read_bytes()))

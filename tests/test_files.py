@@ -1,13 +1,22 @@
+import errno
+import fcntl
 import json
 import logging
 import math
 import os
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from mvead_jax import errors, files
 from mvead_jax.errors import DataProblems, UserError, run
-from mvead_jax.files import append_line, read_json, whole, write_json
+from mvead_jax.files import _machine, append_line, locked, read_json, whole, write_json, write_text
+from mvead_jax.plan import Part, check_room
 from mvead_jax.progress import progress
+from mvead_jax.scores_folder import check_output
 
 
 def fail_halfway(path):
@@ -26,23 +35,57 @@ def test_a_file_is_whole_or_absent(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["file"]
 
 
-def test_what_a_killed_writer_left_is_removed_and_what_a_living_one_writes_is_not(tmp_path):
-    with whole(tmp_path / "file") as temporary:
-        living = temporary
-        name = temporary.name.replace(f"-{os.getpid()}.", "-{}.")
-        dead = tmp_path / name.format(2**22 + 1)  # above the largest process number of Linux
-        dead.write_text("half")
-        temporary.write_text("all")
-        with whole(tmp_path / "other") as other:
-            other.write_text("x")
-        assert dead.exists()
-        parent = tmp_path / name.format(os.getppid())
-        parent.write_text("at work")
-    with whole(tmp_path / "file") as temporary:
-        assert temporary == living
-        assert not dead.exists()
-        assert parent.exists()
-        temporary.write_text("again")
+def left(folder, name, number, machine=None, days=0):
+    """What a killed writer of `name` left, on this machine or another."""
+    path = folder / f".{name}.{machine or _machine()}-{number}.tmp"
+    path.write_text("half")
+    then = path.stat().st_mtime - days * 24 * 3600
+    os.utime(path, (then, then))
+    return path
+
+
+def test_what_killed_writers_left_goes_at_the_next_write_in_the_folder(tmp_path):
+    dead = left(tmp_path, "file", 1), left(tmp_path, "other", 2), left(tmp_path, "line\nbreak", 3)
+    write_text(tmp_path / "file", "all")
+    assert not any(path.exists() for path in dead)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_nothing_is_removed_while_anyone_writes_in_the_folder(tmp_path):
+    with whole(tmp_path / "file") as living:
+        assert living.name == left(tmp_path, "file", living.name.split("-")[-1].split(".")[0]).name
+        dead = left(tmp_path, "file", 1), left(tmp_path, "file", 2, machine="0" * 12, days=2)
+        write_text(tmp_path / "other", "x")
+        assert living.exists()
+        assert all(path.exists() for path in dead)
+    assert (tmp_path / "file").read_text() == "half"
+
+
+def test_what_another_machine_writes_is_left_alone_for_a_day(tmp_path):
+    """Its lock can't be seen from here; nor can that of a container with the same name of host."""
+    foreign = left(tmp_path, "file", 4711, machine="0" * 12)
+    old = left(tmp_path, "file", 4711, machine="1" * 12, days=1.1)
+    others = [
+        tmp_path / name for name in (".file.node-2-4711.tmp", ".tmp", "file.tmp", f"{_machine()}-1.tmp")
+    ]
+    for path in others:
+        path.write_text("another's")
+        os.utime(path, (0, 0))
+    write_text(tmp_path / "file", "all")
+    assert foreign.read_text() == "half"
+    assert not old.exists()
+    assert all(path.exists() for path in others)
+
+
+def test_where_folders_have_no_locks_nothing_is_removed_and_all_is_written(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refuse)
+    dead = left(tmp_path, "file", 1)
+    write_text(tmp_path / "file", "all")
+    assert (tmp_path / "file").read_text() == "all"
+    assert dead.exists()
 
 
 def fail_within_a_folder(path):
@@ -58,7 +101,7 @@ def test_a_folder_is_whole_or_absent_and_goes_if_its_writer_was_killed(tmp_path)
         fail_within_a_folder(path)
     assert list(path.parent.iterdir()) == []
     with whole(path) as temporary:
-        dead = path.parent / temporary.name.replace(f"-{os.getpid()}.", f"-{2**22 + 1}.")
+        dead = path.parent / f".folder.{_machine()}-1.tmp"
         (dead / "inner").mkdir(parents=True)
         temporary.mkdir()
     path.rmdir()
@@ -114,10 +157,120 @@ def test_a_users_mistake_is_one_line_and_an_exit_code(error, code, capsys):
     assert capsys.readouterr().err in ("error: what to mend\n", "interrupted\n")
 
 
-def test_a_bug_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError):
-        run(lambda: 1 / 0)
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("x"), OSError("x"), BrokenPipeError(errno.EPIPE, "x")])
+def test_a_bug_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        run(lambda: fail(error))
     logging.getLogger("mvead_jax").handlers.clear()
+
+
+def ended(main, capsys):
+    """The exit code and the words of a program on stderr."""
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    logging.getLogger("mvead_jax").handlers.clear()
+    return stop.value.code, capsys.readouterr().err
+
+
+def test_a_file_that_the_system_refuses_is_one_line_and_with_verbose_a_traceback_before_it(
+    capsys, monkeypatch, tmp_path
+):
+    long = "x" * 300
+    expected = f"error: {long}: File name too long\n"
+    assert ended(lambda: check_output(Path(long), "test split"), capsys) == (2, expected)
+    name = tmp_path / "\udcff\x1b"
+    expected = f"error: {tmp_path}/\\udcff\\x1b: No such file or directory\n"
+    assert ended(lambda: name.rename(tmp_path / "other"), capsys) == (2, expected)
+    assert ended(lambda: os.listdir(os.fsencode(name)), capsys) == (2, expected)
+    monkeypatch.setattr(errors, "traced", True)
+    code, said = ended(lambda: check_output(Path(long), "test split"), capsys)
+    assert (code, said.count("Traceback")) == (2, 1)
+
+
+@pytest.fixture
+def nobody():
+    """A folder, and a context in which this process has no more rights than anyone there."""
+    place = Path(tempfile.mkdtemp())  # those of pytest are their owner's alone
+    place.chmod(0o755)
+
+    @contextmanager
+    def rights():
+        user = os.geteuid()
+        if not user:
+            os.seteuid(65534)
+        try:
+            yield
+        finally:
+            os.seteuid(user)
+
+    yield place, rights
+    for path in [place, *place.rglob("*")]:
+        path.chmod(0o755)
+    shutil.rmtree(place)
+
+
+def test_folders_that_may_not_be_entered_or_read_are_one_line(nobody, capsys):
+    place, rights = nobody
+    closed = place / "closed"
+    (closed / "inner").mkdir(parents=True)
+    closed.chmod(0)
+    for main in (
+        lambda: check_room([Part("features", closed / "inner/cache", 1)]),
+        lambda: check_output(closed, "test split"),
+        lambda: check_output(closed / "inner", "test split"),
+    ):
+        with rights():
+            code, said = ended(main, capsys)
+        assert code == 2
+        assert said.startswith(f"error: {closed}")
+        assert said.endswith(": Permission denied\n")
+        assert said.count("\n") == 1
+    with rights(), pytest.raises(UserError, match="closed: Permission denied"), locked(closed):
+        pass
+
+
+def test_the_lock_is_that_of_a_file_for_network_file_systems_lock_no_folders_for_all(tmp_path):
+    with locked(tmp_path):
+        handle, folder = os.open(tmp_path / ".lock", os.O_RDWR), os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(folder)
+        write_text(tmp_path / "file", "a write in it waits for nobody")
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with pytest.raises(UserError, match="another process is at work here"), locked(tmp_path, shared=True):
+        pass
+    os.close(handle)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "file"]
+    with pytest.raises(UserError, match="none: No such file"), locked(tmp_path / "none"):
+        pass
+
+
+def test_a_folder_that_can_not_be_written_is_locked_by_the_file_that_is_there_or_needs_no_lock(nobody):
+    place, rights = nobody
+    with rights(), locked(place, shared=True), locked(place):
+        assert list(place.iterdir()) == []
+    with locked(place):
+        with rights(), pytest.raises(UserError, match="another process"), locked(place, shared=True):
+            pass
+        with rights(), pytest.raises(UserError, match="another process"), locked(place):
+            pass
+
+
+def test_a_file_system_without_locks_is_told_and_smb_says_permission_of_a_lock_that_is_taken(
+    tmp_path, monkeypatch, caplog
+):
+    refusal = OSError(errno.ENOLCK, "No locks available")
+    monkeypatch.setattr(files.fcntl, "flock", lambda *_: fail(refusal))
+    with locked(tmp_path):
+        assert "can't be locked (No locks available); do not run two at once here" in caplog.text
+    refusal = PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(UserError, match="another process is at work here"), locked(tmp_path):
+        pass
 
 
 def test_progress_without_a_terminal_prints_plain_lines_with_the_time_left(capsys):

@@ -16,11 +16,16 @@ from fake_realiad import edit_list, write_realiad
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
+from mvead_jax import score as score_module
+from mvead_jax import train as train_module
+from mvead_jax.backbone.extractor import load_backbone
 from mvead_jax.bank.store import map_banks
 from mvead_jax.config import BackboneConfig, Config, DataConfig
 from mvead_jax.config_io import load_config, override
 from mvead_jax.errors import DataProblems, UserError
-from mvead_jax.score import score
+from mvead_jax.files import locked
+from mvead_jax.model import assembled, build_method
+from mvead_jax.score import evaluate_again, score
 from mvead_jax.train import train
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +67,7 @@ def results(workdir):
 
 def test_the_workdir_holds_what_the_design_says(run):
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    files -= {".lock", "scores/.lock"}
     banks = {f"banks/{c}/C{v}.safetensors" for c in ("bolt", "cap") for v in range(1, 6)}
     scores = {"samples.csv", "images.csv", "metrics.json", "maps/bolt.npz", "maps/cap.npz"}
     scores |= {"environment.json", "command.json", "bootstrap.npz", "regions.csv"}
@@ -314,6 +320,72 @@ def test_a_workdir_in_which_nothing_was_trained_yet_takes_a_mended_config(root, 
         train(config_for(tmp_path / "data", data__categories="cap"), tmp_path / "run")
     train(config_for(root, data__categories="cap"), tmp_path / "run")
     assert json.loads((tmp_path / "run/config.json").read_text())["data"]["root"] == str(root)
+
+
+def between(monkeypatch, module, name, act):
+    """Has `act` done just before a function of a module is called."""
+    function = getattr(module, name)
+
+    def acting(*arguments):
+        act()
+        return function(*arguments)
+
+    monkeypatch.setattr(module, name, acting)
+
+
+def assert_at_work(folder):
+    with pytest.raises(UserError, match="another process is at work here"), locked(folder):
+        pass
+
+
+def test_a_model_is_not_trained_between_reading_its_thresholds_and_its_banks(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    seen = []
+    for name in ("read_for_scoring", "check_files"):
+        between(monkeypatch, score_module, name, lambda: seen.append(assert_at_work(tmp_path / "run")))
+    score(tmp_path / "run", tmp_path / "scores")
+    assert len(seen) == 2
+    with locked(tmp_path / "run"):
+        pass
+
+
+def test_scores_are_not_written_between_reading_and_evaluating_them(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    seen = []
+    between(
+        monkeypatch,
+        score_module,
+        "check_score_files",
+        lambda: seen.append(assert_at_work(tmp_path / "run/scores")),
+    )
+    evaluate_again(tmp_path / "run")
+    assert len(seen) == 1
+    with pytest.raises(UserError, match="metrics.json: no such file"):
+        evaluate_again(run, tmp_path)
+    assert not (tmp_path / ".lock").exists()
+
+
+def test_what_another_scoring_wrote_before_the_lock_was_had_is_not_overwritten(run, tmp_path, monkeypatch):
+    other = json.dumps({"scored": "elsewhere", "categories": []})
+
+    def meanwhile():
+        (tmp_path / "scores").mkdir()
+        (tmp_path / "scores/unfinished.json").write_text(other)
+
+    between(monkeypatch, score_module, "check_files", meanwhile)
+    with pytest.raises(UserError, match="holds the scores of elsewhere; name another folder"):
+        score(run, tmp_path / "scores")
+    assert (tmp_path / "scores/unfinished.json").read_text() == other
+
+
+def test_what_another_training_wrote_before_the_lock_was_had_is_not_overwritten(root, tmp_path, monkeypatch):
+    one, two = (config_for(root, data__categories="cap", seed=seed) for seed in ("1", "2"))
+    once = iter([lambda: train(one, tmp_path / "run")])
+    between(monkeypatch, train_module, "check_files", lambda: next(once, lambda: None)())
+    with pytest.raises(UserError, match=r"trained with another config \(seed: 1 is now 2\); take another"):
+        train(two, tmp_path / "run")
+    assert json.loads((tmp_path / "run/config.json").read_text())["seed"] == 1
+    score(tmp_path / "run")
 
 
 def test_new_pictures_are_scored_without_labels(run, root):
@@ -650,6 +722,20 @@ def test_smaller_banks_are_trained_scored_and_told(run, root, tmp_path, changes,
         train(dataclasses.replace(config, bank=dataclasses.replace(config.bank, share=0.3)), tmp_path / "run")
     train(config, tmp_path / "two")
     assert score(tmp_path / "two")["mean"] == metrics["mean"]
+
+
+def test_a_view_that_is_called_as_a_second_bank_is_refused_or_keeps_its_own(root):
+    config = config_for(root, method="mvead", bank__unfused="true")
+    backbone = load_backbone(config.backbone, 32, 0)
+    views = ("C1", "C1-unfused")
+    with pytest.raises(UserError, match="view C1-unfused: with bank.unfused, a name that ends with -unfused"):
+        build_method(config, views, backbone)
+    build_method(config, ("C1", "C1-unfused-2"), backbone)
+    method = build_method(config_for(root, method="mvead"), views, backbone)
+    banks = dict.fromkeys(views)
+    assert assembled(method, banks, None, None).banks == banks
+    alone = config_for(root, method="patchcore", bank__unfused="true")
+    assert build_method(alone, views, backbone).views == views
 
 
 def test_an_mvead_run_with_a_coreset_keeps_both_banks(root, tmp_path):

@@ -34,12 +34,20 @@ from mvead_jax.export.card import model_card
 from mvead_jax.export.function import export_function
 from mvead_jax.export.golden import check_golden, choose, write_golden
 from mvead_jax.export.seal import SEAL, broken, seal
-from mvead_jax.files import locked, read_json, whole, write_json, write_text
+from mvead_jax.files import read_json, whole, write_json, write_text
 from mvead_jax.hold_out import Decider
 from mvead_jax.inspector import Inspector
 from mvead_jax.progress import progress
 from mvead_jax.protocol import patch_score_words
-from mvead_jax.workdir import OVERRIDDEN, WEIGHTS, Job, checked_keys, trained_config, trained_geometries
+from mvead_jax.workdir import (
+    OVERRIDDEN,
+    WEIGHTS,
+    Job,
+    checked_keys,
+    reading,
+    trained_config,
+    trained_geometries,
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,14 +70,20 @@ def export(
         raise UserError(f"--golden={golden}: must be at least 1, for verify.py has nothing else to score")
     if artefact.exists() or artefact.is_symlink():
         raise UserError(f"--output {artefact}: is there already; name a new folder")
-    config = trained_config(workdir, overrides or {}, OVERRIDDEN)
+    with reading(workdir):
+        _export(workdir, artefact, golden, overrides or {})
+
+
+def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, str]) -> None:
+    """`export` of a workdir in which nothing changes meanwhile."""
+    config = trained_config(workdir, overrides, OVERRIDDEN)
     inspector = Inspector.load(workdir, overrides=overrides, warm=False)
     backbone, categories = inspector.backbone, inspector.categories
     data = config.data
     index = open_data(data.root, categories, lists=data.lists, images=data.images, incomplete=data.incomplete)
     index = hold_out(index, config.decision.held_out, config.seed)
     samples = {category: choose(index, category, golden) for category in categories}
-    with locked(workdir, shared=True), whole(artefact, "--output") as folder:
+    with whole(artefact, "--output") as folder:
         folder.mkdir()
         write_json(folder / "config.json", to_dict(_shipped(config)))
         shutil.copyfile(workdir / "environment.json", folder / "environment.json")

@@ -136,12 +136,13 @@ def contents(place: Path) -> dict[str, object]:
 
     Left out, because it tells of the runs themselves: in metrics.jsonl the lines of starts and the seconds;
     of checkpoints, in which Orbax writes times and random names, all but which there are and their origin;
-    of environment.json the commit, for someone may work on the checkout; command.json.
+    of environment.json the commit, for someone may work on the checkout; command.json; .lock of a folder that
+    someone worked in.
     """
     found: dict[str, object] = {}
     for path in sorted(place.rglob("*")):
         name = path.relative_to(place).as_posix()
-        if path.is_dir() or "/checkpoints/" in f"/{name}" or path.name == "command.json":
+        if path.is_dir() or "/checkpoints/" in f"/{name}" or path.name in ("command.json", ".lock"):
             continue
         found[name] = _READERS.get(path.name, Path.read_bytes)(path)
     for folder in place.glob("run/checkpoints/*"):
