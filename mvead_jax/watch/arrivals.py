@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from mvead_jax.data.realiad import category_of_key, sample_of_name
 from mvead_jax.data.records import PICTURE_FILES, normal_form, unsafe_path
-from mvead_jax.errors import UserError
+from mvead_jax.errors import UserError, printable
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class Arrivals:
     def _tell(self, path: str, what: str) -> None:
         if path not in self._told:
             self._told.add(path)
-            log.warning("%s: %s", self._folder / path, what)
+            log.warning("%s", printable(f"{self._folder / path}: {what}"))
 
     def _listed(self, below: str = "", deep: int = _DEEPEST) -> Iterator[File]:
         """Pictures below the folder, without hidden ones; what vanishes meanwhile is left out."""
