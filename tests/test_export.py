@@ -330,9 +330,9 @@ def test_who_reads_an_artefact_leaves_no_file_in_it_and_who_would_write_is_refus
     Inspector.load(copied, warm=False)
     for act in (
         lambda: train(config, copied),
-        lambda: score(copied),
+        lambda: score(copied, overrides={"data.root": str(root)}),
         lambda: score(run, copied),
-        lambda: score(copied, copied),
+        lambda: score(copied, copied, overrides={"data.root": str(root)}),
     ):
         with pytest.raises(UserError, match=f"{copied}: an artefact stays as it is; "):
             act()
