@@ -22,6 +22,7 @@ happens before event `at`. `how`:
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
@@ -154,6 +155,7 @@ def main():
     import mvead_jax.score
     import mvead_jax.train  # noqa: F401
 
+    gc.freeze()  # or every child goes through all that was imported again and again
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
