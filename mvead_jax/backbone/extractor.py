@@ -78,9 +78,9 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
     """
     model, weights, trained = build_network(config, seed)
     if config.name == EFFICIENTNET:
-        patch_size, block = model.patch_size, None
+        patch_size, width, block = model.patch_size, model.width, None
     else:
-        patch_size, block = model.config.patch_size, config.block
+        patch_size, width, block = model.config.patch_size, model.config.hidden_size, config.block
     try:
         grid = model.grid(image_size, image_size)
     except UserError as error:
@@ -91,9 +91,6 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
     forward, state = as_function(model, config.block)
     state = jax.device_put(state)
     apply = jax.jit(forward)
-    shape = jax.eval_shape(
-        apply, state, jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32)
-    ).shape
     shape_of = getattr(model, "config", None)
     key = [_VERSION, config.name, shape_of, weights_digest(state), block, image_size, config.precision]
     return Backbone(
@@ -104,7 +101,7 @@ def load_backbone(config: BackboneConfig, image_size: int, seed: int = 0) -> Bac
         image_size=image_size,
         patch_size=patch_size,
         grid=grid,
-        width=shape[-1],
+        width=width,
         heads=getattr(shape_of, "num_attention_heads", 1),
         has_next=block is not None and block < shape_of.num_hidden_layers,
         apply=lambda images: apply(state, images),

@@ -353,6 +353,9 @@ def damaged(prepared, kind):
     elif kind == "label":
         path = folder / "metadata.json"
         path.write_text(path.read_text().replace('"label": 0', '"label": "0"', 1))
+    elif kind == "another label":
+        path = folder / "metadata.json"
+        path.write_text(path.read_text().replace('"label": 1', '"label": 0', 1))
     elif kind == "info":
         (folder / "dataset_info.json").write_text("{}")
     elif kind == "cut info":
@@ -382,6 +385,7 @@ def damaged(prepared, kind):
         ("empty", "not what scripts/prepare_data.py writes .'lists'."),
         ("climbing", "not what scripts/prepare_data.py writes .record 0 of train."),
         ("label", "not what scripts/prepare_data.py writes .record 0 of train."),
+        ("another label", "metadata.json: changed since it was written; delete this folder"),
         ("info", "not what scripts/prepare_data.py writes|no records of"),
         ("cut info", "not what scripts/prepare_data.py writes .*"),
         ("no category", "not what scripts/prepare_data.py writes .record 0 of train."),
@@ -398,7 +402,9 @@ def test_damaged_prepared_data_is_one_line_that_names_it(prepared, kind, message
     assert "Traceback" not in str(error.value)
 
 
-@pytest.mark.parametrize("kind", ["cut", "gone", "text", "empty", "cut info", "twice", "fewer"])
+@pytest.mark.parametrize(
+    "kind", ["cut", "gone", "text", "empty", "another label", "cut info", "twice", "fewer"]
+)
 def test_damaged_prepared_data_is_made_again(drawn, prepared, kind):
     damaged(prepared, kind)
     prepare(drawn, prepared)
@@ -417,6 +423,7 @@ def test_a_strange_list_of_what_is_not_finished_is_one_line(prepared, entry):
 def test_one_path_of_two_pictures_is_refused(prepared):
     listed = {name: prepared / name / FOLDER.relative_to("cap") / "metadata.json" for name in ("bolt", "cap")}
     bolt, cap = (json.loads(path.read_text()) for path in listed.values())
+    del cap["seal"]  # as of an earlier version
     cap["samples"]["test"][0]["views"][0]["image"] = bolt["samples"]["test"][0]["views"][0]["image"]
     listed["cap"].write_text(json.dumps(cap))
     with pytest.raises(UserError, match=r"cap/.*: realiad_64/bolt/.*jpg is another picture in .*bolt/"):

@@ -22,6 +22,7 @@ happens before event `at`. `how`:
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import re
@@ -107,8 +108,9 @@ def _child(job, events, said):
     os.dup2(said, 1)
     os.dup2(said, 2)
     sys.stdout, sys.stderr = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     if job.get("limit"):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], limits[1]))
     watch = Watch(job.get("watch", []), job.get("at"), job.get("how", "kill"), job.get("fill"))
     sys.addaudithook(watch)
     sys.argv = list(job["argv"])
@@ -126,6 +128,7 @@ def _child(job, events, said):
         sys.stdout.flush()
         sys.stderr.flush()
         watch.folders = []
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         with os.fdopen(events, "w") as file:
             json.dump(watch.events, file)
         os._exit(code)
@@ -154,6 +157,7 @@ def main():
     import mvead_jax.score
     import mvead_jax.train  # noqa: F401
 
+    gc.freeze()  # or every child goes through all that was imported again and again
     print("ready", flush=True)
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)

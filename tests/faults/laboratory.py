@@ -12,8 +12,11 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 from fake_realiad import write_realiad
+from safetensors.numpy import save_file
 
+from mvead_jax.backbone.weights import CONFIG, TENSORS, key_table, read_config
 from mvead_jax.rig.cameras import five_cameras
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +29,13 @@ ENVIRONMENT = {
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".pytest_cache" / "jax-faults"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    "OMP_NUM_THREADS": "1",  # two workers share two cores
     "PYTHONPATH": str(ROOT),
 }
 FIELDS = {
     "data.image_size": "64",
-    "backbone.name": "efficientnet-lite0",
+    "backbone.name": "dinov2-small",
+    "backbone.block": "1",
     "geometry.cameras": "cameras.json",
     "fusion.init": "random",
     "train.epochs": "2",
@@ -43,7 +48,7 @@ FIELDS = {
 
 
 def write_data(root: Path, **changes) -> Path:
-    """`cap` from two known cameras."""
+    """`cap` from two known cameras, and the weights of a backbone."""
     options = {"categories": ("cap",), "train": 5, "normal": 2, "defective": 2, "views": 2, "size": SIZE}
     write_realiad(root, **options | changes)
     rig = five_cameras(SIZE)
@@ -51,14 +56,28 @@ def write_data(root: Path, **changes) -> Path:
         f"C{v + 1}": {"K": rig.K[v].tolist(), "R": rig.R[v].tolist(), "t": rig.t[v].tolist()} for v in (0, 1)
     }
     (root / "cameras.json").write_text(json.dumps({"categories": {"cap": {"views": views}}}))
+    write_weights(root / "weights")
     return root
+
+
+def write_weights(folder: Path) -> Path:
+    """A DINOv2 of one block and of drawn numbers: what takes a job its time is tracing the network."""
+    shape = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 1, "mlp_ratio": 1}
+    folder.mkdir()
+    shape |= {"model_type": "dinov2", "image_size": 64, "patch_size": 16}
+    (folder / CONFIG).write_text(json.dumps(shape))
+    rng = np.random.default_rng(0)
+    table = key_table(read_config(folder))
+    tensors = {key: rng.normal(0, 0.1, source.shape).astype(np.float32) for key, source in table.items()}
+    save_file(tensors, folder / TENSORS)
+    return folder
 
 
 def arguments(script: str, workdir: Path, data: Path, **changes) -> list[str]:
     """The command line of a script, without Python."""
     argv = [f"scripts/{script}.py", "--workdir", str(workdir)]
     if script == "train":
-        fields = FIELDS | {"data.root": str(data)}
+        fields = FIELDS | {"data.root": str(data), "backbone.weights": str(data / "weights")}
         fields |= {key.replace("__", "."): value for key, value in changes.items()}
         argv += ["--config", "configs/realiad.py", *(f"--config.{k}={v}" for k, v in fields.items())]
     return argv

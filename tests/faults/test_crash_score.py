@@ -90,3 +90,28 @@ def test_a_report_that_can_not_be_written_is_said_and_costs_no_score(lab):
     assert "No space left on device" in answer["said"]
     lab.done("score", "no-report", options=["--from-maps"])
     assert differing(lab.folder / "no-report", lab.folder / "scored") == []
+
+
+def test_a_limit_of_file_sizes_is_one_line_and_what_is_only_to_look_at_costs_no_score(lab):
+    lab.copy("scored", "with-features")
+    shutil.rmtree(lab.folder / "with-features/run/scores")
+    for start, limit, file in (
+        ("trained", 3000, "feature_cache/"),
+        ("with-features", 3000, "scores/bootstrap.npz"),
+        ("with-features", 5000, "scores/metrics.json"),
+        ("with-features", 9000, ""),
+    ):
+        place = f"limit-{start}-{limit}"
+        lab.copy(start, place)
+        answer = lab.run("score", place, limit=limit)
+        if file:
+            assert answer["code"] == 2, (limit, answer["said"])
+            assert is_one_line(answer["said"]), answer["said"]
+            assert file in answer["said"].splitlines()[-1]
+        else:
+            assert answer["code"] == 0, (limit, answer["said"])
+            assert "report" in answer["said"]
+            assert "File too large" in answer["said"]
+        lab.done("score", place)
+        assert differing(lab.folder / place, lab.folder / "scored") == [], limit
+        lab.forget(place)

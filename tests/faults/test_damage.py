@@ -18,11 +18,11 @@ def lab(tmp_path_factory):
 
 
 def flip(path, other):
-    """The last bit of a digit or letter in the middle, so that text stays text; of any byte elsewhere."""
+    """The last bit of a digit beyond the middle, if a text has one there; else of the byte in the middle."""
     content = bytearray(path.read_bytes())
     at = len(content) // 2
     if path.suffix in (".json", ".csv", ".jsonl"):
-        at = next(i for i in range(at, len(content)) if chr(content[i]).isdigit())
+        at = next((i for i in range(at, len(content)) if chr(content[i]).isdigit()), at)
     content[at] ^= 1
     path.write_bytes(content)
 
@@ -101,13 +101,18 @@ def test_an_estimated_geometry_that_was_changed_is_refused_until_it_is_deleted_o
     assert json.loads(path.read_text())["origin"] is None
 
 
+def untrain(place):
+    """Or training would have nothing to do."""
+    for folder in ("banks", "models"):
+        shutil.rmtree(place / "run" / folder)
+    (place / "run/manifest.json").unlink()
+
+
 def test_damaged_states_give_way_to_those_before_them(lab):
     for damage in (flip, truncate, delete):
         shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
         place = lab.copy("trained", "damaged")
-        for folder in ("banks", "models"):
-            shutil.rmtree(place / "run" / folder)
-        (place / "run/manifest.json").unlink()
+        untrain(place)
         steps = sorted(int(p.name) for p in (place / "run/checkpoints/cap").iterdir() if p.name.isdigit())
         for path in (place / f"run/checkpoints/cap/{steps[-1]}/default").rglob("*"):
             if path.is_file() and path.stat().st_size > 2000:
@@ -116,6 +121,28 @@ def test_damaged_states_give_way_to_those_before_them(lab):
         assert f"state {steps[-1]} can't be read" in said, said
         assert f"goes on after step {steps[0] - 1}" in said
         assert differing(place, lab.folder / "trained") == [], damage
+
+
+def swap_states(one, two):
+    aside = one.with_name("aside")
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+
+
+def swap_largest_files(one, two):
+    swap(*(max(state.rglob("*"), key=lambda path: path.stat().st_size) for state in (one, two)))
+
+
+@pytest.mark.parametrize("exchange", [swap_states, swap_largest_files])
+def test_swapped_states_or_files_of_states_end_in_the_same_model(lab, exchange):
+    shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
+    place = lab.copy("trained", "damaged")
+    untrain(place)
+    exchange(*sorted(place.glob("run/checkpoints/cap/[0-9]*")))
+    said = lab.done("train", "damaged")["said"]
+    assert exchange is swap_states or "can't be read" in said, said
+    assert differing(place, lab.folder / "trained") == []
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
@@ -173,3 +200,41 @@ def test_damaged_scores_are_refused_by_name_and_scoring_makes_them_again(lab, fi
         (scores / file).unlink()  # as the line says: it can't be told whose scores these are
     lab.done("score", "damaged")
     assert differing(place, lab.folder / "scored") == []
+
+
+EVALUATED = ("bootstrap.npz", "regions.csv", "metrics_mvad.json", "regions_mvad.csv")
+
+
+def test_what_is_made_of_the_maps_is_made_again_whatever_became_of_it(lab):
+    place = lab.copy("scored", "evaluated")
+    again = {"options": ["--from-maps", "--protocol", "mvad"]}
+    lab.done("score", "evaluated", **again)
+    lab.copy("evaluated", "evaluated-whole")
+    for damage in (flip, truncate, delete):
+        for file in EVALUATED:
+            damage(place / "run/scores" / file, None)
+        lab.done("score", "evaluated", **again)
+        assert differing(place, lab.folder / "evaluated-whole") == [], damage
+
+
+def test_a_damaged_note_of_an_unfinished_scoring_is_refused_by_name_or_not_missed(lab):
+    lab.copy("trained", "events")
+    names = lab.done("score", "events")["events"]
+    maps = next(n for n, name in enumerate(names) if name.startswith("rename") and name.endswith("cap.npz"))
+    lab.copy("trained", "unfinished")
+    assert lab.run("score", "unfinished", at=maps)["code"] == -9
+    refused = []
+    for damage in DAMAGES:
+        shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
+        place = lab.copy("unfinished", "damaged")
+        note = place / "run/scores/unfinished.json"
+        damage(note, place / "run/scores/environment.json")
+        answer = lab.run("score", "damaged")
+        if answer["code"]:
+            assert answer["code"] == 2, answer["said"]
+            assert "scores/unfinished.json: " in answer["said"].splitlines()[-1]
+            refused.append(damage)
+            note.unlink()
+            lab.done("score", "damaged")
+        assert differing(place, lab.folder / "scored") == [], damage
+    assert {truncate, swap} <= set(refused)

@@ -1,6 +1,7 @@
 """True small disks, where the test may mount one: too small, full on the way, read-only."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -26,9 +27,7 @@ def disk(lab):
             ["mount", "-t", "tmpfs", *options, "tmpfs", str(place)], capture_output=True, text=True
         )
         if done.returncode:
-            pytest.skip(
-                f"may not mount a tmpfs ({done.stderr.strip()}); file-size limits are tested elsewhere"
-            )
+            pytest.skip(f"only root may mount a small disk ({done.stderr.strip()}): run this test as root")
         mounted.append(place)
         return place
 
@@ -62,6 +61,22 @@ def test_a_disk_that_fills_up_on_the_way_is_one_line_and_after_making_room_it_go
         lab.done("train", place.name)
         assert differing(place, lab.folder / "trained") == [], left
     assert len(stopped) >= 3, stopped
+
+
+def test_a_disk_that_fills_up_under_a_scoring_is_one_line_and_after_making_room_the_same_ends_well(lab, disk):
+    stopped = set()
+    for number, left in enumerate((40, 84, 96)):
+        place = disk(f"scores-{number}", 8000)
+        shutil.copytree(lab.folder / "trained", place, dirs_exist_ok=True)
+        (place / "run/scores").mkdir()
+        answer = lab.run("score", place.name, fill={"leave": left * 1024, "path": str(place / "other")})
+        assert answer["code"] == 2, answer["said"]
+        assert is_one_line(answer["said"]), answer["said"]
+        stopped.add(answer["said"].splitlines()[-1].split(":")[1])
+        (place / "other").unlink()
+        lab.done("score", place.name)
+        assert differing(place, lab.folder / "scored") == [], left
+    assert len(stopped) >= 2, stopped
 
 
 def test_a_read_only_disk_is_one_line_for_training_and_for_scoring(lab, disk):

@@ -63,19 +63,32 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", CASES)
-def test_every_sample_gets_a_finite_score_and_a_metric_is_a_number_or_null(tmp_path, name, method):
-    change, edit = CASES[name]
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """How pictures and list were changed, and the data set; the features beside it serve all methods."""
+    change, edit = CASES[request.param]
     root = write_realiad(
-        tmp_path / "data", categories=("cap",), train=3, normal=2, defective=1, views=2, size=24
+        tmp_path_factory.mktemp("case") / "data",
+        categories=("cap",),
+        train=3,
+        normal=2,
+        defective=1,
+        views=2,
+        size=24,
     )
     for path in root.rglob("*.jpg"):
         change(path)
     if edit:
         edit_list(root, "cap", edit)
+    return change, edit, root
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_sample_gets_a_finite_score_and_a_metric_is_a_number_or_null(tmp_path, case, method):
+    change, edit, root = case
     fields = {
         "data.root": str(root),
+        "features.cache": str(root.parent / "features"),
         "data.image_size": "32",
         "data.incomplete": "keep",
         "backbone.name": "efficientnet-lite0",

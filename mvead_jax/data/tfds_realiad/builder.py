@@ -12,7 +12,7 @@ byte. An element, with lists over its views:
                "mask_path": [b"" where there is none, ...], "mask": [b"" where there is none, ...]}}
 
 metadata.json beside the records has the same without the bytes, in the order of the records, with the SHA-256
-of every file.
+of every file, and a seal over itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import tensorflow_datasets as tfds
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, Sample, View
-from mvead_jax.data.tfds_realiad.layout import NAME, VERSION
+from mvead_jax.data.tfds_realiad.layout import NAME, VERSION, seal_of
 from mvead_jax.errors import UserError
 
 RESOLUTIONS = ("256", "512", "1024", "raw")
@@ -68,6 +68,13 @@ def config_for(images: str, lists: str) -> RealIadConfig:
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
         """TFDS would look for the data set in its bucket, and leave a folder in /tmp each time."""
+
+
+class _Metadata(tfds.core.MetadataDict):
+    def save_metadata(self, data_dir) -> None:
+        """Seals what TFDS is about to write, now that all samples are in it."""
+        self["seal"] = seal_of(self)
+        super().save_metadata(data_dir)
 
 
 class RealIad(tfds.core.ShardBasedBuilder):
@@ -116,7 +123,7 @@ class RealIad(tfds.core.ShardBasedBuilder):
             homepage="https://realiad4ad.github.io/Real-IAD/",
             features=tfds.features.FeaturesDict(sample),
             disable_shuffling=True,
-            metadata=tfds.core.MetadataDict(),
+            metadata=_Metadata(),
         )
 
     def _shard_iterators_per_split(

@@ -7,8 +7,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mvead_jax.errors import UserError
 from mvead_jax.files import read_json, write_json
@@ -37,6 +40,12 @@ def prepared_folders(root: Path) -> list[Path]:
 def is_prepared(root: Path) -> bool:
     """Whether `root` is a folder of prepared data, finished or not."""
     return (root / _UNFINISHED).is_file() or bool(prepared_folders(root))
+
+
+def seal_of(metadata: Mapping[str, Any]) -> str:
+    """SHA-256 of all of a metadata.json but the seal that is in it."""
+    content = {key: value for key, value in metadata.items() if key != "seal"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_unfinished(root: Path) -> list[Undone]:

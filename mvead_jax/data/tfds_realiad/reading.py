@@ -22,7 +22,7 @@ from mvead_jax.data.records import (
     repeated_images,
     settle_incomplete,
 )
-from mvead_jax.data.tfds_realiad.layout import prepared_folders, read_unfinished
+from mvead_jax.data.tfds_realiad.layout import prepared_folders, read_unfinished, seal_of
 from mvead_jax.errors import DataProblems, UserError
 from mvead_jax.files import read_json
 
@@ -149,6 +149,8 @@ def read_prepared(folder: Path) -> _Prepared:
                 raise ValueError(f"{split.num_examples} records of {name}")
         if any(counts.values()):
             raise ValueError(f"no records of {', '.join(counts)}")
+        if content.get("seal") not in (None, seal_of(content)):  # none: prepared by an earlier version
+            raise UserError(f"{folder / 'metadata.json'}: changed since it was written; {_AGAIN}")
     except OSError as error:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}; {_AGAIN}") from None
     except (KeyError, TypeError, ValueError, AttributeError, ParseError) as error:
