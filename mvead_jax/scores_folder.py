@@ -15,7 +15,7 @@ from mvead_jax.evaluation.folder import ScoreFiles, maps_path, read_images
 from mvead_jax.files import read_json, remove, write_json
 from mvead_jax.report.attended import attended_path
 from mvead_jax.report.page import remove_report
-from mvead_jax.workdir import is_artefact
+from mvead_jax.workdir import is_artefact, refuse_artefact
 
 _UNFINISHED = "unfinished.json"
 
@@ -59,8 +59,7 @@ def check_output(output: Path, scored: str) -> list[str]:
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
-    if is_artefact(output):
-        raise UserError(f"--output {output}: an artefact stays as it is; name another folder")
+    refuse_artefact(output, "--output")
     if not output.exists() or all(path.name.startswith(".") for path in output.iterdir()):
         return []  # what is hidden was left by a writer that was killed
     if not any(

@@ -80,10 +80,10 @@ def is_artefact(workdir: Path) -> bool:
     return (workdir / WEIGHTS / STORED).is_file()
 
 
-def refuse_artefact(workdir: Path) -> None:
+def refuse_artefact(folder: Path, named_by: str = "--workdir") -> None:
     """Raises UserError for an artefact: nothing writes into one, and so whoever reads it needs no lock."""
-    if is_artefact(workdir):
-        raise UserError(f"--workdir {workdir}: an artefact stays as it is; name another folder")
+    if is_artefact(folder):
+        raise UserError(f"{named_by} {folder}: an artefact stays as it is; name another folder")
 
 
 @contextmanager

@@ -149,8 +149,10 @@ def _watch(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from mvead_jax.inspector import Inspector
     from mvead_jax.scores_folder import default_output
     from mvead_jax.watch.watcher import watch
+    from mvead_jax.workdir import refuse_artefact
 
     output = arguments.output or default_output(arguments.workdir, arguments.input)
+    refuse_artefact(output, "--output")
     timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
     inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
     watch(inspector, arguments.input, output, timeout=timeout)
