@@ -176,7 +176,7 @@ def test_features_are_the_same_bytes_on_any_number_of_devices(on, tmp_path, name
         assert (backbone.on_devices is not None) == (count > 1)
         cache = tmp_path / f"cache{count}"
         extract(index, backbone, FeaturesConfig(), cache, batch_size=12)
-        found[count] = {path.name: path.read_bytes() for path in cache.iterdir()}
+        found[count] = {path.name: path.read_bytes() for path in cache.glob("*.npy")}
     assert len(found[1]) == 3
     assert found[1] == found[2] == found[4]
 
