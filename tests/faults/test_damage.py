@@ -192,7 +192,7 @@ def test_damaged_scores_are_refused_by_name_and_scoring_makes_them_again(lab, fi
         assert answer["code"] == 2, answer["said"]
         assert any(name in last for name in (file, SCORED[file])), last
     if file == "bootstrap.npz" and damage is delete:
-        assert read_run(place / "run").replicates == {}  # no intervals, and it says so
+        assert read_run(place / "run").replicates == {}  # then differences have no interval
     elif not file.startswith(("maps/", "attended/")):  # these are not compared
         with pytest.raises(UserError, match=f"{file}|{SCORED[file]}|holds no images.csv"):
             read_run(place / "run")
