@@ -24,7 +24,7 @@ test: .venv/.made
 test-browser: .venv/.made
 	.venv/bin/python -m pytest -m browser tests/browser
 
-# Kills, full disks, damage and hostile input: docs/reliability.md. Under ten minutes on two cores; the longest
+# Kills, full disks, damage and hostile input: docs/reliability.md. Seven minutes on two cores; the longest
 # files begin with test_crash, and in the order of the names they come first.
 test-faults: .venv/.made
 	.venv/bin/python -m pytest -m faults tests/faults --numprocesses 2 --dist loadfile --no-loadscope-reorder
