@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import cache_folder
+from mvead_jax.backbone.feature_cache import cache_folder
 from mvead_jax.config import Config
 from mvead_jax.data.contents import contents, image_paths, states
 from mvead_jax.data.loading import open_image

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import cached_samples, seconds_a_picture
+from mvead_jax.backbone.feature_cache import Extraction, cache_folder
+from mvead_jax.backbone.features import seconds_a_picture
 from mvead_jax.bank.store import map_banks, read_facts
 from mvead_jax.calibrate import geometry_path, uses_geometry
 from mvead_jax.config import Config
@@ -22,7 +23,7 @@ from mvead_jax.hold_out import calibrating
 from mvead_jax.model import build_method, fuses, parameter_count
 from mvead_jax.plan import Part, amount
 from mvead_jax.score import checked_scoring, parts_of
-from mvead_jax.train import cache_folder, checked_training, models, training_parts_of
+from mvead_jax.train import checked_training, models, training_parts_of
 from mvead_jax.workdir import model_names
 
 
@@ -43,7 +44,7 @@ def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
         f"data {index.root}: {layout_of(Path(config.data.root))}",
         *_of_data(config, training, "to learn from"),
         *_of_decision(config, index),
-        _of_features(config, (training, calibrating(index)), backbone, cache_folder(config, workdir)),
+        _of_features(config, (training, calibrating(index)), backbone, workdir),
         *_of_geometry(config, index, workdir),
     ]
     done = model_names(workdir)
@@ -81,7 +82,7 @@ def plan_scoring(
         "plan of a scoring; nothing is written",
         f"data {index.root}: {'test split' if pictures is None else 'new pictures'}",
         *_of_data(config, index, "to score"),
-        _of_features(config, (index,), backbone, cache_folder(config, workdir)),
+        _of_features(config, (index,), backbone, workdir),
     ]
     for name, part in models(config, index):
         folder = workdir / "banks" / name
@@ -112,15 +113,17 @@ def _of_decision(config: Config, index: DatasetIndex) -> list[str]:
     return [f"decision: {held_out} samples held out"] if config.decision.held_out else []
 
 
-def _of_features(config: Config, parts: Sequence[DatasetIndex], backbone: Backbone, cache: Path) -> str:
+def _of_features(config: Config, parts: Sequence[DatasetIndex], backbone: Backbone, workdir: Path) -> str:
     there = seconds = computed = 0
     categories = [part.select(category=category) for part in parts for category in part.categories]
     for own in categories:
-        found = cached_samples(own, backbone, config.features, cache, config.backbone.batch_size)
+        job = Extraction.of(config, own, backbone, workdir)
+        found = sum(len(chunk.samples) for chunk in job.cached())
         there += found * len(own.views)
         if left := (len(own) - found) * len(own.views):
-            seconds += left * seconds_a_picture(own, backbone, config.backbone.batch_size)
+            seconds += left * seconds_a_picture(backbone, job.images_in_a_pass)
             computed += left
+    cache = cache_folder(config, workdir)
     words = f"features of {backbone.name}: {there} pictures cached in {cache}, {computed} to compute"
     return words + (f", about {seconds:.0f} s (measured on one batch)" if computed else "")
 

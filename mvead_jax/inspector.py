@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import as_stored
+from mvead_jax.backbone.feature_cache import as_stored
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.config import Config
 from mvead_jax.data.loading import open_image, preprocess, upright

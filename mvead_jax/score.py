@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import cached_bytes
+from mvead_jax.backbone.feature_cache import Extraction, cache_folder
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.config import Config
 from mvead_jax.data.loading import check_files
@@ -55,7 +55,7 @@ from mvead_jax.scores_folder import begin, check_output, default_output, finish
 from mvead_jax.scoring import Scorer, load_model
 from mvead_jax.sharding import is_first, together
 from mvead_jax.to_look_at import Attend, keep_attended, write_page
-from mvead_jax.train import cache_folder, check_same_run, models, open_index, split_features
+from mvead_jax.train import check_same_run, models, open_index, split_features
 from mvead_jax.workdir import (
     EVALUATED,
     OVERRIDDEN,
@@ -115,8 +115,7 @@ def score(
                 check_files(index)
             geometries = trained_geometries(config, workdir, index.categories)
         check_same_run(config, workdir)
-        usual = workdir / "scores" if pictures is not None else None
-        job, files, decided = Job(config, workdir, backbone, geometries), None, {}
+        job, metrics = Job(config, workdir, backbone, geometries), None
         earlier: list[str] = []
         with together():
             if is_first():
@@ -126,28 +125,46 @@ def score(
                 planned = parts_of(config, index, backbone, workdir, output)
                 log.info("to be written: %s", describe(planned))
                 check_room(planned)
-        categories = [*earlier, *index.categories]
-        for category, found, attend in _scored(job, index):
-            with together():
-                if is_first():
-                    files = files or begin(output, scored, categories, bool(decider))
-                    decisions = None
-                    if decider:
-                        decisions, decided[category] = decider.decide(index, category, found)
-                    files.add(category, found, decisions)
-                    if report:
-                        keep_attended(output, category, found, attend)
-            del found  # or it would be held until the next is there
-        metrics = None
+        decided = _write_scores(job, index, output, scored, earlier, decider, report)
         with together():
             if is_first():
-                metrics = evaluate(
-                    output, index, _words(job, index, scored, decider), config, protocols, decided
-                )
+                words = _words(job, index, scored, decider)
+                metrics = evaluate(output, index, words, config, protocols, decided)
                 finish(output)
                 if report:
+                    usual = workdir / "scores" if pictures is not None else None
                     write_page(output, index, workdir, usual)
     return metrics
+
+
+def _write_scores(
+    job: Job,
+    index: DatasetIndex,
+    output: Path,
+    scored: str,
+    earlier: Sequence[str],
+    decider: Decider,
+    report: bool,
+) -> dict[str, Any]:
+    """Scores and keeps one category after the other; returns how the decisions of each came about.
+
+    Args:
+      scored: what, in words. earlier: categories whose scores `output` holds; they go.
+      report: keep what patches attended to.
+    """
+    files, decided = None, {}
+    for category, found, attend in _scored(job, index):
+        with together():
+            if is_first():
+                files = files or begin(output, scored, [*earlier, *index.categories], bool(decider))
+                decisions = None
+                if decider:
+                    decisions, decided[category] = decider.decide(index, category, found)
+                files.add(category, found, decisions)
+                if report:
+                    keep_attended(output, category, found, attend)
+        del found  # or it would be held until the next is there
+    return decided
 
 
 def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict[str, Any]:
@@ -288,10 +305,9 @@ def parts_of(
     config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path, output: Path
 ) -> list[Part]:
     """What a scoring writes."""
-    cache, size = cache_folder(config, workdir), config.backbone.batch_size
     parts = [index.select(category=category) for category in index.categories]
-    cached = sum(cached_bytes(part, backbone, config.features, cache, size) for part in parts)
-    patches = backbone.grid[0] * backbone.grid[1]
+    cached = sum(Extraction.of(config, part, backbone, workdir).cached_bytes() for part in parts)
+    patches, cache = backbone.grid[0] * backbone.grid[1], cache_folder(config, workdir)
     return scoring_parts(config, index, patches, backbone.width, cache, output, cached)
 
 

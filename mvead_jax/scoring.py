@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
 from mvead_jax.backbone.extractor import Backbone
-from mvead_jax.backbone.features import FeatureStore
+from mvead_jax.backbone.feature_store import FeatureStore
 from mvead_jax.config import Config, ScoreConfig
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.methods.mvead.evidence import Calibration, fuse_evidence, standardise

@@ -30,7 +30,9 @@ from typing import Any
 import jax
 
 from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.backbone.features import FeatureStore, cache_folder, cached_bytes, extract, fingerprint
+from mvead_jax.backbone.feature_cache import Extraction, cache_folder
+from mvead_jax.backbone.feature_store import FeatureStore
+from mvead_jax.backbone.features import extract
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.board import FOLDER, Board, check_board
 from mvead_jax.calibrate import calibrate, geometry_path, keys_of, uses_geometry
@@ -214,14 +216,13 @@ def training_parts_of(
     config: Config, index: DatasetIndex, backbone: Backbone, parameters: int, workdir: Path
 ) -> list[Part]:
     """What a training writes."""
-    cache, batch_size = cache_folder(config, workdir), config.backbone.batch_size
     cached = 0
     for category in index.categories:
         of_category = index.select(category=category)
         for part in (of_category.select(split="train"), calibrating(of_category)):
             if len(part):
-                cached += cached_bytes(part, backbone, config.features, cache, batch_size)
-    patches = backbone.grid[0] * backbone.grid[1]
+                cached += Extraction.of(config, part, backbone, workdir).cached_bytes()
+    patches, cache = backbone.grid[0] * backbone.grid[1], cache_folder(config, workdir)
     return training_parts(config, index, patches, backbone.width, parameters, cache, workdir, cached)
 
 
@@ -300,11 +301,8 @@ def split_features(config: Config, index: DatasetIndex, backbone: Backbone, work
 
     All processes must call.
     """
-    cache = cache_folder(config, workdir)
-    stores = []
-    for category in index.categories:
-        part = index.select(category=category)
-        stores.append(extract(part, backbone, config.features, cache, batch_size=config.backbone.batch_size))
+    parts = [index.select(category=category) for category in index.categories]
+    stores = [extract(Extraction.of(config, part, backbone, workdir)) for part in parts]
     return FeatureStore.concatenate(stores, index.views)
 
 
@@ -360,12 +358,9 @@ def _training_summary(index: DatasetIndex) -> dict[str, int]:
 
 def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> str:
     """What the banks of a model depend on: so a changed picture means training again. All must call."""
-    cache, batch_size = cache_folder(config, workdir), config.backbone.batch_size
-    parts = [
-        fingerprint(index.select(category=category), backbone, config.features, cache, batch_size)
-        for category in index.categories
-    ]
-    return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+    parts = [index.select(category=category) for category in index.categories]
+    digests = [Extraction.of(config, part, backbone, workdir).fingerprint() for part in parts]
+    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _record(workdir: Path, event: dict[str, Any]) -> None:

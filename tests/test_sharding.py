@@ -15,6 +15,7 @@ from jax.sharding import AxisType, Mesh
 
 from mvead_jax import processes, sharding
 from mvead_jax.backbone.extractor import load_backbone
+from mvead_jax.backbone.feature_cache import Extraction
 from mvead_jax.backbone.features import extract
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config import BackboneConfig, FeaturesConfig, TrainConfig
@@ -175,7 +176,7 @@ def test_features_are_the_same_bytes_on_any_number_of_devices(on, tmp_path, name
         backbone = load_backbone(config, size)
         assert (backbone.on_devices is not None) == (count > 1)
         cache = tmp_path / f"cache{count}"
-        extract(index, backbone, FeaturesConfig(), cache, batch_size=12)
+        extract(Extraction(index, backbone, FeaturesConfig(), cache, 12))
         found[count] = {path.name: path.read_bytes() for path in cache.glob("*.npy")}
     assert len(found[1]) == 3
     assert found[1] == found[2] == found[4]

@@ -13,44 +13,33 @@ their files lie under NG/ all the same.
 from __future__ import annotations
 
 import json
-import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from mvead_jax.data.realiad_names import PATTERN, Named, by_sample, sample_of, sample_of_name
 from mvead_jax.data.records import (
-    PICTURE_FILES,
     DatasetIndex,
     Folder,
     Listed,
     Sample,
     Split,
     View,
-    build_index,
     chosen_categories,
-    defect_code,
     defects_learned,
-    natural_key,
     read_at_most,
     repeated_images,
     settle_incomplete,
     unsafe_name,
     unsafe_path,
 )
-from mvead_jax.errors import DataProblems, UserError, printable
+from mvead_jax.errors import UserError, printable
 
-# The official evaluator's sample key, then the view. A real name has two underscores before its number
-# (audiojack__0064_NG_HS_...), so the category's end is not its first digit.
-_NAME = re.compile(r"(?P<key>[a-zA-Z][a-zA-Z0-9_]*_[0-9]{4}_[A-Z][A-Z_]*[A-Z])_(?P<view>C[0-9]+)_")
 _FIELDS = ("category", "anomaly_class", "image_path", "mask_path")
 _LISTS = "realiad_jsons"
 _ADER = "explicit_full"
-_PATTERN = "rename it: a name is <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>"
 _LARGEST_LIST = 64 * 2**20  # 200,000 pictures of a category; Python takes many times as much for it
 _MOST_PROBLEMS = 1000  # of a list that are gathered
-_DEEPEST = 20  # folders in one another, of which Real-IAD has 5
 _MISSING = "no such file"  # as Folder.problem says it
 
 
@@ -116,86 +105,6 @@ def read_lists(
     return Listed(root, samples, notes, problems)
 
 
-def load_pictures(folder: Path) -> DatasetIndex:
-    """The index of new pictures without labels: all files below `folder` that are named as in Real-IAD.
-
-    The category, the sample and the view come from the name. A .png beside a picture of its view in another
-    format is a mask, as in Real-IAD's own folders. Samples may lack views.
-
-    Raises:
-      UserError: no such folder, no picture in it, or folders too deep in one another.
-      DataProblems: pictures whose names don't follow the pattern, two pictures of one view, or a .png that
-        may be a picture or a mask.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--input {folder}: no such folder")
-    problems = []
-    by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
-    inside = Folder(folder)
-    for path in sorted(_below(folder)):
-        if path.suffix.lower() not in PICTURE_FILES or path.name.startswith("."):
-            continue
-        name = path.relative_to(folder).as_posix()
-        parsed = sample_of_name(path.name)
-        if why := unsafe_path(name) or inside.problem(name):
-            problems.append(f"{name}: {why}")
-        elif parsed is None:
-            problems.append(f"{name}: {_PATTERN}")
-        else:
-            by_name[parsed].append(name)
-    listed = []
-    others = {
-        one: [name for name in names if not name.lower().endswith(".png")] for one, names in by_name.items()
-    }
-    with_others = {key for (key, _), names in others.items() if names}
-    for (key, view), names in by_name.items():
-        pictures = others[key, view] or names
-        if not others[key, view] and key in with_others and defect_code(key):
-            problems.append(
-                f"{names[0]}: a mask without its picture, or a picture among others that are no .png; "
-                "put the picture there, or save all of the sample in one format"
-            )
-        listed += [_Listed(key, "test", View(view, name)) for name in pictures]
-    grouped, doubled = _group(listed)
-    problems += doubled
-    if problems:
-        raise DataProblems(str(folder), problems)
-    if not grouped:
-        raise UserError(f"--input {folder}: no picture ({', '.join(PICTURE_FILES)}) in it")
-    return build_index(folder, [_sample(category_of_key(key), key, own) for key, own in grouped])
-
-
-def holds_named_pictures(folder: Path) -> bool:
-    """Whether any picture below `folder` is named as in Real-IAD."""
-    return any(path.suffix.lower() in PICTURE_FILES and sample_of_name(path.name) for path in _below(folder))
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    """Everything below `folder`; links to folders are not followed.
-
-    Raises:
-      UserError: folders too deep in one another.
-    """
-    top = len(folder.parts)
-    for place, folders, files in os.walk(folder):
-        inside = Path(place)
-        if len(inside.parts) - top > _DEEPEST:
-            short = Path(*inside.parts[: top + 3])
-            raise UserError(f"{short}: more than {_DEEPEST} folders in one another; move the pictures up")
-        yield from (inside / name for name in (*folders, *files))
-
-
-def category_of_key(key: str) -> str:
-    """The category of a sample key: "audiojack" of "audiojack_0001_NG_HS"."""
-    return re.sub(r"_+[0-9]{4}_[A-Z_]+$", "", key)
-
-
-def sample_of_name(name: str) -> tuple[str, str] | None:
-    """(sample key, view) of a file name in Real-IAD's pattern, or None."""
-    match = _NAME.match(name)
-    return (match["key"], match["view"]) if match else None
-
-
 def _find_lists(root: Path, lists: str) -> dict[str, Path]:
     """Category -> list file, from the first of the known places that holds any."""
     places = [root / lists, root / lists / lists]
@@ -216,48 +125,6 @@ def _find_lists(root: Path, lists: str) -> dict[str, Path]:
 def _is_category(root: Path, place: Path, path: Path) -> bool:
     """A JSON beside other things (cameras.json) is a list only if it has a folder of its name."""
     return place not in (root, root / _ADER) or (place / path.stem).is_dir()
-
-
-class _Listed(NamedTuple):
-    """One entry of a list: the sample key of its file name, its split, and the view."""
-
-    key: str
-    split: Split
-    view: View
-
-
-def _group(entries: Iterable[_Listed]) -> tuple[list[tuple[str, list[_Listed]]], list[str]]:
-    """Entries by sample key, and the views that a sample has twice.
-
-    A doubled underscore before the number is taken as a slip of the pen, unless that would give a sample the
-    same view twice: then the keys are kept apart.
-    """
-    merged: dict[tuple[Split, str], list[_Listed]] = defaultdict(list)
-    for entry in entries:
-        merged[entry.split, re.sub(r"_+([0-9]{4}_)", r"_\1", entry.key)].append(entry)
-    grouped, problems = [], []
-    for (_, key), group in merged.items():
-        if not _doubled(group):
-            grouped.append((key, group))
-            continue
-        parts: dict[str, list[_Listed]] = defaultdict(list)
-        for entry in group:
-            parts[entry.key].append(entry)
-        for own_key, part in parts.items():
-            for view in _doubled(part):
-                files = ", ".join(sorted(entry.view.image for entry in part if entry.view.name == view))
-                problems.append(f"sample {own_key} has view {view} twice, keep one: {files}")
-            grouped.append((own_key, part))
-    return grouped, problems
-
-
-def _doubled(group: Sequence[_Listed]) -> list[str]:
-    return [view for view, count in Counter(entry.view.name for entry in group).items() if count > 1]
-
-
-def _sample(category: str, key: str, group: Sequence[_Listed]) -> Sample:
-    views = sorted((entry.view for entry in group), key=lambda view: natural_key(view.name))
-    return Sample(key, category, group[0].split, tuple(views))
 
 
 class _CategoryReader:
@@ -283,10 +150,10 @@ class _CategoryReader:
         entries = self._entries(content, folder, prefix)
         if not content["train"]:
             self._problem("the train list is empty: there is nothing to learn from; add normal samples to it")
-        grouped, doubled = _group(entries)
+        grouped, doubled = by_sample(entries)
         for problem in doubled:
             self._problem(problem)
-        samples = [_sample(self.category, key, group) for key, group in grouped]
+        samples = [sample_of(self.category, key, own) for key, own in grouped]
         self.notes += defects_learned(self.category, samples)
         for image in repeated_images(samples) if not doubled else []:
             self._problem(f"{image}: listed in both splits; keep one entry")
@@ -361,7 +228,7 @@ class _CategoryReader:
             return None
         return holding[0]
 
-    def _entries(self, content: dict[str, Any], folder: Path, prefix: str) -> list[_Listed]:
+    def _entries(self, content: dict[str, Any], folder: Path, prefix: str) -> list[Named]:
         normal = content["meta"].get("normal_class", "OK")
         inside = Folder(folder)
         entries, missing = [], 0
@@ -402,17 +269,15 @@ class _CategoryReader:
             if why := inside.problem(str(PurePosixPath(prefix) / path)):
                 return f"{path!r} {why}"
         if sample_of_name(PurePosixPath(image).name) is None:
-            return f"{image}: {_PATTERN}"
+            return f"{image}: {PATTERN}"
         return None
 
-    def _listed(self, raw: dict[str, Any], split: Split, folder: Path, prefix: str, normal: str) -> _Listed:
+    def _listed(self, raw: dict[str, Any], split: Split, folder: Path, prefix: str, normal: str) -> Named:
         base = PurePosixPath(folder.relative_to(self.root).as_posix()) / prefix
         key, name = sample_of_name(PurePosixPath(raw["image_path"]).name)
         mask = raw["mask_path"]
         label = int(raw["anomaly_class"] != normal)
-        return _Listed(
-            key, split, View(name, str(base / raw["image_path"]), label, mask and str(base / mask))
-        )
+        return Named(key, split, View(name, str(base / raw["image_path"]), label, mask and str(base / mask)))
 
 
 def _is_file(path: Path) -> bool:

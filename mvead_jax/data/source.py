@@ -15,7 +15,8 @@ from typing import Literal
 
 from mvead_jax.data.folder import is_folder_layout, read_folder, read_parts
 from mvead_jax.data.manifest import manifest_of, read_manifest
-from mvead_jax.data.realiad import holds_named_pictures, load_pictures, read_lists
+from mvead_jax.data.new_pictures import holds_named_pictures, load_pictures
+from mvead_jax.data.realiad import read_lists
 from mvead_jax.data.records import DatasetIndex, Listed
 from mvead_jax.data.tfds_realiad.layout import is_prepared
 from mvead_jax.errors import UserError

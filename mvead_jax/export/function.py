@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float32
 from safetensors import SafetensorError, safe_open
 
 from mvead_jax.backbone.extractor import Backbone, as_function, build_network
-from mvead_jax.backbone.features import as_stored
+from mvead_jax.backbone.feature_cache import as_stored
 from mvead_jax.backbone.stored import STORED
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config import Config

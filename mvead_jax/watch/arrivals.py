@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from mvead_jax.data.realiad import category_of_key, sample_of_name
+from mvead_jax.data.realiad_names import category_of_key, sample_of_name
 from mvead_jax.data.records import PICTURE_FILES, normal_form, unsafe_path
 from mvead_jax.errors import UserError, printable
 

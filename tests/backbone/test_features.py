@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import shutil
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -9,9 +10,12 @@ from fake_realiad import edit_list, write_realiad
 from PIL import Image
 
 from mvead_jax import plan
+from mvead_jax.backbone import feature_cache
 from mvead_jax.backbone import features as module
 from mvead_jax.backbone.extractor import Backbone
-from mvead_jax.backbone.features import FeatureStore, as_stored, extract
+from mvead_jax.backbone.feature_cache import Extraction, as_stored
+from mvead_jax.backbone.feature_store import FeatureStore
+from mvead_jax.backbone.features import extract
 from mvead_jax.config import FeaturesConfig
 from mvead_jax.data import contents as contents_module
 from mvead_jax.data.contents import image_paths
@@ -55,7 +59,7 @@ def expected_features(index):
 
 
 def test_features_are_those_of_the_backbone_in_the_order_of_the_index(index, tmp_path):
-    store = extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=7)
+    store = extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 7))
     assert store.shape == (21, 5, 4, 3)
     np.testing.assert_array_equal(store[:], expected_features(index))
 
@@ -64,17 +68,17 @@ def test_features_are_those_of_the_backbone_in_the_order_of_the_index(index, tmp
     "key", [3, slice(14, 19), np.array([20, 2, 2]), (slice(None), 4), (np.array([17, 0]), 1)]
 )
 def test_a_store_reads_like_an_array(index, tmp_path, key):
-    store = extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=7)
+    store = extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 7))
     np.testing.assert_array_equal(store[key], expected_features(index)[key])
 
 
 def test_bfloat16_is_rounded_once_and_takes_half_the_room(index, tmp_path):
-    store = extract(index, backbone(), FeaturesConfig(dtype="bfloat16"), tmp_path / "half", batch_size=7)
+    store = extract(Extraction(index, backbone(), FeaturesConfig(dtype="bfloat16"), tmp_path / "half", 7))
     full = expected_features(index)
     np.testing.assert_array_equal(store[:], full.astype(ml_dtypes.bfloat16).astype(np.float32))
     np.testing.assert_array_equal(store[:], as_stored(full, "bfloat16"))
     np.testing.assert_array_equal(full, as_stored(full, "float32"))
-    extract(index, backbone(), FLOAT32, tmp_path / "full", batch_size=7)
+    extract(Extraction(index, backbone(), FLOAT32, tmp_path / "full", 7))
     header = 128 + 32  # and the seal
     sizes = [sum(p.stat().st_size - header for p in chunks(tmp_path / name)) for name in ("half", "full")]
     assert sizes[1] == 2 * sizes[0]
@@ -94,7 +98,7 @@ def images_computed(index, cache, **changes):
     options = {"backbone": backbone(apply=counting), "config": FLOAT32, "batch_size": 5, **changes}
     if "digest" in changes:
         options["backbone"] = backbone(options.pop("digest"), counting)
-    store = extract(index, options["backbone"], options["config"], cache, batch_size=options["batch_size"])
+    store = extract(Extraction(index, options["backbone"], options["config"], cache, options["batch_size"]))
     np.testing.assert_allclose(store[:], expected_features(index), rtol=1e-2)
     return counting.images
 
@@ -182,7 +186,7 @@ def test_a_picture_that_is_replaced_between_reading_and_decoding_is_a_problem(in
 
     monkeypatch.setattr(module, "sample_pipeline", replaced)
     with pytest.raises(DataProblems, match=f"{one}: changed while it was read; run again"):
-        extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=5)
+        extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 5))
     assert len(chunks(tmp_path / "cache")) == 1  # of the others
     monkeypatch.undo()
     assert images_computed(index, tmp_path / "cache") == 80
@@ -213,7 +217,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(index, tmp_path):
             return super().__call__(images)
 
     with pytest.raises(Killed):
-        extract(index, backbone(apply=KilledLater()), FLOAT32, cache, batch_size=5)
+        extract(Extraction(index, backbone(apply=KilledLater()), FLOAT32, cache, 5))
     assert images_computed(index, cache) == 25
     whole = {p.name: p.read_bytes() for p in cache.iterdir()}
     assert len(whole) == 3  # two chunks, and what the pictures hold
@@ -249,7 +253,7 @@ def test_unreadable_pictures_are_all_named_and_the_rest_is_kept(index, tmp_path)
         path = index.root / index.samples[at].views[0].image
         path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(DataProblems) as error:
-        extract(index, backbone(), FLOAT32, tmp_path / "cache", batch_size=5)
+        extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 5))
     assert len(error.value.problems) == 2
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
 
@@ -262,7 +266,7 @@ def test_features_that_are_not_finite_stop_with_the_sample(index, tmp_path):
         pytest.raises(UserError, match="cap_0001_OK: features that are not finite"),
         np.errstate(invalid="ignore"),
     ):
-        extract(index, backbone(apply=broken), FLOAT32, tmp_path / "cache", batch_size=5)
+        extract(Extraction(index, backbone(apply=broken), FLOAT32, tmp_path / "cache", 5))
 
 
 def test_a_full_disk_is_noticed_before_the_work(index, tmp_path, monkeypatch):
@@ -270,7 +274,7 @@ def test_a_full_disk_is_noticed_before_the_work(index, tmp_path, monkeypatch):
     monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     counting = Counting()
     with pytest.raises(UserError, match=r"MB needed \(features .* MB free; make room"):
-        extract(index, backbone(apply=counting), FLOAT32, tmp_path / "cache", batch_size=5)
+        extract(Extraction(index, backbone(apply=counting), FLOAT32, tmp_path / "cache", 5))
     assert counting.images == 0
 
 
@@ -278,7 +282,7 @@ def test_a_missing_view_is_zero(tmp_path):
     root = write_realiad(tmp_path / "data", categories=("cap",), size=20)
     edit_list(root, "cap", lambda content: content["train"].pop(1))
     index = load_index(root, incomplete="keep").select(split="train")
-    store = extract(index, backbone(apply=brightened), FLOAT32, tmp_path / "cache", batch_size=5)
+    store = extract(Extraction(index, backbone(apply=brightened), FLOAT32, tmp_path / "cache", 5))
     assert (store[0, 1] == 0).all()
     assert (store[0, 2] != 0).any()
 
@@ -297,7 +301,7 @@ def test_the_digest_covers_all_that_decides_the_numbers(index, monkeypatch):
         one = {"index": index, "backbone": backbone(), "config": FLOAT32, "batch_size": 27, **changes}
         samples = index.samples[:2]
         pictures = dict.fromkeys(image_paths(samples), "0") | one.pop("pictures", {})
-        return module._name(samples, pictures=pictures, **one)
+        return Extraction(cache=Path(), **one).digest(samples, pictures)
 
     found = [
         digest(),
@@ -309,13 +313,13 @@ def test_the_digest_covers_all_that_decides_the_numbers(index, monkeypatch):
         # The same samples in a smaller index go through the backbone in smaller passes.
         digest(index=dataclasses.replace(index, samples=index.samples[:5])),
     ]
-    monkeypatch.setattr(module, "PREPROCESSING_VERSION", 2)
+    monkeypatch.setattr(feature_cache, "PREPROCESSING_VERSION", 2)
     found.append(digest())
-    monkeypatch.setattr(module, "_VERSION", 99)
+    monkeypatch.setattr(feature_cache, "_VERSION", 99)
     found.append(digest())
-    monkeypatch.setattr(module.jax, "__version__", "0.0")
+    monkeypatch.setattr(feature_cache.jax, "__version__", "0.0")
     found.append(digest())
-    monkeypatch.setattr(module.jax, "devices", lambda: [type("Device", (), {"device_kind": "other"})])
+    monkeypatch.setattr(feature_cache.jax, "devices", lambda: [type("Device", (), {"device_kind": "other"})])
     found.append(digest())
     assert len(set(found)) == 11
     monkeypatch.undo()

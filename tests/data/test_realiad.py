@@ -5,7 +5,9 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 from PIL import Image
 
-from mvead_jax.data.realiad import load_index, load_pictures, sample_of_name
+from mvead_jax.data.new_pictures import load_pictures
+from mvead_jax.data.realiad import load_index
+from mvead_jax.data.realiad_names import sample_of_name
 from mvead_jax.errors import DataProblems, UserError
 
 

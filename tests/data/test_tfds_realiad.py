@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.backbone.extractor import Backbone
+from mvead_jax.backbone.feature_cache import Extraction
 from mvead_jax.backbone.features import extract
 from mvead_jax.config import FeaturesConfig
 from mvead_jax.data.loading import check_files, image_size, load_sample, open_image
@@ -123,7 +124,7 @@ def test_features_are_the_same_byte_for_byte(drawn, kept, tmp_path):
     stores = []
     for name, root in (("files", drawn), ("records", kept)):
         index = open_data(root, ["cap"]).select(split="test")
-        stores.append(extract(index, backbone, FeaturesConfig(), tmp_path / name, batch_size=8))
+        stores.append(extract(Extraction(index, backbone, FeaturesConfig(), tmp_path / name, 8)))
     np.testing.assert_array_equal(stores[0][:], stores[1][:])
     chunks = [
         [path.read_bytes()[:-32] for path in (tmp_path / name).glob("*.npy")]  # the seal has the name in it

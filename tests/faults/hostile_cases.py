@@ -26,7 +26,8 @@ from safetensors.numpy import save_file
 from mvead_jax.backbone.weights import load_dinov2
 from mvead_jax.bank.store import Manifest, map_banks, read_facts
 from mvead_jax.data.loading import check_files, image_size, open_image
-from mvead_jax.data.realiad import load_index, load_pictures
+from mvead_jax.data.new_pictures import load_pictures
+from mvead_jax.data.realiad import load_index
 from mvead_jax.data.source import open_data, open_pictures
 from mvead_jax.errors import UserError, printable
 from mvead_jax.files import read_json
