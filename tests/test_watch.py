@@ -65,6 +65,12 @@ class Line:
         Image.new("RGB", (8, 8), (level,) * 3).save(path)
         return path
 
+    def put_samples(self, names, level=10):
+        """Whole samples, each named by a letter."""
+        for sample in names:
+            for view in VIEWS:
+                self.put(f"{sample}/{view}.png", level)
+
     def look(self, seconds=1.0):
         self.now += seconds
         return [(line["sample"], line.get("views"), line["revises"]) for line in self.watcher.look(self.now)]
@@ -133,8 +139,7 @@ def test_a_sample_that_stays_incomplete_is_scored_after_the_timeout_and_again_by
 
 
 def test_a_picture_of_other_bytes_is_scored_again_and_the_same_bytes_are_not(line):
-    for view in VIEWS:
-        line.put(f"a/{view}.png", 5)
+    line.put_samples("a", 5)
     line.look(), line.look()
     os.utime(line.input / "a/top.png", (1, 1))
     line.put("a/left.png", 5)
@@ -165,9 +170,7 @@ def test_of_two_files_of_a_view_that_counts_by_which_was_decided_even_after_a_re
 
 
 def test_an_unreadable_picture_gets_a_line_that_names_it_and_the_others_go_on(line):
-    for sample in "ab":
-        for view in VIEWS:
-            line.put(f"{sample}/{view}.png", 5)
+    line.put_samples("ab", 5)
     broken = line.input / "a/top.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:-30])
@@ -200,8 +203,7 @@ def test_an_empty_picture_gets_a_line_after_the_timeout_and_another_when_it_is_f
 
 
 def test_a_picture_that_the_disk_refuses_gets_a_line_after_the_timeout(line, monkeypatch):
-    for view in VIEWS:
-        line.put(f"a/{view}.png")
+    line.put_samples("a")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse("top.png"))
         assert line.look() == line.look(8) == []
@@ -218,8 +220,7 @@ def test_a_picture_that_the_disk_refuses_gets_a_line_after_the_timeout(line, mon
 
 
 def test_a_picture_that_can_be_read_again_is_scored_without_any_change_to_it(line, monkeypatch):
-    for view in VIEWS:
-        line.put(f"a/{view}.png")
+    line.put_samples("a")
     with monkeypatch.context() as patched:
         patched.setattr(Path, "open", refuse("top.png"))
         line.look(), line.look()
@@ -267,9 +268,7 @@ def test_lines_of_another_program_are_refused(line, foreign):
 
 
 def test_a_restart_repeats_nothing_and_cuts_a_torn_line(line):
-    for sample in "abc":
-        for view in VIEWS:
-            line.put(f"{sample}/{view}.png", 5)
+    line.put_samples("abc", 5)
     line.look(), line.look()
     written = line.path.read_bytes()
     for kept in (len(written) - 2, written.rfind(b"\n", 0, -1) + 20, written.rfind(b"\n", 0, -1) + 1):
@@ -285,9 +284,7 @@ def test_a_restart_repeats_nothing_and_cuts_a_torn_line(line):
 
 
 def test_a_last_line_is_kept_if_only_its_end_is_missing_and_left_alone_if_it_is_no_journals(line):
-    for sample in "ab":
-        for view in VIEWS:
-            line.put(f"{sample}/{view}.png", 5)
+    line.put_samples("ab", 5)
     line.look(), line.look()
     written = line.path.read_bytes()
     line.path.write_bytes(written[:-1])
@@ -302,8 +299,7 @@ def test_a_last_line_is_kept_if_only_its_end_is_missing_and_left_alone_if_it_is_
 
 
 def test_another_model_does_not_go_on_with_the_decisions_of_the_first(line):
-    for view in VIEWS:
-        line.put(f"a/{view}.png")
+    line.put_samples("a")
     line.look(), line.look()
     line.inspector.digest = "model 2"
     with pytest.raises(UserError, match="decisions of another model"):

@@ -24,6 +24,7 @@ import numpy as np
 from feeding import Event, Pictures, apply, feed, wrong_lines
 
 from mvead_jax.data.realiad import load_index
+from mvead_jax.watch.arrivals import Arrivals
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))
@@ -112,6 +113,16 @@ def largest_difference(lines: list[dict], scores: Path) -> tuple[int, float]:
     )
 
 
+def seconds_of_a_look(incoming: Path, views: tuple[str, ...]) -> float:
+    """Of a watcher of one category, at a folder in which nothing happens; the median of five."""
+    arrivals, seconds = Arrivals(incoming, {"any": views}), []
+    for number in range(6):
+        begin = time.monotonic()
+        arrivals.look(number)
+        seconds.append(time.monotonic() - begin)
+    return float(np.median(seconds[1:]))
+
+
 def main() -> None:
     from measure_memory import draw
 
@@ -143,6 +154,9 @@ def main() -> None:
     quarters = [part[:, 1].max() for part in np.array_split(looks, 4)]
     peaks = ", ".join(f"{peak:.0f}" for peak in quarters)
     print(f"anonymous MB, peak of each quarter: {peaks}; exit code {code}")
+    files = sum(path.is_file() for path in incoming.rglob("*"))
+    seconds = seconds_of_a_look(incoming, tuple(sorted({view for _, view in pictures})))
+    print(f"a look at {files} files takes {seconds:.3f} s")
     sys.exit(bool(wrong) or code != 143)
 
 

@@ -47,19 +47,24 @@ def test_a_disk_that_is_too_small_is_refused_before_the_work_with_the_bytes(lab,
     assert list(place.iterdir()) == []
 
 
+def stopped_and_resumed(lab, script, place, left, finished):
+    """Where a job stops if only `left` KB remain when its first file is written, its plan having had room;
+    after making room it ends as `finished`."""
+    answer = lab.run(script, place.name, fill={"leave": left * 1024, "path": str(place / "other")})
+    assert answer["code"] == 2, answer["said"]
+    assert is_one_line(answer["said"]), answer["said"]
+    (place / "other").unlink()
+    lab.done(script, place.name)
+    assert differing(place, lab.folder / finished) == [], left
+    return answer["said"].splitlines()[-1].split(":")[1]
+
+
 def test_a_disk_that_fills_up_on_the_way_is_one_line_and_after_making_room_it_goes_on(lab, disk):
     stopped = set()
     for number, left in enumerate((8, 60, 120, 400, 900)):
         place = disk(f"full-{number}", 6000)
         os.mkdir(place / "feature_cache")
-        # The plan has its room; someone else takes it when the first file is written.
-        answer = lab.run("train", place.name, fill={"leave": left * 1024, "path": str(place / "other")})
-        assert answer["code"] == 2, answer["said"]
-        assert is_one_line(answer["said"]), answer["said"]
-        stopped.add(answer["said"].splitlines()[-1].split(":")[1])
-        (place / "other").unlink()
-        lab.done("train", place.name)
-        assert differing(place, lab.folder / "trained") == [], left
+        stopped.add(stopped_and_resumed(lab, "train", place, left, "trained"))
     assert len(stopped) >= 3, stopped
 
 
@@ -69,13 +74,7 @@ def test_a_disk_that_fills_up_under_a_scoring_is_one_line_and_after_making_room_
         place = disk(f"scores-{number}", 8000)
         shutil.copytree(lab.folder / "trained", place, dirs_exist_ok=True)
         (place / "run/scores").mkdir()
-        answer = lab.run("score", place.name, fill={"leave": left * 1024, "path": str(place / "other")})
-        assert answer["code"] == 2, answer["said"]
-        assert is_one_line(answer["said"]), answer["said"]
-        stopped.add(answer["said"].splitlines()[-1].split(":")[1])
-        (place / "other").unlink()
-        lab.done("score", place.name)
-        assert differing(place, lab.folder / "scored") == [], left
+        stopped.add(stopped_and_resumed(lab, "score", place, left, "scored"))
     assert len(stopped) >= 2, stopped
 
 
