@@ -66,7 +66,7 @@ def soak(
 ) -> np.ndarray:
     """Lets the events happen by the clock; kills the watcher at some seconds, and starts it again.
 
-    Returns: [n,2] seconds and anonymous MB of the watcher.
+    Returns: [n,3] seconds, resident and anonymous MB of the watcher.
     """
     from measure_memory import memory_of
 
@@ -79,7 +79,7 @@ def soak(
             kills.pop(0)
             watcher.end(signal.SIGKILL)
             watcher.start()
-        looks.append((now, memory_of(watcher.process.pid)[1]))
+        looks.append((now, *memory_of(watcher.process.pid)))
         time.sleep(every)
     return np.array(looks)
 
@@ -152,8 +152,8 @@ def main() -> None:
     scores, difference = largest_difference(lines, given.workdir / "scores")
     print(f"{len(pictures)} pictures in {len(events)} events; {len(lines)} lines; {len(wrong)} wrong")
     print(f"{scores} scores, at most {difference:.2g} of their size from those of score.py")
-    draw(np.column_stack([looks, looks[:, 1]]), "score.py --watch", given.output / "memory.png")
-    quarters = [part[:, 1].max() for part in np.array_split(looks, 4)]
+    draw(looks, "score.py --watch", given.output / "memory.png")
+    quarters = [part[:, 2].max() for part in np.array_split(looks, 4)]
     peaks = ", ".join(f"{peak:.0f}" for peak in quarters)
     print(f"anonymous MB, peak of each quarter: {peaks}; exit code {code}")
     files = sum(path.is_file() for path in incoming.rglob("*"))
