@@ -2,9 +2,9 @@
 
     <folder>/<sample>/<view>.<ext>               one category
     <folder>/<category>/<sample>/<view>.<ext>    any number
-    anywhere below: names as in Real-IAD         <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>.<ext>
+    in at most 8 folders: names as in Real-IAD   <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>.<ext>
 
-A file counts as written when its size and time of change are the same at two looks. Nothing is opened here.
+A file counts as written when its size and times are the same at two looks. Nothing is opened here.
 """
 
 from __future__ import annotations
@@ -105,13 +105,11 @@ class Arrivals:
 
     def _place(self, path: str) -> Place | None:
         """The place of a path, or a word about it."""
-        if (problem := unsafe_path(path)) is not None:
-            self._tell(path, f"{problem}; passed over")
-        elif (place := place_of(path, self._views)) is not None:
-            return place
-        else:
-            self._tell(path, "no view of this model; passed over")
-        return None
+        problem = unsafe_path(path)
+        place = place_of(path, self._views) if problem is None else None
+        if place is None:
+            self._tell(path, f"{problem or 'no view of this model'}; passed over")
+        return place
 
     def _own(
         self, homes: Mapping[str, dict[str, list[File]]], decided: Mapping[str, File]
