@@ -12,8 +12,8 @@ scripts/reproduce.py table3 runs all ten and prints them beside the paper's. DIN
 any other field is set on the command line.
 """
 
-from mvead_jax.config import BankConfig, Config, FusionConfig, TrainConfig
-from mvead_jax.errors import UserError
+from mvead_jax.config.schema import BankConfig, Config, FusionConfig, TrainConfig
+from mvead_jax.runtime.errors import UserError
 
 FUSIONS = ("none", "mvas", "eam")
 PRETRAININGS = ("none", "copy", "deepsvdd", "mcp", "mcp+reg")

@@ -11,7 +11,7 @@ python scripts/score.py --workdir runs/demo
 the features in runs/demo.
 """
 
-from mvead_jax.config import BackboneConfig, Config, DataConfig, FeaturesConfig, TrainConfig
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, FeaturesConfig, TrainConfig
 
 
 def get_config(method: str = "mvead") -> Config:

@@ -15,7 +15,7 @@ names the pairs of views whose geometry is trusted.
 views share little.
 """
 
-from mvead_jax.config import BackboneConfig, Config, DataConfig, GeometryConfig, TrainConfig
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, GeometryConfig, TrainConfig
 
 
 def get_config(method: str = "mvead") -> Config:

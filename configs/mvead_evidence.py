@@ -4,12 +4,12 @@ python scripts/train.py --config configs/mvead_evidence.py --workdir runs/eviden
 python scripts/score.py --workdir runs/evidence
 
 Patch scores are standardised by view, and each gains the highest score on its epipolar lines in the other
-views (mvead_jax/methods/mvead/evidence.py). `configs/mvead_evidence.py:mvead` does so with attended features.
+views (mvead_jax/postprocess/evidence.py). `configs/mvead_evidence.py:mvead` does so with attended features.
 DINOv2-base; for the rendered rig, or any data without a hub, add --config.backbone.name=efficientnet-lite0
 --config.data.image_size=256. docs/study.md has what it gained there.
 """
 
-from mvead_jax.config import Config, ScoreConfig
+from mvead_jax.config.schema import Config, ScoreConfig
 
 
 def get_config(method: str = "patchcore") -> Config:

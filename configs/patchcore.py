@@ -6,7 +6,7 @@ python scripts/score.py --workdir runs/patchcore
 Cost: 24 GB of feature cache for all of Real-IAD (256 patches x 152 in float32). Running time: not measured.
 """
 
-from mvead_jax.config import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 
 
 def get_config() -> Config:

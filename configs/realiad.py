@@ -12,7 +12,7 @@ the paper trained its multi-class model 9.3 hours on an A5000.
 Figure to expect: the paper's rows (image AUROC 91.5 in its table 3, PatchCore 88.1); ours is not measured.
 """
 
-from mvead_jax.config import Config
+from mvead_jax.config.schema import Config
 
 
 def get_config() -> Config:

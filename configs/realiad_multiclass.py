@@ -8,7 +8,7 @@ bank of 30 categories takes 29 GB in float32, 5.7 GB a view. Running time: not m
 Figure to expect: the paper's multi-class rows (its tables 1 and 2); ours is not measured.
 """
 
-from mvead_jax.config import Config
+from mvead_jax.config.schema import Config
 
 
 def get_config() -> Config:

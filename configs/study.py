@@ -32,7 +32,7 @@ EfficientNet-Lite0 at 256 x 256, as the demo.
 
 from dataclasses import replace
 
-from mvead_jax.config import (
+from mvead_jax.config.schema import (
     BackboneConfig,
     BankConfig,
     Config,
@@ -41,7 +41,7 @@ from mvead_jax.config import (
     ScoreConfig,
     TrainConfig,
 )
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 
 _BASE = Config(data=DataConfig(image_size=256), backbone=BackboneConfig(name="efficientnet-lite0"))
 _EVIDENCE = ScoreConfig(evidence="epipolar")

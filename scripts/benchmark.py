@@ -27,8 +27,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from mvead_jax.environment import environment
-from mvead_jax.errors import UserError, run
+from mvead_jax.runtime.environment import environment
+from mvead_jax.runtime.errors import UserError, run
 
 CONTESTS = (
     "features",

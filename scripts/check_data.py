@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from mvead_jax.data.check import as_text, check_data
-from mvead_jax.errors import run
+from mvead_jax.runtime.errors import run
 
 
 def main() -> None:

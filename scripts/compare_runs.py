@@ -14,10 +14,10 @@ import math
 import sys
 from pathlib import Path
 
-from mvead_jax.compare import Tolerances, compare, read_run
-from mvead_jax.errors import UserError, run
-from mvead_jax.evaluation.agreement_text import format_comparison
-from mvead_jax.files import write_json
+from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
+from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.comparison.agreement_text import format_comparison
+from mvead_jax.runtime.files import write_json
 
 
 def _number(text: str) -> float:

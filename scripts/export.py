@@ -14,9 +14,9 @@ exit codes: 0 written and verified; 2 a mistake in the command, the workdir or t
 import argparse
 from pathlib import Path
 
-from mvead_jax import console
-from mvead_jax.config_io import split_overrides
-from mvead_jax.errors import run
+from mvead_jax.runtime import console
+from mvead_jax.config.io import split_overrides
+from mvead_jax.runtime.errors import run
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     console.apply(arguments)
     overrides = split_overrides(rest)
 
-    from mvead_jax.export.artefact import export  # not before: --help needs no JAX
+    from mvead_jax.serving.export.artefact import export  # not before: --help needs no JAX
 
     export(arguments.workdir, arguments.output, golden=arguments.golden, overrides=overrides)
     print(f"written to {arguments.output}; check it by scripts/verify.py {arguments.output}")

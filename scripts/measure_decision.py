@@ -31,12 +31,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mvead_jax.config import Config
-from mvead_jax.config_io import from_command_line
-from mvead_jax.errors import UserError, run
+from mvead_jax.config.schema import Config
+from mvead_jax.config.io import from_command_line
+from mvead_jax.runtime.errors import UserError, run
 
 if TYPE_CHECKING:  # JAX takes seconds to load, and --help should not
-    from mvead_jax.backbone.extractor import Backbone
+    from mvead_jax.backbones.base import Backbone
     from mvead_jax.data.records import DatasetIndex, Sample
     from mvead_jax.decision.decide import Decision
     from mvead_jax.geometry.masks import EpipolarKeys
@@ -50,7 +50,7 @@ SIMULATED = 4000
 def main() -> None:
     config, workdir, _ = from_command_line(__doc__)
 
-    from mvead_jax.files import write_json
+    from mvead_jax.runtime.files import write_json
 
     if not config.decision.held_out:
         raise UserError("config decision.held_out=0: hold out a share of the training samples, as 0.4")
@@ -118,9 +118,9 @@ class Pool:
 
 def _pool(config: Config, workdir: Path) -> Pool:
     """The data set without anything held out. Raises UserError unless it has one category."""
-    from mvead_jax.backbone.extractor import load_backbone
-    from mvead_jax.calibrate import calibrate, keys_of, uses_geometry
-    from mvead_jax.train import open_index, split_features
+    from mvead_jax.backbones.base import load_backbone
+    from mvead_jax.jobs.estimate_geometry import calibrate, keys_of, uses_geometry
+    from mvead_jax.jobs.train import open_index, split_features
 
     plain = replace(config, decision=replace(config.decision, held_out=0.0))
     index = open_index(plain)
@@ -147,10 +147,10 @@ def _decisions(
 
     from mvead_jax.decision.decide import decide
     from mvead_jax.decision.split import held_out_ids
-    from mvead_jax.hold_out import score_held_out
-    from mvead_jax.methods.mvead.evidence import CALIBRATED, calibrate_scores
-    from mvead_jax.model import build_method
-    from mvead_jax.scoring import Model, Scorer
+    from mvead_jax.jobs.decision import score_held_out
+    from mvead_jax.postprocess.evidence import CALIBRATED, calibrate_scores
+    from mvead_jax.scoring.model_store import build_method
+    from mvead_jax.scoring.scorer import Model, Scorer
 
     (category,) = pool.index.categories
     names = {f"{pool.samples[row].split}/{pool.samples[row].id}": row for row in training}

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from mvead_jax.backbone.extractor import Backbone, load_backbone
-from mvead_jax.config import BackboneConfig
+from mvead_jax.backbones.base import Backbone, load_backbone
+from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.data.realiad import load_index
-from mvead_jax.errors import UserError, run
-from mvead_jax.files import read_json, write_text
+from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.files import read_json, write_text
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import Found, estimate_from_matches

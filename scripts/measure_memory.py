@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from mvead_jax.errors import UserError, run
+from mvead_jax.runtime.errors import UserError, run
 
 
 def main() -> None:

@@ -18,10 +18,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mvead_jax.data.report import as_markdown, data_report, digests_of
+from mvead_jax.data.inventory import as_markdown, data_report, digests_of
 from mvead_jax.data.source import open_data
 from mvead_jax.data.tfds_realiad.prepare import check_counts, prepare
-from mvead_jax.errors import UserError, run
+from mvead_jax.runtime.errors import UserError, run
 
 
 def main() -> None:

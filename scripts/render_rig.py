@@ -15,7 +15,7 @@ import argparse
 import time
 from pathlib import Path
 
-from mvead_jax.errors import run
+from mvead_jax.runtime.errors import run
 from mvead_jax.rig.dataset import render_rig
 from mvead_jax.rig.layout import FAMILIES
 

@@ -27,10 +27,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mvead_jax.config_io import load_config, override, split_overrides
-from mvead_jax.errors import UserError, run
-from mvead_jax.evaluation import papers
-from mvead_jax.evaluation.beside import (
+from mvead_jax.config.io import load_config, override, split_overrides
+from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.comparison import papers
+from mvead_jax.comparison.paper_tables import (
     LEVEL_OF_TABLE,
     Table,
     comparison,
@@ -39,10 +39,10 @@ from mvead_jax.evaluation.beside import (
     table3,
     table_of_categories,
 )
-from mvead_jax.evaluation.folder import read_images
-from mvead_jax.evaluation.kinds import kinds_of
-from mvead_jax.files import read_json, write_json
-from mvead_jax.reproduce import (
+from mvead_jax.evaluation.score_files import read_images
+from mvead_jax.comparison.defect_kinds import kinds_of
+from mvead_jax.runtime.files import read_json, write_json
+from mvead_jax.jobs.reproduce import (
     Run,
     backbone_milliseconds,
     outcome,
@@ -50,7 +50,7 @@ from mvead_jax.reproduce import (
     read_metrics,
     write_table,
 )
-from mvead_jax.train import open_index
+from mvead_jax.jobs.train import open_index
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BACKBONES = "dinov2-small,dinov2-base,dinov2-large,dinov2-giant"

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
-from mvead_jax.errors import UserError, run
+from mvead_jax.runtime.errors import UserError, run
 
 TRAINING, TEST, VIEWS = 36_465, 114_585, 5  # pictures of realiad_jsons
 PATCHES, WIDTH, BLOCKS, EPOCHS = 256, 768, 7, 50

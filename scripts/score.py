@@ -36,11 +36,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvead_jax import console
-from mvead_jax.config_io import split_overrides
-from mvead_jax.errors import UserError, run
+from mvead_jax.runtime import console
+from mvead_jax.config.io import split_overrides
+from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.evaluation.protocols import NAMES
-from mvead_jax.processes import flags, from_flags, guard, is_guarded
+from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
 TIMEOUT = 60.0  # seconds
 
@@ -62,9 +62,9 @@ def main() -> None:
         _watch(arguments, overrides)
         return
 
-    from mvead_jax.score import evaluate_again, score  # not before: a guard needs no JAX
-    from mvead_jax.scores_folder import default_output
-    from mvead_jax.sharding import is_first, joined
+    from mvead_jax.jobs.score import evaluate_again, score  # not before: a guard needs no JAX
+    from mvead_jax.jobs.scores_folder import default_output
+    from mvead_jax.runtime.sharding import is_first, joined
 
     with joined(processes):
         output = arguments.output or default_output(arguments.workdir, arguments.input)
@@ -146,10 +146,10 @@ def _check_watch(arguments: argparse.Namespace) -> None:
 
 def _watch(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     """--watch: until it is stopped."""
-    from mvead_jax.inspector import Inspector
-    from mvead_jax.scores_folder import default_output
-    from mvead_jax.watch.watcher import watch
-    from mvead_jax.workdir import refuse_artefact
+    from mvead_jax.serving.inspector import Inspector
+    from mvead_jax.jobs.scores_folder import default_output
+    from mvead_jax.serving.watch.watcher import watch
+    from mvead_jax.jobs.workdir import refuse_artefact
 
     output = arguments.output or default_output(arguments.workdir, arguments.input)
     refuse_artefact(output, "--output")
@@ -162,8 +162,8 @@ def _print_plan(
     arguments: argparse.Namespace, overrides: Mapping[str, str], protocols: Sequence[str]
 ) -> None:
     """--dry_run. Raises UserError as the scoring would."""
-    from mvead_jax.dry_run import plan_scoring
-    from mvead_jax.plan import check_room
+    from mvead_jax.jobs.dry_run import plan_scoring
+    from mvead_jax.jobs.plan import check_room
 
     text, parts = plan_scoring(
         arguments.workdir,
@@ -182,7 +182,7 @@ def _print_results(
 ) -> None:
     from mvead_jax.decision.rates import format_decisions
     from mvead_jax.evaluation.tables import format_table
-    from mvead_jax.files import read_json
+    from mvead_jax.runtime.files import read_json
 
     for name in protocols:
         print(format_table(read_json(output / f"metrics_{name}.json", "metrics")), end="\n\n")

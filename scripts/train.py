@@ -20,10 +20,10 @@ process of the run ended; 130 Ctrl-C; 143 SIGTERM, after which the same command 
 import argparse
 import sys
 
-from mvead_jax import console
-from mvead_jax.config_io import from_command_line
-from mvead_jax.errors import UserError, run
-from mvead_jax.processes import flags, from_flags, guard, is_guarded
+from mvead_jax.runtime import console
+from mvead_jax.config.io import from_command_line
+from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
     if arguments.dry_run:
         if processes:
             raise UserError("--dry_run: one process plans; leave out the flags of several")
-        from mvead_jax.dry_run import plan_training
-        from mvead_jax.plan import check_room
+        from mvead_jax.jobs.dry_run import plan_training
+        from mvead_jax.jobs.plan import check_room
 
         text, parts = plan_training(config, workdir)
         print(text)
@@ -48,8 +48,8 @@ def main() -> None:
     if processes and not is_guarded():
         sys.exit(guard())
 
-    from mvead_jax.sharding import joined  # not before: a guard needs no JAX
-    from mvead_jax.train import train
+    from mvead_jax.runtime.sharding import joined  # not before: a guard needs no JAX
+    from mvead_jax.jobs.train import train
 
     with joined(processes):
         train(config, workdir, tensorboard=arguments.tensorboard)

@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mvead_jax import console
-from mvead_jax.errors import run
+from mvead_jax.runtime import console
+from mvead_jax.runtime.errors import run
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     console.apply(arguments)
 
-    from mvead_jax.export.artefact import verify  # not before: --help needs no JAX
+    from mvead_jax.serving.export.artefact import verify  # not before: --help needs no JAX
 
     problems, words = verify(arguments.artefact)
     for problem in problems:

@@ -27,9 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
-from mvead_jax.bank.bounds import slack as slack_of
-from mvead_jax.bank.projection import Rows, Slabs, origin_of, projected
-from mvead_jax.progress import progress
+from mvead_jax.bank.search.bounds import slack as slack_of
+from mvead_jax.bank.search.projection import Rows, Slabs, origin_of, projected
+from mvead_jax.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from mvead_jax.bank.bounds import GROUP, Precision
-from mvead_jax.bank.search import search
+from mvead_jax.bank.search.bounds import GROUP, Precision
+from mvead_jax.bank.search.exact import search
 
 MOST_NEIGHBOURS = 16
 _PRODUCTS = 2**22  # bank rows x queries in one product: 16 MiB

@@ -14,8 +14,8 @@ from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 
 from mvead_jax.data.records import unsafe_path
-from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, remove, sha256, write_json, write_tensors
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import read_json, remove, sha256, write_json, write_tensors
 
 _SUFFIX = ".safetensors"
 

@@ -17,10 +17,10 @@ from rich.cells import cell_len
 
 from mvead_jax.data.loading import MASK_THRESHOLD, open_image
 from mvead_jax.data.records import DatasetIndex, Listed, Sample, View, natural_key
-from mvead_jax.data.report import digests_of, groups_of_identical
+from mvead_jax.data.inventory import digests_of, groups_of_identical
 from mvead_jax.data.source import layout_of, open_data, read_raw
-from mvead_jax.errors import DataProblems, UserError, printable
-from mvead_jax.progress import progress
+from mvead_jax.runtime.errors import DataProblems, UserError, printable
+from mvead_jax.runtime.progress import progress
 
 FEWEST = 5  # training samples of a category, below which hardly anything is learned
 _THREADS = 8

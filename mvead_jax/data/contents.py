@@ -17,9 +17,9 @@ from pathlib import Path
 
 from mvead_jax.data.pictures import PictureFolder, digest
 from mvead_jax.data.records import Sample
-from mvead_jax.errors import DataProblems, UserError
-from mvead_jax.files import write_text
-from mvead_jax.progress import progress
+from mvead_jax.runtime.errors import DataProblems, UserError
+from mvead_jax.runtime.files import write_text
+from mvead_jax.runtime.progress import progress
 
 _THREADS = 8
 

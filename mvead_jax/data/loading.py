@@ -15,8 +15,8 @@ from PIL import Image
 
 from mvead_jax.data.pictures import Picture
 from mvead_jax.data.records import DatasetIndex, Sample
-from mvead_jax.errors import DataProblems, UserError
-from mvead_jax.progress import progress
+from mvead_jax.runtime.errors import DataProblems, UserError
+from mvead_jax.runtime.progress import progress
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

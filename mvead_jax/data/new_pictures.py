@@ -17,7 +17,7 @@ from mvead_jax.data.records import (
     defect_code,
     unsafe_path,
 )
-from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.runtime.errors import DataProblems, UserError
 
 _DEEPEST = 20  # folders in one another, of which Real-IAD has 5
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from mvead_jax.errors import UserError
-from mvead_jax.files import sha256
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import sha256
 
 
 class Picture(Protocol):

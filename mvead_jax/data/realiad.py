@@ -33,7 +33,7 @@ from mvead_jax.data.records import (
     unsafe_name,
     unsafe_path,
 )
-from mvead_jax.errors import UserError, printable
+from mvead_jax.runtime.errors import UserError, printable
 
 _FIELDS = ("category", "anomaly_class", "image_path", "mask_path")
 _LISTS = "realiad_jsons"

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 
 from mvead_jax.data.pictures import PictureFolder
-from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.runtime.errors import DataProblems, UserError
 
 Split = Literal["train", "test", "held_out"]
 PICTURE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

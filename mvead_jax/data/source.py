@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mvead_jax.data.folder import is_folder_layout, read_folder, read_parts
-from mvead_jax.data.manifest import manifest_of, read_manifest
+from mvead_jax.data.folders import is_folder_layout, read_folder, read_parts
+from mvead_jax.data.csv_list import manifest_of, read_manifest
 from mvead_jax.data.new_pictures import holds_named_pictures, load_pictures
 from mvead_jax.data.realiad import read_lists
 from mvead_jax.data.records import DatasetIndex, Listed
 from mvead_jax.data.tfds_realiad.layout import is_prepared
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 
 Layout = Literal["prepared", "manifest", "folders", "Real-IAD"]
 

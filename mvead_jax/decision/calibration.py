@@ -18,10 +18,10 @@ from jaxtyping import Bool, Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mvead_jax.config import ScoreConfig
+from mvead_jax.config.schema import ScoreConfig
 from mvead_jax.decision.conformal import samples_needed, threshold
-from mvead_jax.errors import UserError
-from mvead_jax.files import whole
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import whole
 
 FILE = "decision.safetensors"  # in the folder of a model
 _ALL_PATTERNS = 5  # views, up to which every pattern is calibrated

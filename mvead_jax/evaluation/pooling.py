@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from mvead_jax.evaluation.folder import ImageLine
+from mvead_jax.evaluation.score_files import ImageLine
 
 
 def sample_numbers(lines: Sequence[ImageLine]) -> Int[np.ndarray, " n"]:

@@ -18,8 +18,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from mvead_jax.config import EvalConfig
-from mvead_jax.errors import UserError
+from mvead_jax.config.schema import EvalConfig
+from mvead_jax.runtime.errors import UserError
 
 INPUT = -1  # size: that of the backbone's input
 OWN = 0  # size: that of the mask, or of the picture where there is none

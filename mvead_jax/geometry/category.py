@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, write_json
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import read_json, write_json
 from mvead_jax.geometry.images import between_new_images, resizing
 
 

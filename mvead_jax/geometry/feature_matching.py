@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from mvead_jax.data.loading import image_size, load_sample
 from mvead_jax.data.records import DatasetIndex, Sample
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.epipolar import patch_centers
 from mvead_jax.geometry.matching import CategoryMatches, Matches, PairKey, pool_matches
 

@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 
 from mvead_jax.data.loading import image_size, open_image
 from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
-from mvead_jax.errors import UserError
-from mvead_jax.progress import progress
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.progress import progress
 
 _RATIO = 0.85  # Lowe's ratio; looser than usual, the fit stands wrong matches
 _SIDE = (512, 1024)  # pixels that SIFT looks at along the longer side; smaller pictures are enlarged

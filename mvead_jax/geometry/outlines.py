@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from mvead_jax.data.loading import open_image
 from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
-from mvead_jax.progress import progress
+from mvead_jax.runtime.progress import progress
 
 _SIDE = 256  # pixels at which the part is cut out
 _BORDER = 8  # of these, taken for background

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mvead_jax.files import whole
+from mvead_jax.runtime.files import whole
 from mvead_jax.geometry.category import CategoryGeometry
 
 _POINTS = 6

@@ -25,12 +25,12 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mvead_jax.data.records import DatasetIndex, natural_key
-from mvead_jax.errors import UserError
-from mvead_jax.evaluation.folder import maps_path, read_maps
-from mvead_jax.files import read_json, write_text
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.evaluation.score_files import maps_path, read_maps
+from mvead_jax.runtime.files import read_json, write_text
 from mvead_jax.geometry.category import CategoryGeometry
-from mvead_jax.progress import progress
-from mvead_jax.report.attended import Attended, attended_path, of_sample, read_attended
+from mvead_jax.runtime.progress import progress
+from mvead_jax.report.attention import Attended, attended_path, of_sample, read_attended
 from mvead_jax.report.charts import charts_of
 from mvead_jax.report.findings import FoundSample, by_category, read_findings
 from mvead_jax.report.heat import halves, heat_colours, heat_scale

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from contests.turns import limit_threads, report, take_turns
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 
 NEEDS = ()
 QUICK = ("--grids=16", "--rounds=3")

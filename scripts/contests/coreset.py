@@ -33,7 +33,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
     import torch
 
     from mvead_jax.bank.coreset import greedy_coreset
-    from mvead_jax.bank.projection import origin_of, project, random_matrix
+    from mvead_jax.bank.search.projection import origin_of, project, random_matrix
 
     torch.set_num_threads(args.threads)
     random = np.random.default_rng(0)

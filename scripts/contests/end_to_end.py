@@ -39,7 +39,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
 
     from mvead_jax.bank.coreset import greedy_coreset
     from mvead_jax.bank.nearest import nearest
-    from mvead_jax.bank.projection import origin_of, project, random_matrix
+    from mvead_jax.bank.search.projection import origin_of, project, random_matrix
 
     torch.set_num_threads(args.threads)
     faiss.omp_set_num_threads(args.threads)

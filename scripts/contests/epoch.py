@@ -27,8 +27,8 @@ def contest(args: argparse.Namespace) -> list[dict]:
     import jax
     import numpy as np
 
-    from mvead_jax.backbone.extractor import load_backbone
-    from mvead_jax.config import BackboneConfig, TrainConfig
+    from mvead_jax.backbones.base import load_backbone
+    from mvead_jax.config.schema import BackboneConfig, TrainConfig
 
     config = TrainConfig()
     backbone = load_backbone(BackboneConfig(name=args.backbone, weights="random"), args.size)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable
 
 from contests.turns import limit_threads, report, take_turns
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 
 NEEDS = ("torch", "transformers")
 QUICK = ("--backbone=dinov2-small", "--rounds=3")
@@ -73,8 +73,8 @@ def backbones(name: str, block: int) -> tuple[Callable, Callable]:
     from transformers import Dinov2Config, Dinov2Model
     from transformers.utils import logging
 
-    from mvead_jax.backbone.dinov2 import DINOV2_SIZES
-    from mvead_jax.backbone.weights import load_dinov2
+    from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES
+    from mvead_jax.backbones.dinov2.params import load_dinov2
 
     if name not in DINOV2_SIZES or name.endswith("registers"):
         raise UserError(f"--backbone={name}: choose dinov2-small, -base, -large or -giant")

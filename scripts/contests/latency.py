@@ -110,14 +110,14 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     import jax
     import numpy as np
 
-    from mvead_jax.backbone.extractor import Backbone
+    from mvead_jax.backbones.base import Backbone
     from mvead_jax.bank.fill import Bank
-    from mvead_jax.config import ScoreConfig
+    from mvead_jax.config.schema import ScoreConfig
     from mvead_jax.geometry.masks import all_keys
-    from mvead_jax.inspector import Inspector
-    from mvead_jax.methods.mvead.evidence import Calibration
-    from mvead_jax.methods.patchcore import PatchCore
-    from mvead_jax.scoring import Model, Scorer
+    from mvead_jax.serving.inspector import Inspector
+    from mvead_jax.postprocess.evidence import Calibration
+    from mvead_jax.methods.patchcore.method import PatchCore
+    from mvead_jax.scoring.scorer import Model, Scorer
 
     grid = (size // 14, size // 14)
     width = np.asarray(features(np.zeros((1, size, size, 3), np.float32))).shape[-1]

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from contests.turns import limit_threads, report, take_turns
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 
 NEEDS = ("faiss", "torch")
 QUICK = ("--rows=10000", "--rounds=3", "--data=clustered")
@@ -151,7 +151,7 @@ def _plain_product(args: argparse.Namespace) -> tuple[Callable, int]:
 def _temporary(queries: Any, bank: Any, precision: str) -> int:
     """Bytes that XLA sets aside."""
     from mvead_jax.bank.nearest import block_rows
-    from mvead_jax.bank.search import search
+    from mvead_jax.bank.search.exact import search
 
     options = {"k": 1, "block_rows": block_rows(None, len(queries)), "precision": precision}
     memory = search.lower(queries, bank, None, **options).compile().memory_analysis()

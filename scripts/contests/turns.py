@@ -10,8 +10,8 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
-from mvead_jax.environment import cpu_name
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.environment import cpu_name
+from mvead_jax.runtime.errors import UserError
 
 _PACKAGES = (
     "jax",

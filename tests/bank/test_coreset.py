@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mvead_jax.bank import coreset as module
-from mvead_jax.bank import projection
+from mvead_jax.bank.search import projection
 from mvead_jax.bank.coreset import first_row, greedy_coreset
 
 
@@ -199,7 +199,7 @@ import signal
 import sys
 import numpy as np
 from mvead_jax.bank.coreset import greedy_coreset
-from mvead_jax.errors import run
+from mvead_jax.runtime.errors import run
 
 features = np.random.default_rng(0).standard_normal((150_000, 128), dtype=np.float32)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it

@@ -15,7 +15,7 @@ from mvead_jax.data.loading import (
     sample_pipeline,
 )
 from mvead_jax.data.realiad import load_index
-from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.runtime.errors import DataProblems, UserError
 
 
 def pattern(height=47, width=83):

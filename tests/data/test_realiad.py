@@ -8,7 +8,7 @@ from PIL import Image
 from mvead_jax.data.new_pictures import load_pictures
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.realiad_names import sample_of_name
-from mvead_jax.errors import DataProblems, UserError
+from mvead_jax.runtime.errors import DataProblems, UserError
 
 
 @pytest.fixture

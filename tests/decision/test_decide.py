@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvead_jax.config import ScoreConfig
+from mvead_jax.config.schema import ScoreConfig
 from mvead_jax.decision.calibration import (
     Calibration,
     check_size,
@@ -14,7 +14,7 @@ from mvead_jax.decision.calibration import (
     write_calibrations,
 )
 from mvead_jax.decision.decide import OPTIMISTIC, decide, decide_by, located
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 
 VIEWS = ("C1", "C2", "C3")
 ALL = np.ones(3, bool)

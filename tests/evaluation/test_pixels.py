@@ -18,7 +18,7 @@ from mvead_jax.evaluation.counting import Sketch, thinned
 from mvead_jax.evaluation.curve import Curve, auroc
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.regions import aupro
-from mvead_jax.files import write_json
+from mvead_jax.runtime.files import write_json
 
 METRICS = ("auroc", "ap", "f1_max", "aupro")
 

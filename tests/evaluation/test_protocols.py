@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from mvead_jax.config import EvalConfig
-from mvead_jax.errors import UserError
+from mvead_jax.config.schema import EvalConfig
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.protocols import NAMES, OWN, EvaluationProtocol, digest, resolve
 
 SOURCES = {

@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from mvead_jax.data.records import Sample, View
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.tables import LEVELS, format_table, level_metrics, metrics_of
-from mvead_jax.files import write_json
+from mvead_jax.runtime.files import write_json
 
 PROTOCOL = {"method": "patchcore", "image_score": "largest"}
 

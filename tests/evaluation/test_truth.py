@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvead_jax.config import EvalConfig
+from mvead_jax.config.schema import EvalConfig
 from mvead_jax.data.records import View
 from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.evaluation.truth import Truth, read_mask

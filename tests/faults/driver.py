@@ -154,8 +154,8 @@ def run(job):
 def main():
     sys.path.insert(0, str(Path(__file__).parents[2]))
     import mvead_jax.evaluation.tables
-    import mvead_jax.score
-    import mvead_jax.train  # noqa: F401
+    import mvead_jax.jobs.score
+    import mvead_jax.jobs.train  # noqa: F401
 
     gc.freeze()  # or every child goes through all that was imported again and again
     print("ready", flush=True)

@@ -23,14 +23,14 @@ from fake_realiad import edit_list, write_realiad
 from PIL import Image
 from safetensors.numpy import save_file
 
-from mvead_jax.backbone.weights import load_dinov2
+from mvead_jax.backbones.dinov2.params import load_dinov2
 from mvead_jax.bank.store import Manifest, map_banks, read_facts
 from mvead_jax.data.loading import check_files, image_size, open_image
 from mvead_jax.data.new_pictures import load_pictures
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.source import open_data, open_pictures
-from mvead_jax.errors import UserError, printable
-from mvead_jax.files import read_json
+from mvead_jax.runtime.errors import UserError, printable
+from mvead_jax.runtime.files import read_json
 
 
 class Case(NamedTuple):

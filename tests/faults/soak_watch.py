@@ -25,7 +25,7 @@ import numpy as np
 from feeding import Event, Pictures, apply, feed, wrong_lines
 
 from mvead_jax.data.realiad import load_index
-from mvead_jax.watch.arrivals import Arrivals
+from mvead_jax.serving.watch.arrivals import Arrivals
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "scripts"))

@@ -7,8 +7,8 @@ import shutil
 import pytest
 from laboratory import differing, finished
 
-from mvead_jax.compare import read_run
-from mvead_jax.errors import UserError
+from mvead_jax.comparison.two_runs import read_run
+from mvead_jax.runtime.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from PIL import Image
 from mvead_jax.data.loading import image_size, open_image, preprocess
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_data
-from mvead_jax.errors import UserError, report
+from mvead_jax.runtime.errors import UserError, report
 
 EXAMPLES = int(os.environ.get("MVEAD_JAX_FUZZ", "300"))  # of each reader
 BOUNDED = settings(

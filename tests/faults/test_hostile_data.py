@@ -10,10 +10,10 @@ from fake_realiad import write_realiad
 from hostile_cases import CASES, answer, encoded, noise, turned
 from PIL import Image
 
-from mvead_jax.config import EvalConfig
+from mvead_jax.config.schema import EvalConfig
 from mvead_jax.data.loading import load_sample
 from mvead_jax.data.realiad import load_index
-from mvead_jax.errors import DataProblems
+from mvead_jax.runtime.errors import DataProblems
 from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.evaluation.truth import read_mask
 from mvead_jax.geometry.matching import match_category, picture_sizes
@@ -44,10 +44,11 @@ def test_a_problem_with_escape_sequences_or_without_end_is_shown_as_text():
 _SAYS_NOTES = """
 import sys
 from pathlib import Path
-from mvead_jax import console, errors
-from mvead_jax.config import Config, DataConfig
+from mvead_jax.runtime import console
+from mvead_jax.runtime import errors
+from mvead_jax.config.schema import Config, DataConfig
 from mvead_jax.data.check import as_text, check_data
-from mvead_jax.train import open_index
+from mvead_jax.jobs.train import open_index
 
 def main():
     console.apply(console.flags().parse_args(sys.argv[2:]))

@@ -10,9 +10,9 @@ import time
 import pytest
 from laboratory import ENVIRONMENT, ROOT, Lab, arguments, differing, finished, is_one_line
 
-from mvead_jax.errors import UserError
-from mvead_jax.files import locked, whole
-from mvead_jax.inspector import Inspector
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked, whole
+from mvead_jax.serving.inspector import Inspector
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def lab(tmp_path_factory):
 HOLD = """
 import sys, time
 from pathlib import Path
-from mvead_jax.files import locked
+from mvead_jax.runtime.files import locked
 with locked(Path(sys.argv[1]), shared=len(sys.argv) > 2):
     print("held", flush=True)
     time.sleep(300)
@@ -32,7 +32,7 @@ with locked(Path(sys.argv[1]), shared=len(sys.argv) > 2):
 WRITE = """
 import sys
 from pathlib import Path
-from mvead_jax.files import whole
+from mvead_jax.runtime.files import whole
 with whole(Path(sys.argv[1])) as path:
     path.write_text("slow")
     print("at it", flush=True)

@@ -12,12 +12,12 @@ from PIL import Image
 from soak_watch import Watcher as Process
 from soak_watch import largest_difference, pictures_of, settle, soak
 
-from mvead_jax.config import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 from mvead_jax.data.loading import open_image
-from mvead_jax.score import score
-from mvead_jax.train import train
-from mvead_jax.watch.journal import Journal
-from mvead_jax.watch.watcher import JOURNAL, Watcher
+from mvead_jax.jobs.score import score
+from mvead_jax.jobs.train import train
+from mvead_jax.serving.watch.journal import Journal
+from mvead_jax.serving.watch.watcher import JOURNAL, Watcher
 
 VIEWS = ("left", "right", "top")
 TIMEOUT = 10.0

@@ -12,10 +12,10 @@ import pytest
 from fake_realiad import write_realiad
 from PIL import Image
 
-from mvead_jax.calibrate import calibrate, parse_nominal
-from mvead_jax.config import BackboneConfig, Config, DataConfig, GeometryConfig
+from mvead_jax.jobs.estimate_geometry import calibrate, parse_nominal
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, GeometryConfig
 from mvead_jax.data.realiad import load_index
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry, read_geometry
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import estimate_category, estimate_from_matches

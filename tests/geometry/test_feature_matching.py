@@ -6,7 +6,7 @@ from fake_realiad import write_realiad
 from PIL import Image
 
 from mvead_jax.data.realiad import load_index
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.epipolar import patch_centers
 from mvead_jax.geometry.feature_matching import (
     appearances,

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from mvead_jax.config import GeometryConfig
-from mvead_jax.errors import UserError
+from mvead_jax.config.schema import GeometryConfig
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry
 from mvead_jax.geometry.epipolar import epipolar_mask

@@ -10,7 +10,7 @@ from mvead_jax.geometry.fundamental import line_errors, signed_sampson
 from mvead_jax.geometry.images import between_new_images, mirroring
 from mvead_jax.geometry.matching import CategoryMatches, Matches
 from mvead_jax.geometry.rig_fit import Nominal, _sampson_slopes, fit_rig, split_by_sample
-from mvead_jax.rig.calibration import cameras_json
+from mvead_jax.rig.camera_file import cameras_json
 from mvead_jax.rig.cameras import five_cameras, project
 
 SIZE = 256

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from mvead_jax.data.realiad import load_index
-from mvead_jax.errors import UserError
-from mvead_jax.files import locked
-from mvead_jax.rig.calibration import cameras_json
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked
+from mvead_jax.rig.camera_file import cameras_json
 from mvead_jax.rig.dataset import render_rig
 from mvead_jax.rig.layout import SampleName
 from mvead_jax.rig.sample import render_sample

@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from mvead_jax.rig import cameras, sample
-from mvead_jax.rig.calibration import cameras_json
+from mvead_jax.rig.camera_file import cameras_json
 from mvead_jax.rig.defects import Dice
 from mvead_jax.rig.layout import FAMILIES, KINDS, MIRRORED, SampleName, mask_threshold
 from mvead_jax.rig.materials import material_index, surface

@@ -31,7 +31,7 @@ from mvead_jax.data.loading import check_files
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, Sample, View
 from mvead_jax.data.tfds_realiad.layout import NAME, VERSION, seal_of
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 
 RESOLUTIONS = ("256", "512", "1024", "raw")
 LISTS = (

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvead_jax.errors import UserError
-from mvead_jax.files import read_json, write_json
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import read_json, write_json
 
 NAME, VERSION = "realiad", "1.0.0"
 _UNFINISHED = "unfinished.json"

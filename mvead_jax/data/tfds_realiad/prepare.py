@@ -17,9 +17,9 @@ from typing import Any
 
 from mvead_jax.data.contents import read
 from mvead_jax.data.loading import check_files
-from mvead_jax.data.manifest import manifest_of
+from mvead_jax.data.csv_list import manifest_of
 from mvead_jax.data.records import DatasetIndex, build_index
-from mvead_jax.data.report import as_markdown, data_report, digests_of, unexpected
+from mvead_jax.data.inventory import as_markdown, data_report, digests_of, unexpected
 from mvead_jax.data.source import read_raw
 from mvead_jax.data.tfds_realiad.builder import (
     LISTS,
@@ -37,9 +37,9 @@ from mvead_jax.data.tfds_realiad.layout import (
     write_unfinished,
 )
 from mvead_jax.data.tfds_realiad.reading import load_prepared, read_prepared
-from mvead_jax.errors import UserError
-from mvead_jax.files import locked, write_json, write_text
-from mvead_jax.progress import progress
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked, write_json, write_text
+from mvead_jax.runtime.progress import progress
 
 log = logging.getLogger(__name__)
 

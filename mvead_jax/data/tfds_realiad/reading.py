@@ -23,8 +23,8 @@ from mvead_jax.data.records import (
     settle_incomplete,
 )
 from mvead_jax.data.tfds_realiad.layout import prepared_folders, read_unfinished, seal_of
-from mvead_jax.errors import DataProblems, UserError
-from mvead_jax.files import read_json
+from mvead_jax.runtime.errors import DataProblems, UserError
+from mvead_jax.runtime.files import read_json
 
 _AGAIN = "delete this folder and run scripts/prepare_data.py again"
 _RECORDS = 16  # whole samples held in memory, for the threads that read one view after the other

@@ -20,10 +20,10 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from mvead_jax.backbone.dinov2 import Block, Linear
+from mvead_jax.backbones.dinov2.modeling import Block, Linear
 from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, has_keys
 from mvead_jax.methods.mvead.dense import masked_attention
-from mvead_jax.sharding import on_each_device
+from mvead_jax.runtime.sharding import on_each_device
 
 Init = Literal["similarity", "random"]
 Keys = Bool[Array, "V V N N"] | BandPlan

@@ -17,14 +17,14 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
-from mvead_jax.backbone.dinov2 import Block
-from mvead_jax.bank.bounds import Precision
+from mvead_jax.backbones.dinov2.modeling import Block
+from mvead_jax.bank.search.bounds import Precision
 from mvead_jax.bank.fill import Keep
-from mvead_jax.config import FusionConfig, TrainConfig
+from mvead_jax.config.schema import FusionConfig, TrainConfig
 from mvead_jax.data.records import DatasetIndex, spread_evenly
-from mvead_jax.errors import UserError
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.methods.mvead.attended import attended_batch
+from mvead_jax.methods.mvead.attention_weights import attended_batch
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,
     EpipolarAttention,
@@ -34,9 +34,9 @@ from mvead_jax.methods.mvead.attention import (
     copy_block,
 )
 from mvead_jax.methods.mvead.banded import plan_bands
-from mvead_jax.methods.mvead.evidence import CALIBRATED, Calibration, calibrate_scores, standardise
+from mvead_jax.postprocess.evidence import CALIBRATED, Calibration, calibrate_scores, standardise
 from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
-from mvead_jax.methods.patchcore import Banks, PatchCore, check_views, seed_from
+from mvead_jax.methods.patchcore.method import Banks, PatchCore, check_views, seed_from
 
 Geometry = Mapping[str, EpipolarKeys]  # of each category
 Parameters = Mapping[str, Any]  # of the attention, nested by module

@@ -21,10 +21,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 from sklearn.cluster import MiniBatchKMeans
 
-from mvead_jax import sharding
-from mvead_jax.config import TrainConfig
+from mvead_jax.runtime import sharding
+from mvead_jax.config.schema import TrainConfig
 from mvead_jax.data.records import spread_evenly
-from mvead_jax.errors import Stopped, UserError
+from mvead_jax.runtime.errors import Stopped, UserError
 from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch, over_samples
 from mvead_jax.methods.mvead.objective import (
     multi_center_loss,
@@ -32,7 +32,7 @@ from mvead_jax.methods.mvead.objective import (
     negative_loss,
     select_negatives,
 )
-from mvead_jax.progress import progress
+from mvead_jax.runtime.progress import progress
 
 State = dict[str, Any]  # "parameters", "optimizer", "centers" [V,K,D], "step"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.checkpoint import Checkpoints
-from mvead_jax.config import TrainConfig
-from mvead_jax.errors import Stopped
+from mvead_jax.training.checkpoints import Checkpoints
+from mvead_jax.config.schema import TrainConfig
+from mvead_jax.runtime.errors import Stopped
 from mvead_jax.methods.mvead import pretrain as module
 from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention
 from mvead_jax.methods.mvead.objective import multi_center_loss

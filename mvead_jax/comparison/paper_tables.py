@@ -1,0 +1,352 @@
+"""Our figures beside the papers', as JSON and as Markdown. All in percent; the papers' are marked with *.
+
+A figure that nobody has (not run, not printed, one label only) is null in JSON and "-" in Markdown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mvead_jax.comparison.defect_kinds import ALL, MEASURES
+from mvead_jax.evaluation.markdown import difference, figure, format_protocols, markdown
+from mvead_jax.comparison.papers import (
+    AVERAGE,
+    SETTINGS,
+    SYSTEMS,
+    AblationRow,
+    Cost,
+    Place,
+    ablation,
+    cost,
+    realiad,
+)
+from mvead_jax.evaluation.tables import METRICS, TITLES
+
+LEVEL_OF_TABLE = {1: "sample", 2: "image"}
+_THEIRS = "Columns with * are the papers' figures as printed, measured by their authors on all of Real-IAD."
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run.
+
+    Attributes:
+      metrics: the content of its metrics.json, or None.
+      commit, devices: of the program and the machine that trained it.
+      seconds: of training, from features in the cache to banks on disk.
+      resumed: it was stopped and went on, so `seconds` are those of its last stretch only.
+      error: why it has no metrics.
+    """
+
+    metrics: Mapping[str, Any] | None = None
+    commit: str | None = None
+    devices: Sequence[str] = ()
+    seconds: float | None = None
+    resumed: bool = False
+    error: str | None = None
+
+    def mean(self, level: str, metric: str = "auroc") -> float | None:
+        """A mean over categories, in percent."""
+        return None if self.metrics is None else _percent(self.metrics["mean"][level][metric])
+
+    def protocol(self) -> dict[str, Any]:
+        """How its figures came about, but for the digests."""
+        own = self.metrics["protocol"] if self.metrics else {}
+        digests = ("config_digest", "models_digest", "evaluation_digest")
+        return {key: value for key, value in own.items() if key not in digests}
+
+    def facts(self) -> dict[str, Any]:
+        """What goes with its figures into JSON."""
+        return {
+            "categories": sorted(self.metrics["categories"]) if self.metrics else [],
+            "commit": self.commit,
+            "devices": list(self.devices),
+            "protocol": self.protocol() or None,
+            "error": self.error,
+        }
+
+
+NOT_RUN = Outcome()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A finished table. name: of its files. content: JSON. text: Markdown."""
+
+    name: str
+    content: Mapping[str, Any]
+    text: str = field(repr=False)
+
+
+def table3(outcomes: Mapping[str, Outcome]) -> Table:
+    """The ablation. outcomes: by `AblationRow.spec`; rows that are missing stand empty."""
+    printed = ablation()
+    first = outcomes.get(printed[0].spec, NOT_RUN)
+    rows, lines = [], []
+    for number, row in enumerate(printed, 1):
+        outcome = outcomes.get(row.spec, NOT_RUN)
+        ours = {f"{level}_auroc": outcome.mean(level) for level in ("sample", "image")}
+        gains = {
+            "ours_minus_paper": _minus(ours["image_auroc"], row.image_auroc),
+            "ours_minus_our_row_1": _minus(ours["image_auroc"], first.mean("image")),
+            "paper_minus_its_row_1": _minus(row.image_auroc, printed[0].image_auroc),
+        }
+        axes = {"fusion": row.fusion, "pretraining": row.pretraining, "bank": row.bank}
+        rows.append(
+            {"row": number, **axes, "ours": ours, "paper": {"image_auroc": row.image_auroc}}
+            | gains
+            | outcome.facts()
+        )
+        cells = [ours["sample_auroc"], ours["image_auroc"], row.image_auroc]
+        lines.append(
+            [str(number), *_axes(row), *map(figure, cells), *map(difference, _differences_of_row(gains))]
+        )
+    header = ["row", "fusion", "pre-training", "bank", "sample AUROC", "image AUROC", "image AUROC *"]
+    header += ["ours - paper", "ours - our row 1", "paper - its row 1 *"]
+    title = "Table 3 of MVEAD: fusion, pre-training and banks; AUROC in percent"
+    text = _page(
+        title,
+        [markdown(header, lines, left=4)],
+        {f"row {r['row']}": outcomes.get(p.spec, NOT_RUN) for r, p in zip(rows, printed, strict=True)},
+    )
+    return Table("table3", {"title": title, "unit": "percent", "rows": rows}, text)
+
+
+def table_of_categories(number: int, outcomes: Mapping[str, Mapping[str, Outcome]]) -> Table:
+    """Table 1 (samples) or 2 (images), a line for each category.
+
+    Args:
+      number: 1 or 2.
+      outcomes: {setting: {run: outcome}}, settings "single" or "multi"; a run may hold several categories.
+    """
+    level, figures = LEVEL_OF_TABLE[number], realiad()
+    title = f"Table {number} of MVEAD: {level} level, a line for each category, in percent"
+    content: dict[str, Any] = {"title": title, "unit": "percent", "level": level, "settings": {}}
+    parts, runs = [], {}
+    for setting, own in outcomes.items():
+        printed = SETTINGS[setting]
+        ours = {
+            category: {metric: _percent(values[level][metric]) for metric in METRICS}
+            for outcome in own.values()
+            if outcome.metrics
+            for category, values in outcome.metrics["categories"].items()
+        }
+        systems = {metric: _systems(figures, level, printed, metric) for metric in METRICS}
+        categories = {}
+        for category in sorted(ours):
+            papers = _papers(figures, systems, level, printed, category)
+            categories[category] = {"ours": ours[category], "papers": papers}
+        content["settings"][printed] = {
+            "categories": categories,
+            "mean": {metric: _means(categories, systems[metric], metric) for metric in METRICS},
+            "printed_average": _papers(figures, systems, level, printed, AVERAGE),
+            "runs": {name: outcome.facts() for name, outcome in own.items()},
+        }
+        for metric in METRICS:
+            found = content["settings"][printed]
+            parts += [
+                f"## {printed}, {level} {TITLES[metric]}",
+                _categories_part(found, systems[metric], metric),
+            ]
+        runs |= {f"{setting} {name}": outcome for name, outcome in own.items()}
+    return Table(f"table{number}", content, _page(title, parts, runs))
+
+
+def figure5(outcomes: Mapping[tuple[str, int], Outcome], milliseconds: Mapping[str, float]) -> Table:
+    """Cost and AUROC over backbones and centres.
+
+    Args:
+      outcomes: by (backbone, K).
+      milliseconds: that each backbone takes for an image on this device.
+    """
+    printed: dict[tuple[str, int], Cost] = {(one.backbone, one.centers): one for one in cost()}
+    rows, lines = [], []
+    for key, outcome in outcomes.items():
+        backbone, centers = key
+        paper = printed.get(key)
+        theirs = {
+            "image_auroc": paper.image_auroc if paper else None,
+            "training_hours_a5000": paper.training_hours if paper else None,
+        }
+        ours = {f"{level}_auroc": outcome.mean(level) for level in ("sample", "image")}
+        time = {
+            "training_seconds": outcome.seconds,
+            "resumed": outcome.resumed,
+            "backbone_milliseconds_per_image": milliseconds.get(backbone),
+        }
+        rows.append(
+            {"backbone": backbone, "centers": centers, "ours": ours | time, "paper": theirs} | outcome.facts()
+        )
+        seconds = figure(outcome.seconds) + (" (last stretch)" if outcome.resumed else "")
+        cells = [seconds, *(figure(ours[f"{level}_auroc"]) for level in ("sample", "image"))]
+        lines.append(
+            [
+                *(backbone, str(centers), figure(milliseconds.get(backbone)), *cells),
+                *(figure(theirs["image_auroc"]), figure(theirs["training_hours_a5000"], 2)),
+            ]
+        )
+    header = ["backbone", "K", "backbone ms an image", "training s", "sample AUROC", "image AUROC"]
+    header += ["image AUROC *", "training h on an A5000 *"]
+    devices = sorted({device for outcome in outcomes.values() for device in outcome.devices})
+    title = "Figure 5 of MVEAD: cost and AUROC over backbones and centres K"
+    note = (
+        f"Ours ran on {', '.join(devices) or 'nothing yet'}. Training: from features in the cache to banks "
+        "on disk, all models of the run together. The paper's hours are those of all its training, on all of "
+        "Real-IAD; it prints no other point of its figure as a number."
+    )
+    text = _page(
+        title, [markdown(header, lines, left=1), note], {f"{b} K={k}": o for (b, k), o in outcomes.items()}
+    )
+    return Table("fig5", {"title": title, "unit": "percent", "devices": devices, "rows": rows}, text)
+
+
+def comparison(outcomes: Mapping[str, Outcome]) -> Table:
+    """Runs beside the first. outcomes: by name."""
+    first = next(iter(outcomes.values()))
+    rows, lines = [], []
+    for name, outcome in outcomes.items():
+        ours = {f"{level}_auroc": outcome.mean(level) for level in ("sample", "image")}
+        gains = {
+            f"{level}_auroc_gain": _minus(outcome.mean(level), first.mean(level))
+            for level in ("sample", "image")
+        }
+        rows.append({"name": name, "ours": ours | gains} | outcome.facts())
+        lines.append([name, *map(figure, ours.values()), *map(difference, gains.values())])
+    header = ["run", "sample AUROC", "image AUROC", "sample - first", "image - first"]
+    title = "AUROC in percent, plain mean over the categories"
+    parts = [f"# {title}", markdown(header, lines, left=1)]
+    if failed := [f"- {name}: {outcome.error}" for name, outcome in outcomes.items() if outcome.error]:
+        parts.append("Failed:\n\n" + "\n".join(failed))
+    parts.append(format_protocols({name: one.protocol() for name, one in outcomes.items() if one.metrics}))
+    return Table("compare", {"title": title, "unit": "percent", "rows": rows}, "\n\n".join(parts) + "\n")
+
+
+def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Runs beside each other, by kind of defect.
+
+    Args:
+      found: what `kinds_of` says of each run, by its name; all of the same pictures.
+      protocols: of each run.
+    """
+    names = list(found)
+    first = found[names[0]]["mean"]
+    sections = []
+    for kind in (*sorted(set(first) - {ALL}), ALL):
+        for measure in MEASURES:
+            one = first[kind][measure]
+            values = [_percent(found[name]["mean"][kind][measure]["auroc"]) for name in names]
+            cells = [kind, measure, str(one["defects"]), str(one["categories"])]
+            sections.append(
+                [*cells, *map(figure, values), *(difference(_minus(v, values[0])) for v in values[1:])]
+            )
+    header = ["kind", "AUROC of", "defects", "categories", *names]
+    header += [f"{name} - {names[0]}" for name in names[1:]]
+    title = "AUROC in percent by kind of defect, plain mean over the categories that have it"
+    note = (
+        "sample: defective samples of the kind against normal samples. image: pictures that show it against "
+        "all normal pictures. seen once, seen again: as image, of samples that show the defect in one view "
+        "only, or in two or more."
+    )
+    parts = [f"# {title}", markdown(header, sections, left=2), note, format_protocols(protocols)]
+    content = {
+        "title": title,
+        "unit": "share of 1",
+        "runs": {name: {**found[name], "protocol": dict(protocols[name])} for name in names},
+    }
+    return Table("kinds", content, "\n\n".join(parts) + "\n")
+
+
+def _axes(row: AblationRow) -> list[str]:
+    return [row.fusion, row.pretraining, row.bank]
+
+
+def _differences_of_row(gains: Mapping[str, float | None]) -> list[float | None]:
+    return [gains[key] for key in ("ours_minus_paper", "ours_minus_our_row_1", "paper_minus_its_row_1")]
+
+
+def _systems(figures: Mapping[Place, float], level: str, setting: str, metric: str) -> list[str]:
+    """The systems whose `metric` some paper prints."""
+    return [one for one in SYSTEMS if Place(level, setting, AVERAGE, one, metric) in figures]
+
+
+def _papers(
+    figures: Mapping[Place, float],
+    systems: Mapping[str, Sequence[str]],
+    level: str,
+    setting: str,
+    category: str,
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for metric, own in systems.items():
+        for system in own:
+            place = Place(level, setting, category, system, metric)
+            if place in figures:
+                found.setdefault(system, {})[metric] = figures[place]
+    return found
+
+
+def _means(categories: Mapping[str, Any], systems: Sequence[str], metric: str) -> dict[str, Any]:
+    """Plain means over the categories for which both we and a paper have a figure."""
+    both = [
+        own
+        for own in categories.values()
+        if own["ours"][metric] is not None and any(metric in own["papers"].get(one, {}) for one in systems)
+    ]
+    papers = {one: _mean(own["papers"].get(one, {}).get(metric) for own in both) for one in systems}
+    return {
+        "categories": len(both),
+        "ours": _mean(own["ours"][metric] for own in both),
+        "papers": papers,
+        "ours_all": _mean(own["ours"][metric] for own in categories.values()),
+    }
+
+
+def _categories_part(found: Mapping[str, Any], systems: Sequence[str], metric: str) -> str:
+    def line(name: str, ours: float | None, theirs: Callable[[str], float | None]) -> list[str]:
+        cells = [figure(theirs(system)) for system in systems]
+        return [name, figure(ours), *cells, difference(_minus(ours, theirs(systems[0])))]
+
+    def printed(own: Mapping[str, Any]) -> Callable[[str], float | None]:
+        return lambda system: own.get(system, {}).get(metric)
+
+    lines = [
+        line(name, own["ours"][metric], printed(own["papers"])) for name, own in found["categories"].items()
+    ]
+    mean = found["mean"][metric]
+    lines.append(line(f"mean of the {mean['categories']} that both have", mean["ours"], mean["papers"].get))
+    lines.append(line(f"mean of all {len(found['categories'])} of ours", mean["ours_all"], lambda _: None))
+    lines.append(line("average as printed (30)", None, printed(found["printed_average"])))
+    header = ["category", "ours", *(f"{system} *" for system in systems), f"ours - {systems[0]}"]
+    return markdown(header, lines, left=1)
+
+
+def _page(title: str, parts: Iterable[str], outcomes: Mapping[str, Outcome]) -> str:
+    sections = [f"# {title}", *parts, _THEIRS]
+    found = [outcome.metrics["categories"] for outcome in outcomes.values() if outcome.metrics]
+    ours = {category for categories in found for category in categories}
+    if ours and ours != {place.category for place in realiad()} - {AVERAGE}:
+        sections.append(
+            f"Ours are of other categories than the papers' 30 ({', '.join(sorted(ours))}): compare gains, "
+            "not levels."
+        )
+    if failed := [f"- {name}: {outcome.error}" for name, outcome in outcomes.items() if outcome.error]:
+        sections.append("Failed:\n\n" + "\n".join(failed))
+    sections.append(format_protocols({name: one.protocol() for name, one in outcomes.items() if one.metrics}))
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _percent(share: float | None) -> float | None:
+    """metrics.json says null where there is no figure, `metrics_of` says NaN."""
+    return None if share is None or math.isnan(share) else 100 * share
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _minus(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b

@@ -1,0 +1,213 @@
+"""A config from a file, the command line or JSON, and back.
+
+A config file is a Python file with `get_config() -> Config`; its docstring gives the command, the cost and
+the figure to expect. `configs/x.py:argument` calls `get_config("argument")`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import inspect
+import json
+import runpy
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from mvead_jax.config.schema import Config
+from mvead_jax.runtime.errors import UserError
+
+
+def from_command_line(
+    description: str, *parents: argparse.ArgumentParser
+) -> tuple[Config, Path, argparse.Namespace]:
+    """Config and workdir of a job: --config FILE --workdir DIR --config.<section>.<field>=<value> ...
+
+    Args:
+      description: of the job, for --help.
+      parents: parsers of other flags, whose values are in the last result.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        parents=parents,
+    )
+    parser.add_argument("--config", required=True, help="a config file, configs/<name>.py")
+    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again to resume")
+    arguments, rest = parser.parse_known_args()
+    return load_config(arguments.config, split_overrides(rest)), arguments.workdir, arguments
+
+
+def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config:
+    """The config of file `spec` ("configs/x.py" or "configs/x.py:argument") with `overrides` applied.
+
+    Raises:
+      UserError: no such file, no get_config, unknown key, or a value of the wrong type.
+    """
+    path, _, argument = spec.partition(":")
+    if not Path(path).is_file():
+        known = sorted(str(p) for p in Path("configs").glob("*.py"))
+        raise UserError(f"--config {path}: no such file{_nearest(path, known)}")
+    try:
+        make = runpy.run_path(path).get("get_config")
+    except Exception as error:  # whatever the file does
+        raise UserError(
+            f"--config {path}: {type(error).__name__}: {error}; a config is Python that defines get_config()"
+        ) from error
+    if make is None:
+        raise UserError(f"--config {path}: the file defines no get_config()")
+    arguments = [argument] if argument else []
+    try:
+        inspect.signature(make).bind(*arguments)
+    except TypeError as error:
+        raise UserError(
+            f"--config {spec}: {error}; the file's docstring says what follows the colon"
+        ) from None
+    config = make(*arguments)
+    if not isinstance(config, Config):
+        raise UserError(f"--config {path}: get_config() returned {type(config).__name__}, not a Config")
+    return override(config, overrides or {})
+
+
+def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
+    """`["--config.seed=3", "--config.data.root", "x"]` -> `{"seed": "3", "data.root": "x"}`.
+
+    Raises:
+      UserError: an argument that is no override, or one without a value.
+    """
+    found: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if not name.startswith("--config."):
+            raise UserError(
+                f"unknown argument {name!r}: config fields are set by --config.<section>.<field>=<value>"
+            )
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UserError(f"{name}: no value; write {name}=<value>")
+            value = rest.pop(0)
+        found[name.removeprefix("--config.")] = value
+    return found
+
+
+def override(config: Config, overrides: Mapping[str, str]) -> Config:
+    """A copy of `config` with dotted fields set from text. Lists are comma-separated."""
+    for key, text in overrides.items():
+        config = _replace(config, key.split("."), key, text)
+    return config
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain JSON types; the inverse of `from_dict`."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def from_dict(values: Mapping[str, Any], where: str) -> Config:
+    """The config that `to_dict` wrote to the file `where`.
+
+    Raises:
+      UserError: an unknown field or a value of the wrong type.
+    """
+    return _from_dict(Config, values, where)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """Fields in which two configs differ, as "data.root: 'x' is now 'y'"."""
+    flat_a, flat_b = dict(flatten(to_dict(a))), dict(flatten(to_dict(b)))
+    return [f"{key}: {flat_a[key]!r} is now {flat_b[key]!r}" for key in flat_a if flat_a[key] != flat_b[key]]
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """("section.field", value) of nested dicts."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
+    hints = typing.get_type_hints(type(node))
+    name, rest = path[0], path[1:]
+    if name not in hints:
+        prefix = key[: len(key) - len(".".join(path))]
+        known = [prefix + other for other in hints]
+        sections = [section for section, kind in hints.items() if dataclasses.is_dataclass(kind)]
+        inside = [f"{one}.{name}" for one in sections if name in typing.get_type_hints(hints[one])]
+        if inside:
+            raise UserError(f"unknown config key {key!r}; did you mean {' or '.join(inside)}?")
+        raise UserError(
+            f"unknown config key {key!r}{_nearest(prefix + name, known)}; known: {', '.join(known)}"
+        )
+    if dataclasses.is_dataclass(hints[name]):
+        if not rest:
+            fields = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(hints[name]))
+            raise UserError(f"config key {key!r} is a section; set one of its fields: {fields}")
+        value = _replace(getattr(node, name), rest, key, text)
+    elif rest:
+        raise UserError(f"unknown config key {key!r}: {key.removesuffix('.' + '.'.join(rest))} is a value")
+    else:
+        value = _parse(hints[name], text, key)
+    return dataclasses.replace(node, **{name: value})
+
+
+def _parse(kind: Any, text: str, key: str) -> Any:
+    """`text` as a value of type `kind`: str, int, float, bool, Literal of str, or tuple[str, ...]."""
+    if typing.get_origin(kind) is tuple:
+        return tuple(part.strip() for part in text.split(",") if part.strip())
+    if typing.get_origin(kind) is Literal:
+        return _check(kind, text, key)
+    try:
+        if kind is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+        return kind(text)
+    except (ValueError, KeyError):
+        expected = "true or false" if kind is bool else kind.__name__
+        raise UserError(f"config {key}={text!r}: expected {expected}") from None
+
+
+def _check(kind: Any, value: Any, key: str) -> Any:
+    """`value` if it has type `kind`, with lists as tuples and whole numbers as floats."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise UserError(
+                f"config {key}={value!r}: expected one of {', '.join(choices)}{_nearest(value, choices)}"
+            )
+        return value
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
+            raise UserError(f"config {key}={value!r}: expected a list of names")
+        return tuple(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise UserError(f"config {key}={value!r}: expected {kind.__name__}")
+    return value
+
+
+def _from_dict(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
+    hints = typing.get_type_hints(kind)
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}: config {prefix.rstrip('.') or 'file'} is not an object")
+    for name in values:
+        if name not in hints:
+            raise UserError(f"{where}: unknown config key {prefix + name!r}{_nearest(name, list(hints))}")
+    arguments = {}
+    for name, value in values.items():
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            arguments[name] = _from_dict(hint, value, where, f"{prefix}{name}.")
+        else:
+            arguments[name] = _check(hint, value, f"{prefix}{name}")
+    return kind(**arguments)
+
+
+def _nearest(name: Any, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

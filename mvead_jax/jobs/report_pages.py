@@ -1,0 +1,60 @@
+"""What a scoring leaves only to look at: it may fail, which is said, and takes no score along.
+
+attended/<category>.npz   what the patches of a few telling samples attended to
+report/index.html         the page
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from mvead_jax.jobs.estimate_geometry import geometry_path
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.evaluation.scored import ScoredSample
+from mvead_jax.geometry.category import read_geometry
+from mvead_jax.report.attention import Attended, attended_path, telling, write_attended
+from mvead_jax.report.page import write_report
+
+log = logging.getLogger(__name__)
+
+# Of places among a category's samples: patches and weights of Scorer.attended, None if there are none.
+Attend = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray] | None]
+
+
+def keep_attended(
+    output: Path,
+    category: str,
+    found: Sequence[ScoredSample],
+    attend: Attend,
+) -> None:
+    """attended/<category>.npz of the samples that tell most, if the method attends to anything."""
+    with _only_to_look_at(f"{category}: what patches attended to"):
+        places = telling([one.score for one in found], [one.sample.label for one in found])
+        if (kept := attend(places)) is not None:
+            samples = tuple(found[place].sample.id for place in places)
+            write_attended(attended_path(output, category), Attended(samples, found[0].views, *kept))
+
+
+def write_page(output: Path, index: DatasetIndex, workdir: Path, usual: Path | None = None) -> None:
+    """report/index.html; usual: scores of the test split, by whose scale new pictures are drawn."""
+    with _only_to_look_at(f"{output / 'report'}: the report"):
+        paths = {category: geometry_path(workdir, category) for category in index.categories}
+        geometries = {category: read_geometry(path) for category, path in paths.items() if path.exists()}
+        write_report(output, index, geometries, usual)
+
+
+@contextmanager
+def _only_to_look_at(what: str) -> Iterator[None]:
+    """Says that it is not there if the block fails: the scores are."""
+    try:
+        yield
+    except (UserError, OSError) as error:
+        log.warning("%s is not there (%s); the scores are whole", what, error)
+    except Exception:  # whatever it is, it must not take the scores along
+        log.warning("%s is not there; the scores are whole", what, exc_info=True)

@@ -1,0 +1,380 @@
+"""The job that says how abnormal new parts are: a trained workdir and pictures -> scores, maps, metrics.
+
+    scores/samples.csv      category,sample,label,score,worst_view, and of a run with decision.held_out
+                            p_value,decision,reason
+    scores/images.csv       category,sample,view,image_path,label,score, and with decision.held_out p_value
+    scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
+    scores/environment.json what the scores were computed on; command.json: by which command
+    scores/attended/<category>.npz   where views are fused: what the patches of a few samples attended to
+    scores/report/index.html   all of it to look at (report/page.py), written last
+    scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
+    scores/unfinished.json  of what, while it is scored
+
+A category is written as soon as it is scored, so that no two are held; metrics.json comes last of what
+counts, and without it the folder is not finished. What is only to look at may fail: that is said, and nothing
+is lost.
+
+Where several processes run the job, all compute features and maps; the first writes all files.
+
+Scores are raw distances (with score.evidence, sums of standardised ones): higher is more abnormal. Thresholds
+come from held-out training samples (decision.held_out), never from test labels unless that is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mvead_jax.backbones.base import Backbone, load_backbone
+from mvead_jax.features.cache import Extraction, cache_folder
+from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.config.schema import Config
+from mvead_jax.data.loading import check_files
+from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.source import open_pictures
+from mvead_jax.decision.calibration import Calibration
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.jobs.evaluate import evaluate, protocols_of
+from mvead_jax.evaluation.score_files import scored_files
+from mvead_jax.evaluation.scored import ScoredSample
+from mvead_jax.evaluation.sealed_metrics import check_files as check_score_files
+from mvead_jax.evaluation.sealed_metrics import read_sealed
+from mvead_jax.runtime.files import locked, make_folder
+from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.jobs.decision import FACTS, Decider, check_labels, read_for_scoring
+from mvead_jax.jobs.plan import Part, check_room, describe, scoring_parts
+from mvead_jax.runtime.progress import progress
+from mvead_jax.jobs.provenance import protocol
+from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
+from mvead_jax.scoring.scorer import Scorer, load_model
+from mvead_jax.runtime.sharding import is_first, together
+from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
+from mvead_jax.jobs.train import check_same_run, models, open_index, split_features
+from mvead_jax.jobs.workdir import (
+    EVALUATED,
+    OVERRIDDEN,
+    Job,
+    checked_facts,
+    checked_keys,
+    is_artefact,
+    model_names,
+    reading,
+    trained_config,
+    trained_geometries,
+)
+
+log = logging.getLogger(__name__)
+
+_ATTENDED = 8  # patches of the others that are kept for each patch
+
+
+def score(
+    workdir: Path,
+    output: Path | None = None,
+    *,
+    pictures: Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    protocols: Sequence[str] = (),
+    from_test_labels: bool = False,
+    report: bool = True,
+) -> dict[str, Any] | None:
+    """Scores the test split of a workdir's data set, or the pictures of a folder.
+
+    Args:
+      workdir: of `train`.
+      output: folder of the result files; None = `default_output`.
+      pictures: a folder of new pictures, <sample>/<view>.<ext> or named as in Real-IAD; their labels are
+        unknown.
+      overrides: config fields to change, such as data.root when the data set has moved.
+      protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
+      from_test_labels: thresholds by the best F1 of the test labels: optimistic, and flagged everywhere.
+      report: write report/index.html.
+
+    Returns:
+      The content of metrics.json, beside which all other files lie; None in all processes but the first.
+
+    Raises:
+      UserError: anything wrong with the workdir, the data or the weights.
+    """
+    with ExitStack() as held:
+        with together():
+            if is_first():
+                held.enter_context(reading(workdir))  # before anything of the model is read
+        with together():
+            checked = checked_scoring(workdir, output, pictures, overrides or {}, protocols, from_test_labels)
+            config, index, output, scored, _, calibrations = checked
+            decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
+            backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+            if is_first():
+                check_files(index)
+            geometries = trained_geometries(config, workdir, index.categories)
+        check_same_run(config, workdir)
+        job, metrics = Job(config, workdir, backbone, geometries), None
+        earlier: list[str] = []
+        with together():
+            if is_first():
+                make_folder(output)
+                held.enter_context(locked(output))
+                earlier = check_output(output, scored)  # another scoring may have ended since
+                planned = parts_of(config, index, backbone, workdir, output)
+                log.info("to be written: %s", describe(planned))
+                check_room(planned)
+        decided = _write_scores(job, index, output, scored, earlier, decider, report)
+        with together():
+            if is_first():
+                words = _words(job, index, scored, decider)
+                metrics = evaluate(output, index, words, config, protocols, decided)
+                finish(output)
+                if report:
+                    usual = workdir / "scores" if pictures is not None else None
+                    write_page(output, index, workdir, usual)
+    return metrics
+
+
+def _write_scores(
+    job: Job,
+    index: DatasetIndex,
+    output: Path,
+    scored: str,
+    earlier: Sequence[str],
+    decider: Decider,
+    report: bool,
+) -> dict[str, Any]:
+    """Scores and keeps one category after the other; returns how the decisions of each came about.
+
+    Args:
+      scored: what, in words. earlier: categories whose scores `output` holds; they go.
+      report: keep what patches attended to.
+    """
+    files, decided = None, {}
+    for category, found, attend in _scored(job, index):
+        with together():
+            if is_first():
+                files = files or begin(output, scored, [*earlier, *index.categories], bool(decider))
+                decisions = None
+                if decider:
+                    decisions, decided[category] = decider.decide(index, category, found)
+                files.add(category, found, decisions)
+                if report:
+                    keep_attended(output, category, found, attend)
+        del found  # or it would be held until the next is there
+    return decided
+
+
+def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict[str, Any]:
+    """How the scores came about."""
+    config, workdir = job.config, job.workdir
+    training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
+    words = protocol(config, job.backbone, training, scored, job.geometries)
+    words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+    return words | ({"decision": decider.words()} if decider else {})
+
+
+class Checked(NamedTuple):
+    """A scoring that nothing speaks against.
+
+    Attributes:
+      output: folder of the result files. scored: what, in words. earlier: categories whose scores it holds.
+      calibrations: of the categories, none where there is no decision.
+    """
+
+    config: Config
+    index: DatasetIndex
+    output: Path
+    scored: str
+    earlier: list[str]
+    calibrations: dict[str, Calibration]
+
+
+def checked_scoring(
+    workdir: Path,
+    output: Path | None,
+    pictures: Path | None,
+    overrides: Mapping[str, str],
+    protocols: Sequence[str] = (),
+    from_test_labels: bool = False,
+) -> Checked:
+    """What is scored into where, before weights and pictures are read. Arguments as of `score`.
+
+    Raises:
+      UserError: what of the workdir, the data set or the output can't be scored.
+    """
+    config = trained_config(workdir, overrides, OVERRIDDEN)
+    protocols_of(config, protocols)
+    index = samples_of(config, workdir, pictures)
+    output = output or default_output(workdir, pictures)
+    scored = "test split" if pictures is None else str(pictures.resolve())
+    if from_test_labels:
+        check_labels(index)
+    earlier = check_output(output, scored)
+    Manifest(workdir).verify(workdir / "config.json")
+    names = [name for name, _ in models(config, index)]
+    calibrations = read_for_scoring(config, workdir, names, index.categories)
+    return Checked(_with_cache(config, workdir, output), index, output, scored, earlier, calibrations)
+
+
+def evaluate_again(
+    workdir: Path,
+    output: Path | None = None,
+    *,
+    overrides: Mapping[str, str] | None = None,
+    protocols: Sequence[str] = (),
+    report: bool = True,
+) -> dict[str, Any]:
+    """The metrics of a finished scoring of the test split, from its files: no model, backbone or features.
+
+    Args and returns as `score`.
+
+    Raises:
+      UserError: as `score`; the scoring is not finished.
+    """
+    config = trained_config(workdir, overrides or {}, EVALUATED)
+    output = output or default_output(workdir, None)
+    _sealed_metrics(output)  # or there is nothing to lock
+    with locked(output):
+        return _evaluated(config, workdir, output, protocols, report)
+
+
+def _evaluated(
+    config: Config, workdir: Path, output: Path, protocols: Sequence[str], report: bool
+) -> dict[str, Any]:
+    """`evaluate_again` in a folder that nobody else writes into."""
+    before = _sealed_metrics(output)
+    try:
+        words, categories = dict(before["protocol"]), tuple(before["categories"])
+        scored = words["scored"]
+        made = {name: own["decision"] for name, own in before["categories"].items() if "decision" in own}
+        decided = {name: {key: own[key] for key in FACTS} for name, own in made.items()}
+        attended = [name for name in before.get("files", ()) if name.startswith("attended/")]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
+    if scored != "test split":
+        raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
+    check_score_files(output, before, [*scored_files(categories), *attended])
+    # What was scored is fixed, and it may have been scored by other lists than it was trained on.
+    data = replace(
+        config.data,
+        categories=categories,
+        lists=str(words.get("lists", config.data.lists)),
+        incomplete=words.get("incomplete_samples", config.data.incomplete),
+    )
+    index = _test_split(replace(config, data=data))
+    metrics = evaluate(output, index, words, config, protocols, decided)
+    if report:
+        write_page(output, index, workdir)
+    return metrics
+
+
+def _sealed_metrics(output: Path) -> dict[str, Any]:
+    return read_sealed(output / "metrics.json", "the scores of a finished scripts/score.py")
+
+
+def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
+    """What is scored: the test split, or the pictures of a folder."""
+    if pictures is None:
+        return _test_split(config)
+    return open_pictures(pictures, _trained(config, workdir))
+
+
+def _with_cache(config: Config, workdir: Path, output: Path) -> Config:
+    """The config with a cache of features beside `output` if the workdir is an artefact, beside which nothing
+    may be written."""
+    if config.features.cache or not is_artefact(workdir):
+        return config
+    cache = str(output.absolute().parent / "feature_cache")
+    return replace(config, features=replace(config.features, cache=cache))
+
+
+def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
+    """Views of each category that was trained, or of those that data.categories names."""
+    found = {}
+    for name in model_names(workdir):
+        facts = read_facts(workdir / "banks" / name)
+        found |= dict.fromkeys(facts["categories"], facts["views"])
+    chosen = config.data.categories
+    return {name: views for name, views in found.items() if not chosen or name in chosen}
+
+
+def parts_of(
+    config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path, output: Path
+) -> list[Part]:
+    """What a scoring writes."""
+    parts = [index.select(category=category) for category in index.categories]
+    cached = sum(Extraction.of(config, part, backbone, workdir).cached_bytes() for part in parts)
+    patches, cache = backbone.grid[0] * backbone.grid[1], cache_folder(config, workdir)
+    return scoring_parts(config, index, patches, backbone.width, cache, output, cached)
+
+
+def _test_split(config: Config) -> DatasetIndex:
+    index = open_index(config).select(split="test")
+    if not len(index):
+        raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
+    return index
+
+
+def _scored(job: Job, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample], Attend]]:
+    """`_score_model` of each model."""
+    for name, part in models(job.config, index):
+        yield from _score_model(job, name, part)
+
+
+def _score_model(
+    job: Job, name: str, index: DatasetIndex
+) -> Iterator[tuple[str, list[ScoredSample], Attend]]:
+    """Each category of the model, once all of it is scored, with what tells what some of its samples attended
+    to (Scorer.attended); without samples in all processes but the first."""
+    config = job.config
+    with together():
+        index, keys = _check_model(job, name, index)
+    features = split_features(config, index, job.backbone, job.workdir)
+    with together():
+        model = load_model(config, job.workdir, name, index.views, job.backbone)
+
+    present = index.present()
+    with progress(f"scores {name}", len(index), "samples") as bar:
+        for category in index.categories:
+            found = []
+            scorer = Scorer(model, keys[category], config.score)
+            chosen = np.array([at for at, own in enumerate(index.samples) if own.category == category])
+            for rows, maps in scorer.maps(features, present, chosen):
+                bar.advance(len(rows))
+                if not is_first():
+                    continue
+                samples = [index.samples[row] for row in rows]
+                found += [
+                    ScoredSample(sample, index.views, own) for sample, own in zip(samples, maps, strict=True)
+                ]
+
+            def attend(places, scorer=scorer, chosen=chosen):
+                return scorer.attended(features, present, chosen[places], _ATTENDED)
+
+            yield category, found, attend
+
+
+def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex, dict[str, EpipolarKeys]]:
+    """The samples on the views that the model was trained with, and the keys of their categories.
+
+    Raises:
+      UserError: the model was not trained, or with anything else than these samples have.
+    """
+    facts = checked_facts(job.workdir, name, job.backbone)
+    if new := sorted(set(index.categories) - set(facts["categories"])):
+        learned = ", ".join(facts["categories"])
+        raise UserError(f"{', '.join(new)}: not trained; {job.workdir / 'banks' / name} learned {learned}")
+    views = tuple(facts["views"])
+    if unknown := [view for view in index.views if view not in views]:
+        raise UserError(
+            f"{index.root}: {name} has view {', '.join(unknown)}; training saw {', '.join(views)}"
+        )
+    index = DatasetIndex(index.root, index.samples, views)
+    if lacking := int((~index.present().all(1)).sum()):
+        log.warning(
+            "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
+        )
+    return index, checked_keys(job, name, facts, index.categories)

@@ -1,0 +1,352 @@
+"""A trained workdir, or an artefact of export.py, that looks at one part at a time.
+
+    from mvead_jax import Inspector
+
+    inspector = Inspector.load("runs/realiad", category="usb")
+    found = inspector.inspect({"C1": "C1.jpg", "C2": pil_image, "C3": uint8_array})
+    print(found.score, found.worst_view, found.text)
+
+Its scores are those of score.py: the same pictures go the same way. Everything is loaded, checked and
+compiled once; a call decodes, computes and returns.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from PIL import Image
+
+from mvead_jax.backbones.base import Backbone, load_backbone
+from mvead_jax.features.cache import as_stored
+from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.config.schema import Config
+from mvead_jax.data.loading import open_image, preprocess, upright
+from mvead_jax.data.pictures import Picture
+from mvead_jax.decision.calibration import Calibration
+from mvead_jax.decision.decide import Decision, decide, located
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.jobs.decision import read_for_scoring
+from mvead_jax.scoring.scorer import Scorer, load_model
+from mvead_jax.jobs.workdir import (
+    OVERRIDDEN,
+    Job,
+    checked_facts,
+    checked_keys,
+    model_names,
+    reading,
+    trained_config,
+    trained_geometries,
+)
+
+Given = str | Picture | Image.Image | UInt8[np.ndarray, "H W 3"]
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Place:
+    """The patch with the highest score of a view: its row and column in the map, and where it lies in the
+    upright picture, in pixels: left, top, right, bottom."""
+
+    row: int
+    column: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found on one part.
+
+    Attributes:
+      category: the kind of part. views: the model's cameras, in the order of axis V.
+      maps: patch scores; NaN where the view is missing.
+      sizes: (W, H) of the upright pictures, by the views that were given.
+      decision: pass or fail, if the run holds samples out for that (docs/decision.md).
+    """
+
+    category: str
+    views: tuple[str, ...]
+    maps: Float32[np.ndarray, "V h w"]
+    sizes: Mapping[str, tuple[int, int]]
+    decision: Decision | None = None
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The highest patch score of each view that was given (eq. 11)."""
+        return {view: float(self.map_of(view).max()) for view in self.views if view in self.sizes}
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(view for view in self.views if view not in self.sizes)
+
+    @property
+    def worst_view(self) -> str:
+        """The view with the highest score; the first of them on a tie."""
+        scores = self.scores
+        return max(scores, key=scores.__getitem__)
+
+    @property
+    def score(self) -> float:
+        """The highest score of any view (eq. 11)."""
+        return self.scores[self.worst_view]
+
+    @property
+    def place(self) -> Place:
+        """Where in the worst view its score was found."""
+        own = self.map_of(self.worst_view)
+        (rows, columns), (width, height) = own.shape, self.sizes[self.worst_view]
+        row, column = (int(at) for at in np.unravel_index(int(own.argmax()), own.shape))
+        left, right = (round(at * width / columns) for at in (column, column + 1))
+        top, bottom = (round(at * height / rows) for at in (row, row + 1))
+        return Place(row, column, (left, top, right, bottom))
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        if self.decision is not None:
+            words = self.decision.text()
+        else:
+            left, top, right, bottom = self.place.box
+            where = f"x {left} to {right}, y {top} to {bottom}"
+            words = f"most unusual in {self.worst_view}, score {self.score:.4g}, at {where}"
+        return words + (f"; without {', '.join(self.missing)}" if self.missing else "")
+
+    def map_of(self, view: str) -> Float32[np.ndarray, "h w"]:
+        """The patch scores of one view."""
+        return self.maps[self.views.index(view)]
+
+    def pixel_map(self, view: str) -> Float32[np.ndarray, "H W"]:
+        """The scores of one view at the size of its upright picture, bilinear."""
+        if view not in self.sizes:
+            raise UserError(f"view {view}: the sample has none; it has {', '.join(self.sizes)}")
+        width, height = self.sizes[view]
+        return enlarge(self.map_of(view)[None], height, width)[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the maps, in plain types."""
+        return {
+            "category": self.category,
+            "score": self.score,
+            "worst_view": self.worst_view,
+            "place": list(self.place.box),
+            "views": self.scores,
+            "missing": list(self.missing),
+            "decision": None if self.decision is None else _as_json(self.decision),
+            "text": self.text,
+        }
+
+
+class Inspector:
+    """See the module; made by `load`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        scorers: Mapping[str, Scorer],
+        calibrations: Mapping[str, Calibration],
+        false_alarms: float,
+        digest: str,
+        dtype: str = "float32",
+    ):
+        """
+        Args:
+          scorers: of each category. calibrations: of those that are decided about, for this share of
+            `false_alarms`. digest: of all that decides what is found, which tells it from others.
+            dtype: in which train.py stored features.
+        """
+        self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
+        self.backbone, self._scorers, self._dtype = backbone, dict(scorers), dtype
+
+    @classmethod
+    def load(
+        cls,
+        workdir: str | Path,
+        *,
+        category: str | None = None,
+        overrides: Mapping[str, str] | None = None,
+        warm: bool = True,
+    ) -> Inspector:
+        """The models of a workdir or an artefact, whose files are checked by their manifest.
+
+        Args:
+          category: the only one to load; None: all that the workdir has.
+          overrides: config fields to change, as score.py takes them.
+          warm: compile now, so that the first part takes no longer than the others.
+
+        Raises:
+          UserError: not a finished workdir, files that changed, no such category, weights that can't be
+            found, or a training at work there.
+        """
+        workdir = Path(workdir)
+        with reading(workdir):
+            config = trained_config(workdir, overrides or {}, OVERRIDDEN)
+            found = cls._read(workdir, config, category)
+        if warm:
+            found.warm_up()
+        return found
+
+    @classmethod
+    def _read(cls, workdir: Path, config: Config, category: str | None) -> Inspector:
+        manifest = Manifest(workdir)
+        manifest.verify(workdir / "config.json")
+        learned = {name: read_facts(workdir / "banks" / name)["categories"] for name in model_names(workdir)}
+        known = sorted({own for categories in learned.values() for own in categories})
+        if category is not None and category not in known:
+            raise UserError(f"category {category!r}: not trained; {workdir} has {', '.join(known)}")
+        chosen = known if category is None else [category]
+        backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+        job = Job(config, workdir, backbone, trained_geometries(config, workdir, chosen))
+        scorers, used = {}, []
+        for name, categories in learned.items():
+            if not (own := [one for one in categories if one in chosen]):
+                continue
+            used.append(name)
+            facts = checked_facts(workdir, name, backbone)
+            keys = checked_keys(job, name, facts, own)
+            model = load_model(config, workdir, name, tuple(facts["views"]), backbone)
+            scorers |= {one: Scorer(model, keys[one], config.score) for one in own}
+        calibrations = read_for_scoring(config, workdir, used, chosen)
+        models = manifest.digest(*(workdir / place for place in ("banks", "models", "geometry")))
+        decides = [models, backbone.digest, config.score, config.decision]
+        digest = hashlib.sha256(repr(decides).encode()).hexdigest()
+        return cls(
+            *(backbone, scorers, calibrations, config.decision.false_alarms, digest), config.features.dtype
+        )
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        return tuple(sorted(self._scorers))
+
+    def views(self, category: str | None = None) -> tuple[str, ...]:
+        """The cameras of the model, in the order in which a list of pictures is taken."""
+        return self._scorers[self._category(category)].model.method.views
+
+    def warm_up(self) -> None:
+        """Compiles what `inspect` runs, for every category."""
+        size = self.backbone.image_size
+        for category in self.categories:
+            views = len(self.views(category))
+            self.maps(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
+
+    def inspect(
+        self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
+    ) -> Inspection:
+        """Scores one part.
+
+        Args:
+          images: its pictures, in the order of `views` or by the names of the views: paths, PIL images, or
+            uint8 arrays [H,W,3] in the order red, green, blue. None, or a name left out: no such picture.
+          category: may be left out where only one is loaded.
+
+        Raises:
+          UserError: another number of pictures, an unknown view, none at all, or one that can't be read.
+        """
+        category = self._category(category)
+        pictures, present, sizes = self.preprocess(images, category)
+        maps = self.maps(category, pictures, present)
+        if not np.isfinite(maps[present]).all():
+            raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
+        found = Inspection(category, self.views(category), maps, sizes)
+        if category not in self.calibrations:
+            return found
+        highest = maps.reshape(len(maps), -1).max(1)
+        decision = decide(self.calibrations[category], highest, present, self.false_alarms)
+        maps_by_view = {view: found.map_of(view) for view in sizes}
+        return replace(found, decision=located(decision, maps_by_view, sizes))
+
+    def preprocess(
+        self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
+    ) -> tuple[Float32[np.ndarray, "V S S 3"], Bool[np.ndarray, " V"], dict[str, tuple[int, int]]]:
+        """The pictures as the backbone takes them, zeros where a view is missing; which there are; and the
+        size (W, H) of each upright picture. Arguments and errors as `inspect`."""
+        category = self._category(category)
+        views = self.views(category)
+        given = _by_view(images, views, category)
+        size = self.backbone.image_size
+        pictures = np.zeros((len(views), size, size, 3), np.float32)
+
+        def load(view: str) -> tuple[int, int]:
+            image = _opened(given[view], view)
+            pictures[views.index(view)] = preprocess(image, size)
+            return image.size
+
+        with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
+            sizes = dict(zip(given, pool.map(load, given), strict=True))
+        return pictures, np.array([view in given for view in views]), sizes
+
+    def maps(
+        self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
+    ) -> Float32[np.ndarray, "V h w"]:
+        """Patch scores of a part's preprocessed pictures; NaN where `present` says there is none."""
+        features = np.array(as_stored(self.backbone(pictures), self._dtype), np.float32)
+        features[~present] = 0
+        scored = self._scorers[category].maps(features[None], present[None], np.array([0]), most=1)
+        return next(iter(scored))[1][0]
+
+    def _category(self, category: str | None) -> str:
+        if category is None and len(self._scorers) == 1:
+            return next(iter(self._scorers))
+        if category in self._scorers:
+            return category
+        problem = "name one" if category is None else "not loaded"
+        raise UserError(f"category {category}: {problem} of {', '.join(self.categories)}")
+
+
+def _as_json(decision: Decision) -> dict[str, Any]:
+    """Without the score, which stands beside it, and words."""
+    return {
+        "decision": decision.decision,
+        "p_value": decision.p_value,
+        "threshold": decision.threshold,
+        "false_alarms": decision.false_alarms,
+        "held_out": decision.calibration,
+        "view": decision.blamed,
+        "place": None if decision.place is None else list(decision.place),
+        "views": {one.view: {"p_value": one.p_value, "threshold": one.threshold} for one in decision.views},
+    }
+
+
+def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Given]:
+    """The pictures that there are, by view, in the order of `views`."""
+    if isinstance(images, Mapping):
+        if unknown := [str(view) for view in images if view not in views]:
+            raise UserError(f"view {', '.join(unknown)}: unknown; {category} has {', '.join(views)}")
+        named = dict(images)
+    elif isinstance(images, list | tuple):
+        if len(images) != len(views):
+            raise UserError(
+                f"{len(images)} pictures; {category} has {len(views)} views: {', '.join(views)} (None for "
+                "one that is missing)"
+            )
+        named = dict(zip(views, images, strict=True))
+    else:
+        raise UserError(f"images: a {type(images).__name__}; give a list in the order of views, or a dict")
+    given = {view: named[view] for view in views if named.get(view) is not None}
+    if not given:
+        raise UserError(f"no picture; {category} has the views {', '.join(views)}")
+    return given
+
+
+def _opened(picture: Any, view: str) -> Image.Image:
+    """The upright picture as 8-bit RGB."""
+    if isinstance(picture, str):
+        return open_image(Path(picture))
+    if hasattr(picture, "open"):
+        return open_image(picture)
+    if isinstance(picture, Image.Image):
+        return upright(picture, f"view {view}")
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise UserError(
+                f"view {view}: an array of {picture.dtype} {list(picture.shape)}; give uint8 [H,W,3] in the "
+                "order red, green, blue"
+            )
+        return Image.fromarray(picture)
+    raise UserError(f"view {view}: a {type(picture).__name__}; give a path, a PIL image or a uint8 array")

@@ -1,0 +1,111 @@
+import dataclasses
+import runpy
+from pathlib import Path
+
+import pytest
+
+from mvead_jax.config.schema import Config, DataConfig
+from mvead_jax.config.io import differences, from_dict, load_config, override, split_overrides, to_dict
+from mvead_jax.runtime.errors import UserError
+
+
+def test_overrides_take_the_type_of_their_field():
+    config = override(
+        Config(),
+        split_overrides(
+            ["--config.data.categories=usb, tape", "--config.seed", "3", "--config.bank.per_view=false"]
+        ),
+    )
+    assert config.data.categories == ("usb", "tape")
+    assert config.seed == 3
+    assert config.bank.per_view is False
+
+
+def test_an_empty_list_clears_the_field():
+    config = Config(data=DataConfig(categories=("usb",)))
+    assert override(config, {"data.categories": ""}).data.categories == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.image_sise", "3", "did you mean 'data.image_size'"),
+        ("dta.root", "x", "did you mean 'data'"),
+        ("data", "x", "is a section"),
+        ("seed.x", "1", "seed is a value"),
+        ("seed", "abc", "expected int"),
+        ("seed", "-1", "must not be negative"),
+        ("data.image_size", "2.5", "expected int"),
+        ("data.image_size", "0", "at least 1"),
+        ("bank.per_view", "maybe", "expected true or false"),
+        ("bank.share", "0", "above 0 and at most 1"),
+        ("bank.share", "nan", "above 0 and at most 1"),
+        ("bank.projection", "-1", "must not be negative"),
+        ("setting", "singel", "did you mean 'single'"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_the_key_and_the_fix(key, value, message):
+    with pytest.raises(UserError, match=message) as error:
+        override(Config(), {key: value})
+    assert key in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_arguments_that_are_no_overrides_are_refused():
+    with pytest.raises(UserError, match="unknown argument '--seed'"):
+        split_overrides(["--seed=3"])
+    with pytest.raises(UserError, match="no value"):
+        split_overrides(["--config.seed"])
+
+
+def test_a_config_survives_its_json_form():
+    config = override(Config(), {"data.categories": "a,b", "setting": "multi", "backbone.block": "3"})
+    assert from_dict(to_dict(config), "config.json") == config
+
+
+def test_a_config_file_of_another_version_is_refused_by_name():
+    with pytest.raises(
+        UserError, match=r"run/config.json: unknown config key 'data.rot'; did you mean 'root'"
+    ):
+        from_dict({"data": {"rot": "x"}}, "run/config.json")
+    with pytest.raises(UserError, match=r"config seed='x': expected int"):
+        from_dict({"seed": "x"}, "run/config.json")
+
+
+def test_differences_name_field_and_both_values():
+    assert differences(Config(), dataclasses.replace(Config(), seed=4)) == ["seed: 0 is now 4"]
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda path: path.stem)
+def test_every_config_file_builds_and_says_how_to_run_it(path):
+    config = load_config(str(path))
+    assert isinstance(config, Config)
+    assert f"--config {path}" in path.read_text().split('"""')[1]
+
+
+def test_an_argument_that_a_config_file_does_not_take_is_refused():
+    with pytest.raises(
+        UserError, match=r"realiad.py:foo: too many positional arguments; the file's docstring"
+    ):
+        load_config("configs/realiad.py:foo")
+
+
+def test_a_missing_config_file_names_the_nearest():
+    with pytest.raises(UserError, match=r"no such file; did you mean 'configs/realiad.py'"):
+        load_config("configs/realiat.py")
+
+
+def test_a_config_that_is_no_config_and_a_key_without_its_section_are_named(tmp_path):
+    (tmp_path / "notes.md").write_text("# Notes\n\nthese are notes")
+    with pytest.raises(UserError, match="notes.md: SyntaxError.*a config is Python"):
+        load_config(str(tmp_path / "notes.md"))
+    with pytest.raises(UserError, match="unknown config key 'categories'; did you mean data.categories"):
+        override(Config(), {"categories": "usb"})
+
+
+def test_every_variant_of_the_study_differs_from_the_others():
+    study = runpy.run_path("configs/study.py")
+    variants = [load_config(f"configs/study.py:{name}") for name in study["VARIANTS"]]
+    assert len(set(variants)) == len(variants)
+    with pytest.raises(UserError, match="no such variant; choose mvead, patchcore"):
+        load_config("configs/study.py:gat")

@@ -1,0 +1,207 @@
+"""One part at a time: the same scores as score.py, and what is said of pictures that do not fit."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fake_realiad import write_cameras, write_realiad
+from PIL import Image
+
+from mvead_jax import Inspector
+from mvead_jax.config.schema import (
+    BackboneConfig,
+    Config,
+    DataConfig,
+    DecisionConfig,
+    GeometryConfig,
+    ScoreConfig,
+    TrainConfig,
+)
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.evaluation.score_files import read_images, read_samples
+from mvead_jax.jobs.score import score
+from mvead_jax.jobs.train import train
+
+# 36 patches: with fewer than 32 the shape of a batch shows in the last bit of a distance.
+SIZE = 96
+ROOT = Path(__file__).parents[2]
+KINDS = {
+    "patchcore": {"method": "patchcore"},
+    "mvead": {
+        "method": "mvead",
+        "train": TrainConfig(epochs=1, centers=2),
+        "geometry": GeometryConfig(cameras="cameras.json"),
+        "score": ScoreConfig(evidence="epipolar"),
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = write_realiad(tmp_path_factory.mktemp("data"), categories=("bolt", "cap"), size=40, train=6)
+    write_cameras(folder, 40, bolt=range(5))
+    return folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def run(request, root, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / request.param
+    config = Config(
+        data=DataConfig(root=str(root), image_size=SIZE, categories=("bolt",)),
+        backbone=BackboneConfig(name="efficientnet-lite0"),
+        decision=DecisionConfig(held_out=0.5, false_alarms=0.4),
+        **KINDS[request.param],
+    )
+    train(config, workdir)
+    score(workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def two(root, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "two"
+    data = DataConfig(root=str(root), image_size=SIZE)
+    train(
+        Config(
+            method="patchcore",
+            setting="multi",
+            data=data,
+            backbone=BackboneConfig(name="efficientnet-lite0", weights="random"),
+        ),
+        workdir,
+    )
+    return workdir
+
+
+def pictures_of(run, root):
+    """Sample -> view -> (path, score that score.py wrote)."""
+    found = {}
+    for line in read_images(run / "scores"):
+        found.setdefault(line.sample, {})[line.view] = (root / line.image, line.score)
+    return found
+
+
+def arrays(count, size=40):
+    return [np.full((size, size, 3), 40 * number, np.uint8) for number in range(count)]
+
+
+def test_scores_are_those_of_score_py_bit_by_bit_whatever_the_form_of_the_pictures(run, root):
+    inspector = Inspector.load(run)
+    with (run / "scores/samples.csv").open(newline="") as file:
+        worst = {line["sample"]: line for line in csv.DictReader(file)}
+    for sample, views in pictures_of(run, root).items():
+        paths = {view: path for view, (path, _) in views.items()}
+        opened = {}
+        for view, path in paths.items():
+            with Image.open(path) as image:
+                opened[view] = image.copy()
+        forms = [
+            dict(reversed(paths.items())),
+            [str(paths[view]) for view in inspector.views()],
+            opened,
+            {view: np.asarray(image) for view, image in opened.items()},
+        ]
+        for form in forms:
+            found = inspector.inspect(form)
+            assert {view: np.float32(own) for view, own in found.scores.items()} == {
+                view: own for view, (_, own) in views.items()
+            }
+            assert found.worst_view == worst[sample]["worst_view"]
+            assert np.float32(found.score) == np.float32(worst[sample]["score"])
+            assert found.decision.decision == worst[sample]["decision"]
+            assert found.decision.p_value == float(worst[sample]["p_value"])
+            assert found.decision.reason().startswith(worst[sample]["reason"])
+            assert found.text.startswith({"pass": "good: ", "fail": "defective: "}[worst[sample]["decision"]])
+
+
+def test_a_missing_view_is_left_out_as_score_py_leaves_it_out(run, root, tmp_path):
+    views = next(iter(pictures_of(run, root).values()))
+    for view, (path, _) in views.items():
+        if view != "C2":
+            (tmp_path / "new").mkdir(exist_ok=True)
+            (tmp_path / "new" / path.name).write_bytes(path.read_bytes())
+    score(run, tmp_path / "scores", pictures=tmp_path / "new")
+    expected = {line.view: line.score for line in read_images(tmp_path / "scores")}
+    (decided,) = read_samples(tmp_path / "scores")
+    inspector = Inspector.load(run)
+    given = {view: path for view, (path, _) in views.items()}
+    for form in ({**given, "C2": None}, {view: path for view, path in given.items() if view != "C2"}):
+        found = inspector.inspect(form)
+        assert {view: np.float32(own) for view, own in found.scores.items()} == expected
+        assert found.missing == ("C2",)
+        assert (found.decision.decision, found.decision.p_value) == (decided.decision, decided.p_value)
+        assert np.isnan(found.map_of("C2")).all()
+        assert "without C2" in found.text
+    with pytest.raises(UserError, match="view C2: the sample has none"):
+        found.pixel_map("C2")
+
+
+def test_the_place_is_where_the_defect_was_drawn_in_pixels_of_each_picture(two, root, tmp_path):
+    """Pictures of different size, one stored on its side: the box is in the upright picture."""
+    inspector = Inspector.load(two, category="cap")
+    given = dict(zip(inspector.views("cap"), arrays(5), strict=True))
+    tall = np.full((120, 60, 3), 90, np.uint8)
+    tall[90:, 30:] = np.random.default_rng(0).integers(0, 255, (30, 30, 3))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # to be turned by 90 degrees clockwise
+    Image.fromarray(np.rot90(tall)).save(tmp_path / "turned.png", exif=turned)
+    found = inspector.inspect({**given, "C3": tmp_path / "turned.png"})
+    assert found.sizes["C3"] == (60, 120)
+    assert found.pixel_map("C3").shape == (120, 60)
+    upright = inspector.inspect({**given, "C3": tall})
+    np.testing.assert_array_equal(found.maps, upright.maps)
+    assert found.maps.shape == (5, 6, 6)
+    row, column = divmod(int(found.map_of(found.worst_view).argmax()), 6)
+    width, height = found.sizes[found.worst_view]
+    left, top, right, bottom = found.place.box
+    assert (left, right) == (round(column * width / 6), round((column + 1) * width / 6))
+    assert (top, bottom) == (round(row * height / 6), round((row + 1) * height / 6))
+    assert found.pixel_map("C3").max() <= found.scores["C3"]
+
+
+def test_every_misuse_is_one_line_that_names_the_value(two):
+    inspector = Inspector.load(two, warm=False)
+    five = arrays(5)
+    cases = [
+        (five, None, "category None: name one of bolt, cap"),
+        (five, "nut", "category nut: not loaded of bolt, cap"),
+        (five[:4], "cap", "4 pictures; cap has 5 views: C1, C2, C3, C4, C5"),
+        ({"C9": five[0]}, "cap", "view C9: unknown; cap has C1"),
+        ([None] * 5, "cap", "no picture; cap has the views"),
+        ({}, "cap", "no picture"),
+        ("C1.png", "cap", "images: a str; give a list"),
+        ([five[0].astype(np.float32), *five[1:]], "cap", "view C1: an array of float32 [40, 40, 3]; give"),
+        ([five[0][..., 0], *five[1:]], "cap", "view C1: an array of uint8 [40, 40]; give"),
+        ([np.zeros((0, 4, 3), np.uint8), *five[1:]], "cap", "view C1: an array of uint8 [0, 4, 3]; give"),
+        ([3, *five[1:]], "cap", "view C1: a int; give a path"),
+        ([*five[:4], "/nowhere/C5.png"], "cap", "/nowhere/C5.png: "),
+        ([Image.new("I;16", (40, 40)), *five[1:]], "cap", "view C1: I;16 pixels; convert"),
+    ]
+    for images, category, expected in cases:
+        with pytest.raises(UserError) as caught:
+            inspector.inspect(images, category)
+        assert str(caught.value).startswith(expected), caught.value
+        assert "\n" not in str(caught.value)
+
+
+def test_loading_says_what_is_wrong_with_the_workdir(two, tmp_path):
+    with pytest.raises(UserError, match="category 'nut': not trained; .* has bolt, cap"):
+        Inspector.load(two, category="nut")
+    with pytest.raises(UserError, match=r"config\.json: no such file; expected a workdir"):
+        Inspector.load(tmp_path)
+    bank = two / "banks/all/C2.safetensors"
+    content = bank.read_bytes()
+    bank.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"C2\.safetensors: missing or changed since training"):
+        Inspector.load(two)
+    bank.write_bytes(content)
+    Inspector.load(two, warm=False)
+
+
+def test_importing_the_package_alone_loads_no_jax():
+    code = "import sys, mvead_jax; assert 'jax' not in sys.modules; mvead_jax.Inspector; import jax"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
