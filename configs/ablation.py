@@ -12,7 +12,8 @@ scripts/reproduce.py table3 runs all ten and prints them beside the paper's. DIN
 any other field is set on the command line.
 """
 
-from mvead_jax.config.schema import BankConfig, Config, FusionConfig, TrainConfig
+from mvead_jax.bank.config import BankConfig
+from mvead_jax.methods.mvead.config import FusionConfig, MveadConfig, PretrainConfig
 from mvead_jax.runtime.errors import UserError
 
 FUSIONS = ("none", "mvas", "eam")
@@ -20,7 +21,7 @@ PRETRAININGS = ("none", "copy", "deepsvdd", "mcp", "mcp+reg")
 BANKS = ("shared", "per_view")
 
 
-def get_config(row: str = "eam,mcp+reg,per_view") -> Config:
+def get_config(row: str = "eam,mcp+reg,per_view") -> MveadConfig:
     parts = row.split(",")
     if len(parts) != 3:
         raise UserError(f"configs/ablation.py:{row}: give <fusion>,<pretraining>,<bank>")
@@ -33,9 +34,8 @@ def get_config(row: str = "eam,mcp+reg,per_view") -> Config:
             f"configs/ablation.py:{row}: fusion none goes with pretraining none, and no other; an untrained "
             "fusion is called copy"
         )
-    return Config(
-        method="mvead",
+    return MveadConfig(
         fusion=FusionConfig(kind=fusion),
-        train=TrainConfig(objective="none" if pretraining in ("none", "copy") else pretraining),
+        train=PretrainConfig(objective="none" if pretraining in ("none", "copy") else pretraining),
         bank=BankConfig(per_view=bank == "per_view"),
     )

@@ -7,18 +7,19 @@ python scripts/render_rig.py --train 60 --output data/rig
 python scripts/train.py --config configs/demo.py --workdir runs/demo --config.decision.held_out=0.33
 python scripts/score.py --workdir runs/demo
 
-`configs/demo.py:patchcore` is the same without fusion of views: the baseline beside it. Both share
-the features in runs/demo.
+`configs/demo.py:<method>` is another method of mvead_jax/methods/registry.py: `configs/demo.py:patchcore` is the
+baseline beside MVEAD. All share the features in runs/demo.
 """
 
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, FeaturesConfig, TrainConfig
+from mvead_jax.config.io import config_of, override
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, FeaturesConfig
 
 
 def get_config(method: str = "mvead") -> Config:
-    return Config(
-        method=method,
+    config = config_of(
+        method,
         data=DataConfig(root="data/rig", image_size=256),
         backbone=BackboneConfig(name="efficientnet-lite0"),
         features=FeaturesConfig(cache="runs/demo/feature_cache"),
-        train=TrainConfig(epochs=20),
     )
+    return override(config, {"train.epochs": "20"}) if hasattr(config, "train") else config

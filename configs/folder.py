@@ -15,14 +15,15 @@ names the pairs of views whose geometry is trusted.
 views share little.
 """
 
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, GeometryConfig, TrainConfig
+from mvead_jax.config.io import config_of, override
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, GeometryConfig
 
 
 def get_config(method: str = "mvead") -> Config:
-    return Config(
-        method=method,
+    config = config_of(
+        method,
         data=DataConfig(image_size=256),
         backbone=BackboneConfig(name="efficientnet-lite0"),
         geometry=GeometryConfig(nominal=()),
-        train=TrainConfig(epochs=20),
     )
+    return override(config, {"train.epochs": "20"}) if hasattr(config, "train") else config

@@ -9,8 +9,9 @@ DINOv2-base; for the rendered rig, or any data without a hub, add --config.backb
 --config.data.image_size=256. docs/study.md has what it gained there.
 """
 
-from mvead_jax.config.schema import Config, ScoreConfig
+from mvead_jax.config.io import config_of, override
+from mvead_jax.config.schema import Config
 
 
 def get_config(method: str = "patchcore") -> Config:
-    return Config(method=method, score=ScoreConfig(evidence="epipolar", weight=0.5))
+    return override(config_of(method), {"score.evidence": "epipolar", "score.weight": "0.5"})

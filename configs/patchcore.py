@@ -6,12 +6,12 @@ python scripts/score.py --workdir runs/patchcore
 Cost: 24 GB of feature cache for all of Real-IAD (256 patches x 152 in float32). Running time: not measured.
 """
 
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 
 
-def get_config() -> Config:
-    return Config(
-        method="patchcore",
+def get_config() -> PatchCoreConfig:
+    return PatchCoreConfig(
         data=DataConfig(image_size=256),
         backbone=BackboneConfig(name="efficientnet-lite0"),
     )

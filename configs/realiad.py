@@ -12,8 +12,8 @@ the paper trained its multi-class model 9.3 hours on an A5000.
 Figure to expect: the paper's rows (image AUROC 91.5 in its table 3, PatchCore 88.1); ours is not measured.
 """
 
-from mvead_jax.config.schema import Config
+from mvead_jax.methods.mvead.config import MveadConfig
 
 
-def get_config() -> Config:
-    return Config()
+def get_config() -> MveadConfig:
+    return MveadConfig()

@@ -8,8 +8,8 @@ bank of 30 categories takes 29 GB in float32, 5.7 GB a view. Running time: not m
 Figure to expect: the paper's multi-class rows (its tables 1 and 2); ours is not measured.
 """
 
-from mvead_jax.config.schema import Config
+from mvead_jax.methods.mvead.config import MveadConfig
 
 
-def get_config() -> Config:
-    return Config(setting="multi")
+def get_config() -> MveadConfig:
+    return MveadConfig(setting="multi")

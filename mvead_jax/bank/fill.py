@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 from sklearn.cluster import MiniBatchKMeans
@@ -28,6 +30,11 @@ class Bank(NamedTuple):
     rows: Float32[Array, "M D"]
     sample: Int32[np.ndarray, " M"] | None = None
 
+    @classmethod
+    def before_filling(cls, width: int) -> Bank:
+        """Return a bank of one row of zeros: it stands for one whose number of rows is not known yet."""
+        return cls(jnp.zeros((1, width), jnp.float32), jnp.zeros(1, jnp.int32))
+
 
 @dataclass(frozen=True)
 class Keep:
@@ -45,11 +52,11 @@ class Keep:
 class PatchRows:
     """float32 [M,D]: the patches of some pictures one after the other, read when they are asked for."""
 
-    def __init__(self, features: Float32[np.ndarray, "S V N D"], pictures: Int[np.ndarray, "P 2"]):
+    def __init__(self, features: Float32[np.ndarray, "S V h w D"], pictures: Int[np.ndarray, "P 2"]):
         """features: an array or a FeatureStore. pictures: sample and view of each."""
         self._features, self._pictures = features, pictures
-        self._patches = features.shape[2]
-        self.shape = (len(pictures) * self._patches, features.shape[3])
+        self._patches = math.prod(features.shape[2:-1])
+        self.shape = (len(pictures) * self._patches, features.shape[-1])
 
     def __getitem__(self, rows: slice) -> Float32[np.ndarray, "m D"]:
         start, stop, _ = rows.indices(self.shape[0])
@@ -59,7 +66,7 @@ class PatchRows:
         skipped = first * self._patches
         return block.reshape(-1, self.shape[1])[start - skipped : stop - skipped]
 
-    def _read(self, pictures: Int[np.ndarray, "p 2"]) -> Float32[np.ndarray, "p N D"]:
+    def _read(self, pictures: Int[np.ndarray, "p 2"]) -> Float32[np.ndarray, "p h w D"]:
         """Patches of some pictures; without a copy where an array holds them in one piece."""
         views = np.unique(pictures[:, 1])
         if len(views) == 1 and (np.diff(pictures[:, 0]) == 1).all():

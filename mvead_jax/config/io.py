@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import inspect
 import json
 import runpy
@@ -18,13 +17,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mvead_jax.config.schema import Config
+from mvead_jax.config.validation import checked, nearest
+from mvead_jax.methods.registry import METHODS
 from mvead_jax.runtime.errors import UserError
 
 
 def from_command_line(
     description: str, *parents: argparse.ArgumentParser
 ) -> tuple[Config, Path, argparse.Namespace]:
-    """Config and workdir of a job: --config FILE --workdir DIR --config.<section>.<field>=<value> ...
+    """Return config and workdir of a job: --config FILE --workdir DIR --config.<section>.<field>=<value> ...
 
     Args:
       description: of the job, for --help.
@@ -43,7 +44,7 @@ def from_command_line(
 
 
 def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config:
-    """The config of file `spec` ("configs/x.py" or "configs/x.py:argument") with `overrides` applied.
+    """Return the config of file `spec` ("configs/x.py" or "configs/x.py:argument") with `overrides` applied.
 
     Raises:
       UserError: no such file, no get_config, unknown key, or a value of the wrong type.
@@ -51,30 +52,41 @@ def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config
     path, _, argument = spec.partition(":")
     if not Path(path).is_file():
         known = sorted(str(p) for p in Path("configs").glob("*.py"))
-        raise UserError(f"--config {path}: no such file{_nearest(path, known)}")
+        raise UserError(f"--config {path}: no such file{nearest(path, known)}")
+    arguments = [argument] if argument else []
     try:
         make = runpy.run_path(path).get("get_config")
+        if make is None:
+            raise UserError(f"--config {path}: the file defines no get_config()")
+        try:
+            inspect.signature(make).bind(*arguments)
+        except TypeError as error:
+            raise UserError(
+                f"--config {spec}: {error}; the file's docstring says what follows the colon"
+            ) from None
+        config = make(*arguments)
+    except UserError as error:
+        raise error if str(error).startswith(("--config", path)) else UserError(f"--config {spec}: {error}") from None
     except Exception as error:  # whatever the file does
         raise UserError(
             f"--config {path}: {type(error).__name__}: {error}; a config is Python that defines get_config()"
         ) from error
-    if make is None:
-        raise UserError(f"--config {path}: the file defines no get_config()")
-    arguments = [argument] if argument else []
-    try:
-        inspect.signature(make).bind(*arguments)
-    except TypeError as error:
-        raise UserError(
-            f"--config {spec}: {error}; the file's docstring says what follows the colon"
-        ) from None
-    config = make(*arguments)
     if not isinstance(config, Config):
         raise UserError(f"--config {path}: get_config() returned {type(config).__name__}, not a Config")
     return override(config, overrides or {})
 
 
+def config_of(method: str, **fields: Any) -> Config:
+    """Return the config of a method by name, with some fields set.
+
+    Raises:
+      UserError: no such method.
+    """
+    return METHODS.load(method)(method=method, **fields)
+
+
 def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
-    """`["--config.seed=3", "--config.data.root", "x"]` -> `{"seed": "3", "data.root": "x"}`.
+    """Return `{"seed": "3", "data.root": "x"}` for `["--config.seed=3", "--config.data.root", "x"]`.
 
     Raises:
       UserError: an argument that is no override, or one without a value.
@@ -96,34 +108,67 @@ def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
 
 
 def override(config: Config, overrides: Mapping[str, str]) -> Config:
-    """A copy of `config` with dotted fields set from text. Lists are comma-separated."""
+    """Return a copy of `config` with dotted fields set from text. Lists are comma-separated.
+
+    Another method comes first, with its own defaults in the sections that are its own.
+    """
+    if "method" in overrides:
+        config = with_method(config, overrides["method"])
     for key, text in overrides.items():
-        config = _replace(config, key.split("."), key, text)
+        if key != "method":
+            config = _replace(config, key.split("."), key, text)
     return config
 
 
+def with_method(config: Config, method: str) -> Config:
+    """Return the config of another method; sections that both methods have in the same form stay as they are.
+
+    Raises:
+      UserError: no such method.
+    """
+    if method == config.method:
+        return config
+    new = METHODS.load(method)
+    hints = typing.get_type_hints(new)
+    own = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    kept = {
+        name: value
+        for name, value in own.items()
+        if name in hints and (not dataclasses.is_dataclass(value) or type(value) is hints[name])
+    }
+    return new(**{**kept, "method": method})
+
+
 def to_dict(config: Config) -> dict[str, Any]:
-    """Plain JSON types; the inverse of `from_dict`."""
+    """Return plain JSON types; the inverse of `from_dict`."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def from_dict(values: Mapping[str, Any], where: str) -> Config:
-    """The config that `to_dict` wrote to the file `where`.
+    """Return the config that `to_dict` wrote to the file `where`.
 
     Raises:
-      UserError: an unknown field or a value of the wrong type.
+      UserError: an unknown method or field, or a value of the wrong type.
     """
-    return _from_dict(Config, values, where)
+    method = values.get("method") if isinstance(values, Mapping) else None
+    if not isinstance(method, str):
+        raise UserError(f"{where}: not a config: it names no method")
+    return _from_dict(METHODS.load(method), values, where)
 
 
 def differences(a: Config, b: Config) -> list[str]:
-    """Fields in which two configs differ, as "data.root: 'x' is now 'y'"."""
+    """Return the fields in which two configs differ, as "data.root: 'x' is now 'y'"."""
     flat_a, flat_b = dict(flatten(to_dict(a))), dict(flatten(to_dict(b)))
-    return [f"{key}: {flat_a[key]!r} is now {flat_b[key]!r}" for key in flat_a if flat_a[key] != flat_b[key]]
+    keys = dict.fromkeys([*flat_a, *flat_b])
+    return [
+        f"{key}: {flat_a.get(key)!r} is now {flat_b.get(key)!r}"
+        for key in keys
+        if flat_a.get(key) != flat_b.get(key)
+    ]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """("section.field", value) of nested dicts."""
+    """Yield ("section.field", value) of nested dicts."""
     for key, value in values.items():
         if isinstance(value, Mapping):
             yield from flatten(value, f"{prefix}{key}.")
@@ -135,15 +180,7 @@ def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
     hints = typing.get_type_hints(type(node))
     name, rest = path[0], path[1:]
     if name not in hints:
-        prefix = key[: len(key) - len(".".join(path))]
-        known = [prefix + other for other in hints]
-        sections = [section for section, kind in hints.items() if dataclasses.is_dataclass(kind)]
-        inside = [f"{one}.{name}" for one in sections if name in typing.get_type_hints(hints[one])]
-        if inside:
-            raise UserError(f"unknown config key {key!r}; did you mean {' or '.join(inside)}?")
-        raise UserError(
-            f"unknown config key {key!r}{_nearest(prefix + name, known)}; known: {', '.join(known)}"
-        )
+        raise UserError(_unknown(node, hints, name, key, key[: len(key) - len(".".join(path))]))
     if dataclasses.is_dataclass(hints[name]):
         if not rest:
             fields = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(hints[name]))
@@ -156,12 +193,29 @@ def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
     return dataclasses.replace(node, **{name: value})
 
 
+def _unknown(node: Any, hints: Mapping[str, Any], name: str, key: str, prefix: str) -> str:
+    """What is said of a key that a section, or the config itself, does not have."""
+    if isinstance(node, Config) and (owners := _methods_with(name)):
+        return f"unknown config key {key!r}: method {node.method} has none, {', '.join(owners)} has"
+    sections = [section for section, kind in hints.items() if dataclasses.is_dataclass(kind)]
+    inside = [f"{one}.{name}" for one in sections if name in typing.get_type_hints(hints[one])]
+    if inside:
+        return f"unknown config key {key!r}; did you mean {' or '.join(inside)}?"
+    known = [prefix + other for other in hints]
+    return f"unknown config key {key!r}{nearest(prefix + name, known)}; known: {', '.join(known)}"
+
+
+def _methods_with(section: str) -> list[str]:
+    """The methods whose config has a section of that name."""
+    return [name for name in METHODS.names() if section in typing.get_type_hints(METHODS.load(name))]
+
+
 def _parse(kind: Any, text: str, key: str) -> Any:
     """`text` as a value of type `kind`: str, int, float, bool, Literal of str, or tuple[str, ...]."""
     if typing.get_origin(kind) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     if typing.get_origin(kind) is Literal:
-        return _check(kind, text, key)
+        return checked(kind, text, key)
     try:
         if kind is bool:
             return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
@@ -171,43 +225,18 @@ def _parse(kind: Any, text: str, key: str) -> Any:
         raise UserError(f"config {key}={text!r}: expected {expected}") from None
 
 
-def _check(kind: Any, value: Any, key: str) -> Any:
-    """`value` if it has type `kind`, with lists as tuples and whole numbers as floats."""
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise UserError(
-                f"config {key}={value!r}: expected one of {', '.join(choices)}{_nearest(value, choices)}"
-            )
-        return value
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
-            raise UserError(f"config {key}={value!r}: expected a list of names")
-        return tuple(value)
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise UserError(f"config {key}={value!r}: expected {kind.__name__}")
-    return value
-
-
 def _from_dict(kind: type, values: Mapping[str, Any], where: str, prefix: str = "") -> Any:
     hints = typing.get_type_hints(kind)
     if not isinstance(values, Mapping):
         raise UserError(f"{where}: config {prefix.rstrip('.') or 'file'} is not an object")
     for name in values:
         if name not in hints:
-            raise UserError(f"{where}: unknown config key {prefix + name!r}{_nearest(name, list(hints))}")
+            raise UserError(f"{where}: unknown config key {prefix + name!r}{nearest(name, hints)}")
     arguments = {}
     for name, value in values.items():
         hint = hints[name]
         if dataclasses.is_dataclass(hint):
             arguments[name] = _from_dict(hint, value, where, f"{prefix}{name}.")
         else:
-            arguments[name] = _check(hint, value, f"{prefix}{name}")
+            arguments[name] = checked(hint, value, f"{prefix}{name}")
     return kind(**arguments)
-
-
-def _nearest(name: Any, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(name), known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

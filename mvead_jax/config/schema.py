@@ -1,17 +1,22 @@
-"""One experiment as typed nested dataclasses; config_io.py reads them from a file and the command line."""
+"""One experiment as typed nested dataclasses: what every run has, whatever its method.
+
+A method adds its own sections in a subclass of `Config` (methods/<name>/config.py); io.py reads a config from a
+file, the command line or JSON.
+"""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from mvead_jax.config.validation import check_config, number
+from mvead_jax.methods.registry import METHODS
 from mvead_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which pictures.
+    """Which images.
 
     Attributes:
       root: folder of the data set, a manifest.csv, or what scripts/prepare_data.py made of one; the layouts
@@ -30,7 +35,7 @@ class DataConfig:
     lists: str = "realiad_jsons"
     images: str = ""
     incomplete: Literal["error", "drop", "keep"] = "error"
-    image_size: int = 224
+    image_size: int = number(224, least=1)
 
 
 @dataclass(frozen=True)
@@ -38,10 +43,11 @@ class BackboneConfig:
     """The frozen feature extractor.
 
     Attributes:
-      name: efficientnet-lite0, or dinov2-small | base | large | giant, each also with `-registers`.
+      name: a name of backbones/registry.py: efficientnet-lite0, dinov2-small | base | large | giant (each also
+        with `-registers`), resnet18 ...
       weights: `auto` (directory, hub cache, network), a directory, a hub id, or `random` (untrained).
       directory: where `auto` looks first, for <directory>/<name>/{config.json,model.safetensors}.
-      block: transformer block, from 1, whose output is the feature; the later ones are not computed.
+      block: of a DINOv2: the transformer block, from 1, whose output is the tap `patches`.
       precision: of the computation; float32 means the highest matmul precision of the device.
       batch_size: images per forward pass, at most.
     """
@@ -49,14 +55,14 @@ class BackboneConfig:
     name: str = "dinov2-base"
     weights: str = "auto"
     directory: str = "weights"
-    block: int = 7
+    block: int = number(7, least=1)
     precision: Literal["float32", "bfloat16"] = "float32"
-    batch_size: int = 32
+    batch_size: int = number(32, least=1)
 
 
 @dataclass(frozen=True)
 class FeaturesConfig:
-    """The cache of patch features on disk.
+    """The cache of feature maps on disk.
 
     Attributes:
       cache: folder; empty = feature_cache beside the workdir, so that neighbouring runs share it.
@@ -73,7 +79,7 @@ class GeometryConfig:
 
     Attributes:
       cameras: a cameras.json (mvead_jax/geometry/given.py), relative to data.root unless absolute; empty =
-        estimate the geometry from the pictures.
+        estimate the geometry from the images.
       matches: what is matched between views: `sift` points, patch `features` of the backbone, or `both`.
       samples: training samples that an estimate looks at.
       nominal: where the cameras roughly stand, elevation:azimuth in degrees for each view in the order of
@@ -86,113 +92,57 @@ class GeometryConfig:
 
     cameras: str = ""
     matches: Literal["sift", "features", "both"] = "sift"
-    samples: int = 32
+    samples: int = number(32, least=1)
     nominal: tuple[str, ...] = ("90:0", "45:0", "45:90", "45:180", "45:270")
-    threshold: float = 1.0
+    threshold: float = number(1.0, least=0)
     on_failure: Literal["exclude", "unconstrained", "error"] = "exclude"
 
 
 @dataclass(frozen=True)
-class FusionConfig:
-    """How MVEAD lets a patch see the other views.
+class ScoreConfig:
+    """What is done with a method's anomaly maps before they are scores; a method may add fields.
 
     Attributes:
-      kind: `eam`, attention along epipolar lines; `mvas`, attention to the most similar windows of the other
-        views, whatever the geometry; `none`, no fusion.
-      init: `copy` starts as the backbone's next attention block, or as `similarity` where it has none;
-        `similarity` attends by likeness; `random`. Decision D5.
-      heads: of the attention; 0 = the backbone's number, 1 where it has none. Decision D4.
-      combine: one softmax over the patches of all other views (`joint`), or the `mean` of one for each view.
-        Decision D3.
-      residual: add the patch's own feature to what it attends to.
-      gate: `patch` multiplies what a patch attends to by a learned number between 0 and 1; ours.
-      keys: `line`: all patches on the lines; `better`: of these only the ones that are more alike than a
-        patch of that view is by chance; ours.
-      windows: MVAS: windows along a side of a view. top_windows: MVAS: how many of them a window sees.
+      evidence: `none`: the maps are the scores. `epipolar`: they are standardised by view, and to each patch
+        the highest score on its epipolar line in the other views is added; `all`: the highest anywhere in them.
+      weight: of what the other views add.
+      pooling: over the other views: their `mean`, or the `max`.
     """
 
-    kind: Literal["eam", "mvas", "none"] = "eam"
-    init: Literal["copy", "similarity", "random"] = "copy"
-    heads: int = 0
-    combine: Literal["joint", "mean"] = "joint"
-    residual: bool = True
-    gate: Literal["none", "patch"] = "none"
-    keys: Literal["line", "better"] = "line"
-    windows: int = 6
-    top_windows: int = 4
+    evidence: Literal["none", "epipolar", "all"] = "none"
+    weight: float = number(1.0, least=0)
+    pooling: Literal["mean", "max"] = "mean"
 
-
-@dataclass(frozen=True)
-class BankConfig:
-    """The memory bank.
-
-    Attributes:
-      kind: what a bank keeps of the training patches: all (`full`), a greedy k-centre `coreset`, or the
-        centres of `kmeans`. Decision D10.
-      share: of the patches that a coreset or k-means keeps, above 0 and at most 1.
-      projection: dimensions of the random projection in which a coreset is chosen; 0 = the features' own.
-      per_view: one bank for each view (the paper's), or one for all.
-      unfused: MVEAD keeps a second bank of the features as they were; scores of both are standardised by
-        normal ones and added; ours.
-    """
-
-    kind: Literal["full", "coreset", "kmeans"] = "full"
-    share: float = 0.1
-    projection: int = 128
-    per_view: bool = True
-    unfused: bool = False
+    def deciding(self) -> dict[str, Any]:
+        """Return the settings that scores depend on: thresholds hold for scores by the same ones only."""
+        fields = asdict(self)
+        if self.evidence == "none":
+            del fields["weight"], fields["pooling"]
+        return fields
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Pre-training of the fusion's projections. PatchCore has none and trains zero epochs.
+    """A training by gradient descent (training/loop.py); a method that trains has such a section.
 
     Attributes:
-      objective: `mcp+reg`, several centres a view and negatives; `mcp`, the same without negatives;
-        `deepsvdd`, one centre and no negatives; `none`, the fusion stays as it starts.
-      epochs: passes over the normal training samples.
-      batch_size: samples (with all their views) in a step.
-      learning_rate, weight_decay: of AdamW.
-      centers: K, for each view, by k-means.
-      center_update: centres stay (`none`), or k-means is run again before each epoch (`epoch`). Decision D7.
-      center_patches: the most patches of a view that k-means looks at.
-      negative_weight: λ.
-      negatives: N_k, the most changed patches of the reference view that are taken for each masked one.
-      mask_ratio: share of the support view's patches that are masked, at least one. Decision D8.
-      mask_fill: what stands in a masked patch: `zero`, or the `mean` feature of its view.
+      epochs: passes over the training samples; 0 = nothing is trained.
+      batch_size: samples, with all their views, in a step.
+      learning_rate, weight_decay: of the optimiser.
+      schedule: the learning rate is `constant`, falls along a `cosine` to 0, or to a tenth at `step_at`.
+      step_at: share of the epochs after which the schedule `step` lowers the rate.
+      warmup: share of the steps over which the rate rises from 0.
+      clip: largest global norm of a gradient; 0 = it is not clipped.
     """
 
-    objective: Literal["mcp+reg", "mcp", "deepsvdd", "none"] = "mcp+reg"
-    epochs: int = 50
-    batch_size: int = 8
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-4
-    centers: int = 20
-    center_update: Literal["none", "epoch"] = "none"
-    center_patches: int = 200_000
-    negative_weight: float = 0.1
-    negatives: int = 1
-    mask_ratio: float = 0.1
-    mask_fill: Literal["zero", "mean"] = "zero"
-
-
-@dataclass(frozen=True)
-class ScoreConfig:
-    """What is done with patch distances before they are scores.
-
-    Attributes:
-      evidence: `none`: they are the scores (eq. 1, 11). `epipolar`: standardised by view, and to each patch
-        the highest on its epipolar line in the other views is added; `all`: the highest anywhere in them.
-      weight: of what the other views add.
-      pooling: over the other views: their `mean`, or the `max`.
-      search: the precision of the matrix products that rule bank rows out. The scores do not depend on it;
-        `bfloat16` is faster where the device multiplies it faster.
-    """
-
-    evidence: Literal["none", "epipolar", "all"] = "none"
-    weight: float = 1.0
-    pooling: Literal["mean", "max"] = "mean"
-    search: Literal["float32", "bfloat16"] = "float32"
+    epochs: int = number(50, least=0)
+    batch_size: int = number(8, least=1)
+    learning_rate: float = number(1e-4, least=0)
+    weight_decay: float = number(1e-4, least=0)
+    schedule: Literal["constant", "cosine", "step"] = "constant"
+    step_at: float = number(0.8, least=0, most=1)
+    warmup: float = number(0.0, least=0, most=1)
+    clip: float = number(0.0, least=0)
 
 
 @dataclass(frozen=True)
@@ -222,8 +172,8 @@ class EvalConfig:
     image_score: Literal["patch", "max", "top1"] = "patch"
     sample_score: Literal["max", "mean"] = "max"
     image_label: Literal["list", "mask"] = "list"
-    bootstrap: int = 1000
-    seed: int = 0
+    bootstrap: int = number(1000, least=0)
+    seed: int = number(0, least=0)
 
 
 @dataclass(frozen=True)
@@ -232,79 +182,53 @@ class DecisionConfig:
 
     Attributes:
       false_alarms: the share of good samples that may fail, above 0 and below 1.
-      held_out: share of the training samples of each category that neither geometry, pre-training nor banks
+      held_out: share of the training samples of each category that neither geometry, training nor banks
         see: thresholds and p-values come from their scores. 0 = no decision.
     """
 
-    false_alarms: float = 0.05
-    held_out: float = 0.0
+    false_alarms: float = number(0.05, above=0, below=1)
+    held_out: float = number(0.0, least=0, below=1)
 
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment.
+    """One experiment, but for the sections of its method: a subclass for each method has those.
 
     Attributes:
-      method: `patchcore`: distances of patch features; `mvead`: of features fused across views.
-      setting: `single`: a model and banks for each category; `multi`: one model and one set of banks.
+      method: a name of methods/registry.py.
+      setting: `single`: a model for each category; `multi`: one model for all.
       seed: everything random follows from it.
     """
 
-    method: Literal["patchcore", "mvead"] = "mvead"
+    method: str = ""
     setting: Literal["single", "multi"] = "single"
-    seed: int = 0
+    seed: int = number(0, least=0)
     data: DataConfig = field(default_factory=DataConfig)
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
     geometry: GeometryConfig = field(default_factory=GeometryConfig)
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    bank: BankConfig = field(default_factory=BankConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     decision: DecisionConfig = field(default_factory=DecisionConfig)
 
     def __post_init__(self):
-        for name in _AT_LEAST_ONE:
-            if _get(self, name) < 1:
-                raise UserError(f"config {name}={_get(self, name)}: must be at least 1")
-        for name in _NOT_NEGATIVE:
-            if not 0 <= _get(self, name) < math.inf:  # NaN neither
-                raise UserError(f"config {name}={_get(self, name)}: must not be negative, and finite")
-        if self.train.mask_ratio > 1:
-            raise UserError(f"config train.mask_ratio={self.train.mask_ratio}: must be at most 1")
-        if not 0 < self.bank.share <= 1:
-            raise UserError(f"config bank.share={self.bank.share}: must be above 0 and at most 1")
-        if not 0 < self.decision.false_alarms < 1:
-            raise UserError(
-                f"config decision.false_alarms={self.decision.false_alarms}: must be above 0 and below 1"
-            )
-        if not 0 <= self.decision.held_out < 1:
-            raise UserError(
-                f"config decision.held_out={self.decision.held_out}: must be at least 0 and below 1"
-            )
+        METHODS.check(self.method)
+        if type(self) is not (wanted := METHODS.load(self.method)):
+            raise UserError(f"config method={self.method!r}: its config is a {wanted.__name__}, not a {type(self).__name__}")
+        check_config(self)
 
+    def build(self, backbone: Any) -> Any:
+        """Return the method (methods/base.py) with these settings. Args: backbone: the `Info` of one.
 
-_AT_LEAST_ONE = (
-    *("data.image_size", "backbone.block", "backbone.batch_size", "geometry.samples"),
-    *("fusion.windows", "fusion.top_windows"),
-    *("train.batch_size", "train.centers", "train.center_patches", "train.negatives"),
-)
-_NOT_NEGATIVE = (
-    *("seed", "geometry.threshold", "fusion.heads", "bank.projection", "score.weight"),
-    *("eval.bootstrap", "eval.seed"),
-    *(
-        "train.epochs",
-        "train.learning_rate",
-        "train.weight_decay",
-        "train.negative_weight",
-        "train.mask_ratio",
-    ),
-)
+        Raises:
+          UserError: settings that do not fit the backbone.
+        """
+        raise NotImplementedError
 
+    def for_views(self, views: int) -> Config:
+        """Return the config for samples of so many views: another one where this method needs more.
 
-def _get(config: Config, dotted: str) -> Any:
-    value: Any = config
-    for name in dotted.split("."):
-        value = getattr(value, name)
-    return value
+        Raises:
+          UserError: the method cannot work with so few, and nothing stands in for it.
+        """
+        return self

@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float32
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from mvead_jax.config.schema import ScoreConfig
 from mvead_jax.decision.conformal import samples_needed, threshold
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import whole
@@ -112,20 +111,13 @@ def patterns(views: int) -> list[Bool[np.ndarray, " V"]]:
     return [np.array([number >> (views - 1 - at) & 1 for at in range(views)], bool) for number in numbers]
 
 
-def scored_by(config: ScoreConfig) -> dict[str, Any]:
-    """The settings that decide the scores: thresholds hold for scores by the same ones only."""
-    if config.evidence == "none":
-        return {"evidence": "none"}
-    return {"evidence": config.evidence, "weight": config.weight, "pooling": config.pooling}
-
-
 def write_calibrations(
     path: Path, calibrations: Mapping[str, Calibration], scored: Mapping[str, Any], facts: Mapping[str, Any]
 ) -> None:
     """Writes those of the categories of a model.
 
     Args:
-      scored: by what settings, as `scored_by`. facts: JSON of what they were made from.
+      scored: by what settings, as `ScoreConfig.deciding`. facts: JSON of what they were made from.
     """
     header = {"scored_by": scored, "facts": facts, "categories": {}}
     tensors = {}

@@ -1,8 +1,8 @@
-"""The cache of patch features: chunk files that are named by all that their numbers depend on.
+"""The cache of feature maps: chunk files that are named by all that their numbers depend on.
 
-Each holds [s,V,N,D] of a run of whole samples. Its name is the digest of the backbone (weights, block,
-precision, sizes, code), the preprocessing, device kind, JAX, and the SHA-256 of its pictures
-(data/contents.py, whose records lie beside the chunks). So another picture or setting makes another name, and
+Each holds one tap [s,V,h,w,D] of a run of whole samples. Its name is the digest of the backbone (weights, taps
+that are computed together, precision, sizes, code), the preprocessing, device kind, JAX, and the SHA-256 of its
+pictures (data/contents.py, whose records lie beside the chunks). So another picture or setting makes another name, and
 a chunk is written to a temporary name first: what has the right name was right and whole. It ends in the
 SHA-256 of its name and all its bytes: what has changed on the disk since, or was swapped, is found before it
 is used.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import mmap
 import os
 from collections.abc import Mapping, Sequence
@@ -35,59 +36,79 @@ from mvead_jax.runtime.sharding import from_first, is_first, same_in_all, togeth
 log = logging.getLogger(__name__)
 
 _CHUNK_SAMPLES = 16
-_VERSION = 3  # of the file format and its name
+_VERSION = 4  # of the file format and its name
 _SEAL = hashlib.sha256().digest_size  # bytes at the end of a chunk
 _STORED = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.uint16)}
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A file [s,V,N,D] of the features of some samples, which may not be there yet."""
+    """The files [s,V,h,w,D] of the features of some samples, one for each tap, which may not be there yet.
+
+    Attributes:
+      shapes: (V, h, w, D) of each tap.
+    """
 
     samples: tuple[Sample, ...]
-    path: Path
+    paths: Mapping[str, Path]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def exists(self) -> bool:
+        """Return whether the files are there, right or not."""
+        return all(path.exists() for path in self.paths.values())
 
     def is_sound(self) -> bool:
-        """Whether the chunk is there with the bytes that were written under this name."""
-        try:
-            with self.path.open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
-                    sealed = memoryview(content)
-                    sound = size > _SEAL and self._seal(sealed[:-_SEAL]) == sealed[-_SEAL:]
-                    sealed.release()
-        except FileNotFoundError:
-            return False
-        except (OSError, ValueError):  # an empty file can't be mapped
-            sound = False
-        if not sound:
-            log.warning("%s: damaged; its features are computed again", self.path)
-        return sound
+        """Return whether the files are there with the bytes that were written under their names."""
+        return all(map(_is_sound, self.paths.values()))
 
-    def read(self, shape: tuple[int, ...], dtype: str) -> np.ndarray | None:
-        """The memory-mapped chunk, or None if it is not there."""
-        try:
-            stored = np.load(self.path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
-            return None
-        if stored.shape != (len(self.samples), *shape) or stored.dtype != _STORED[dtype]:
-            return None
-        return stored.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else stored
+    def read(self, dtype: str) -> dict[str, np.ndarray] | None:
+        """Return the memory-mapped features by tap, or None if a file is not there."""
+        found = {}
+        for tap, path in self.paths.items():
+            try:
+                stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            except (OSError, ValueError):
+                return None
+            if stored.shape != (len(self.samples), *self.shapes[tap]) or stored.dtype != _STORED[dtype]:
+                return None
+            found[tap] = stored.view(ml_dtypes.bfloat16) if dtype == "bfloat16" else stored
+        return found
 
-    def write(self, features: Float32[np.ndarray, "s V N D"], dtype: str) -> None:
-        """Raises UserError if the disk refuses."""
-        stored = features.astype(ml_dtypes.bfloat16).view(np.uint16) if dtype == "bfloat16" else features
-        with whole(self.path) as temporary, temporary.open("w+b") as file:
-            np.save(file, stored)
-            file.flush()
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                seal = self._seal(content)
-            file.write(seal)
+    def write(self, features: Mapping[str, Float32[np.ndarray, "s V h w D"]], dtype: str) -> None:
+        """Write the features of all taps. Raises UserError if the disk refuses."""
+        for tap, path in self.paths.items():
+            stored = features[tap]
+            if dtype == "bfloat16":
+                stored = stored.astype(ml_dtypes.bfloat16).view(np.uint16)
+            with whole(path) as temporary, temporary.open("w+b") as file:
+                np.save(file, stored)
+                file.flush()
+                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                    seal = _seal(path, content)
+                file.write(seal)
 
-    def _seal(self, content) -> bytes:
-        digest = hashlib.sha256(self.path.name.encode())
-        digest.update(content)
-        return digest.digest()
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
+                sealed = memoryview(content)
+                sound = size > _SEAL and _seal(path, sealed[:-_SEAL]) == sealed[-_SEAL:]
+                sealed.release()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):  # an empty file can't be mapped
+        sound = False
+    if not sound:
+        log.warning("%s: damaged; its features are computed again", path)
+    return sound
+
+
+def _seal(path: Path, content) -> bytes:
+    digest = hashlib.sha256(path.name.encode())
+    digest.update(content)
+    return digest.digest()
 
 
 @dataclass(frozen=True)
@@ -108,7 +129,7 @@ class Extraction:
 
     @classmethod
     def of(cls, config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> Extraction:
-        """As a run wants them."""
+        """Return the extraction as a run wants it."""
         cache = cache_folder(config, workdir)
         return cls(index, backbone, config.features, cache, config.backbone.batch_size)
 
@@ -125,7 +146,7 @@ class Extraction:
         return -(-images // -(-images // self.batch_size))
 
     def pictures(self) -> dict[str, tuple[State, str]]:
-        """Of each picture by its path: its state, as this process sees it, and its SHA-256, which the first
+        """Return of each picture by its path: its state, as this process sees it, and its SHA-256, which the first
         process reads. All must call.
 
         Raises:
@@ -143,14 +164,25 @@ class Extraction:
         )
         return dict(zip(paths, zip(seen, from_first(digests), strict=True), strict=True))
 
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """(V, h, w, D) of each tap."""
+        views = len(self.index.views)
+        return {tap: (views, *self.backbone.shapes[tap]) for tap in self.backbone.taps}
+
     def chunks(self, digests: Mapping[str, str]) -> list[Chunk]:
-        """The chunks that hold the features. digests: the SHA-256 of each picture by its path."""
+        """Return the chunks that hold the features. digests: the SHA-256 of each picture by its path."""
         samples = self.index.samples
         runs = [samples[at : at + _CHUNK_SAMPLES] for at in range(0, len(samples), _CHUNK_SAMPLES)]
-        return [Chunk(run, self.cache / f"{self.digest(run, digests)}.npy") for run in runs]
+        found = []
+        for run in runs:
+            name = self.digest(run, digests)
+            paths = {tap: self.cache / f"{name}-{tap}.npy" for tap in self.backbone.taps}
+            found.append(Chunk(run, paths, self.shapes))
+        return found
 
     def digest(self, samples: Sequence[Sample], digests: Mapping[str, str]) -> str:
-        """The name of a chunk. Images in a pass and device are in it because they decide the last bits."""
+        """Return the name of a chunk. Images in a pass and device are in it because they decide the last bits."""
         files = [
             [sample.id, view.name, view.image, digests[view.image]]
             for sample in samples
@@ -168,34 +200,41 @@ class Extraction:
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that the features depend on, without computing them. All processes must call; errors
+        """Return the SHA-256 of all that the features depend on, without computing them. All processes must call; errors
         as of `pictures`."""
         digests = {path: digest for path, (_, digest) in self.pictures().items()}
-        names = [chunk.path.stem for chunk in self.chunks(digests)]
+        names = [path.stem for chunk in self.chunks(digests) for path in chunk.paths.values()]
         return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
     def cached(self) -> list[Chunk]:
-        """The chunks that are there. Reads no picture: of those that were not read before it finds none."""
+        """Return the chunks that are there. Reads no picture: of those that were not read before it finds none."""
         paths = image_paths(self.index.samples)
         digests = recorded(states(self.index.root, paths), self.cache)
         if digests is None:
             return []
-        return [one for one in self.chunks(dict(zip(paths, digests, strict=True))) if one.path.exists()]
+        return [one for one in self.chunks(dict(zip(paths, digests, strict=True))) if one.exists()]
 
     def cached_bytes(self) -> int:
-        """Of the chunks that are there."""
-        return sum(chunk.path.stat().st_size for chunk in self.cached())
+        """Return the bytes of the chunks that are there."""
+        return sum(path.stat().st_size for chunk in self.cached() for path in chunk.paths.values())
 
 
 def cache_folder(config: Config, workdir: Path) -> Path:
-    """The folder of the features."""
+    """Return the folder of the features."""
     if config.features.cache:
         return Path(config.features.cache)
     return workdir.absolute().parent / "feature_cache"
 
 
+def feature_bytes(
+    samples: int, views: int, maps: Mapping[str, tuple[int, int, int]], dtype: str = "float32"
+) -> int:
+    """Return the bytes of the feature maps (h, w, D) of a split; a view that a sample lacks takes its room."""
+    return samples * views * sum(map(math.prod, maps.values())) * _STORED[dtype].itemsize
+
+
 def as_stored(features: Float32[Array, "*n D"], dtype: str) -> Float32[Array, "*n D"]:
-    """Features as the cache gives them back: what is scored without it must be rounded like what is in it."""
+    """Return features as the cache gives them back: what is scored without it must be rounded like what is in it."""
     if dtype == "bfloat16":
         return jax.lax.reduce_precision(features, exponent_bits=8, mantissa_bits=7)
     return features

@@ -1,4 +1,4 @@
-"""Patch features of a whole data set: computed once, kept in the cache (feature_cache.py), memory-mapped.
+"""Feature maps of a whole data set: computed once, kept in the cache (cache.py), memory-mapped.
 
 The processes of a run divide the missing chunks among them, and each writes its own. A picture that is
 changed between reading it for its SHA-256 and decoding it is a problem, and its chunk is not written.
@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.features.cache import Chunk, Extraction
+from mvead_jax.features.cache import Chunk, Extraction, feature_bytes
 from mvead_jax.features.store import FeatureStore
 from mvead_jax.data.contents import State, image_paths, states
 from mvead_jax.data.loading import LoadedSample, iterate, sample_pipeline
@@ -23,7 +23,7 @@ from mvead_jax.data.pictures import digest
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import make_folder
-from mvead_jax.jobs.plan import Part, amount, check_room, feature_bytes
+from mvead_jax.runtime.disk import Part, amount, check_room
 from mvead_jax.runtime.progress import progress
 from mvead_jax.runtime.sharding import (
     from_first,
@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 Pictures = Mapping[str, tuple[State, str]]  # of Extraction.pictures
 
 
-def extract(job: Extraction) -> FeatureStore:
-    """Features float32 [S,V,N,D] of all samples, from the cache or computed now.
+def extract(job: Extraction) -> dict[str, FeatureStore]:
+    """Return the features float32 [S,V,h,w,D] of all samples by tap, from the cache or computed now.
 
     All processes must call; each computes its share of the chunks.
 
@@ -55,10 +55,9 @@ def extract(job: Extraction) -> FeatureStore:
     pictures = job.pictures()
     chunks = job.chunks({path: content for path, (_, content) in pictures.items()})
     same_in_all(
-        " ".join(chunk.path.name for chunk in chunks),
+        " ".join(path.name for chunk in chunks for path in chunk.paths.values()),
         f"{index.root}: the processes differ in device or JAX; start all on the same",
     )
-    shape = (len(index.views), backbone.grid[0] * backbone.grid[1], backbone.width)
     missing = [number for number, chunk in enumerate(chunks) if is_first() and not chunk.is_sound()]
     missing = from_first(missing)  # another process may have begun to write
     if missing:
@@ -66,17 +65,20 @@ def extract(job: Extraction) -> FeatureStore:
     else:
         log.info("features %s: %d samples from %s", job.name, len(index), job.cache)
     with together():
-        arrays = []
+        arrays: dict[str, list[np.ndarray]] = {tap: [] for tap in backbone.taps}
         for chunk in chunks:
-            array = visible(lambda chunk=chunk: chunk.read(shape, job.config.dtype))
-            if array is None:
-                raise UserError(f"{chunk.path}: written by another process and not to be seen by this one")
-            arrays.append(array)
-    return FeatureStore(arrays, [index.views] * len(chunks), index.views)
+            found = visible(lambda chunk=chunk: chunk.read(job.config.dtype))
+            if found is None:
+                where = next(iter(chunk.paths.values()))
+                raise UserError(f"{where}: written by another process and not to be seen by this one")
+            for tap, array in found.items():
+                arrays[tap].append(array)
+    views = [index.views] * len(chunks)
+    return {tap: FeatureStore(own, views, index.views) for tap, own in arrays.items()}
 
 
 def seconds_a_picture(backbone: Backbone, batch: int) -> float:
-    """Through the backbone, measured on one batch of blank pictures; decoding is not in it."""
+    """Return the seconds of one image through the backbone, measured on a batch of blank ones, without decoding."""
     run = backbone.on_devices or backbone
     blank = np.zeros((_devices(backbone) * batch, backbone.image_size, backbone.image_size, 3), np.float32)
     jax.block_until_ready(run(blank))  # compiles
@@ -144,8 +146,8 @@ def _devices(backbone: Backbone) -> int:
 
 def _forward(
     chunks: Sequence[Sequence[LoadedSample]], backbone: Backbone, batch: int
-) -> list[Float32[np.ndarray, "s V N D"]]:
-    """Features of some chunks, at most one for each device; zeros where a view is missing.
+) -> list[dict[str, Float32[np.ndarray, "s V h w D"]]]:
+    """Features of some chunks by tap, at most one chunk for each device; zeros where a view is missing.
 
     A device computes `batch` images at a time, however many devices there are: that decides the last bits.
     """
@@ -156,40 +158,43 @@ def _forward(
         images = np.stack([element["images"] for element in loaded])
         flat.append(images.reshape(-1, *images.shape[2:]))
     run, longest = backbone.on_devices or backbone, max(len(images) for images in flat)
-    outputs = []
+    outputs: dict[str, list[np.ndarray]] = {tap: [] for tap in backbone.taps}
     for at in range(0, longest, batch):
         passes = np.zeros((_devices(backbone), batch, *flat[0].shape[1:]), np.float32)
         for number, images in enumerate(flat):
             part = images[at : at + batch]
             passes[number, : len(part)] = part
-        outputs.append(run(passes.reshape(-1, *passes.shape[2:])))
-    features = np.stack(
-        [np.asarray(out, np.float32).reshape(len(passes), batch, *out.shape[1:]) for out in outputs]
-    )
+        for tap, out in run(passes.reshape(-1, *passes.shape[2:])).items():
+            outputs[tap].append(np.asarray(out, np.float32).reshape(len(passes), batch, *out.shape[1:]))
     found = []
     for number, (loaded, images) in enumerate(zip(chunks, flat, strict=True)):
         present = np.stack([element["present"] for element in loaded])
-        own = features[:, number].reshape(-1, *features.shape[3:])[: len(images)]
-        own = own.reshape(*present.shape, *own.shape[1:])
-        own[~present] = 0
-        found.append(own)
+        features = {}
+        for tap, parts in outputs.items():
+            own = np.concatenate([part[number] for part in parts])[: len(images)]
+            own = own.reshape(*present.shape, *own.shape[1:])
+            own[~present] = 0
+            features[tap] = own
+        found.append(features)
     return found
 
 
-def _check_finite(features: np.ndarray, samples: Sequence[Sample], backbone: Backbone) -> None:
-    for sample, own in zip(samples, features, strict=True):
-        if not np.isfinite(own).all():
-            raise UserError(
-                f"{sample.id}: features that are not finite; check the weights {backbone.weights}"
-            )
+def _check_finite(
+    features: Mapping[str, np.ndarray], samples: Sequence[Sample], backbone: Backbone
+) -> None:
+    for own in features.values():
+        for sample, values in zip(samples, own, strict=True):
+            if not np.isfinite(values).all():
+                raise UserError(
+                    f"{sample.id}: features that are not finite; check the weights {backbone.info.weights}"
+                )
 
 
 def _announce(job: Extraction, missing: Sequence[Chunk]) -> None:
     """Says what is about to be computed, the bytes and the time it takes; refuses if the disk is too full."""
     backbone, views = job.backbone, len(job.index.views)
     samples = sum(len(chunk.samples) for chunk in missing)
-    patches = backbone.grid[0] * backbone.grid[1]
-    needed = feature_bytes(samples, views, patches, backbone.width, job.config.dtype)
+    needed = feature_bytes(samples, views, backbone.shapes, job.config.dtype)
     make_folder(job.cache)
     check_room([Part("features", job.cache, needed)])
     seconds = seconds_a_picture(backbone, job.images_in_a_pass) * samples * views

@@ -1,4 +1,4 @@
-"""Patch features in many files, read like one array."""
+"""Feature maps in many files, read like one array."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 
 class FeatureStore:
-    """Array-like float32 [S,V,N,D] over chunk files; axis V in the order of `views`, zeros where missing.
+    """Array-like float32 [S,V,h,w,D] over chunk files; axis V in the order of `views`, zeros where missing.
 
     `store[samples]` and `store[samples, view]` read from disk what they return, with slices or indices.
     """
@@ -16,7 +16,7 @@ class FeatureStore:
     def __init__(
         self, chunks: Sequence[np.ndarray], chunk_views: Sequence[tuple[str, ...]], views: tuple[str, ...]
     ):
-        """chunks: [s,V',N,D]; chunk_views: the names of each chunk's axis V', all of them among `views`."""
+        """chunks: [s,V',h,w,D]; chunk_views: the names of each chunk's axis V', all of them among `views`."""
         self._chunks = list(chunks)
         self._columns = [[names.index(v) if v in names else None for v in views] for names in chunk_views]
         self._starts = np.cumsum([0, *(len(chunk) for chunk in chunks)])
@@ -44,6 +44,6 @@ class FeatureStore:
 
     @classmethod
     def concatenate(cls, stores: Sequence[FeatureStore], views: tuple[str, ...]) -> FeatureStore:
-        """The samples of several stores one after the other, on the common axis `views`."""
+        """Return the samples of several stores one after the other, on the common axis `views`."""
         chunks = [chunk for store in stores for chunk in store._chunks]
         return cls(chunks, [names for store in stores for names in store._chunk_views], views)

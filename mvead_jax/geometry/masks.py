@@ -28,11 +28,13 @@ class EpipolarKeys:
       mask: mask[a, b, j, k]: patch j of view a may attend to patch k of view b.
       F: of every ordered pair, between the images as the backbone sees them; zero where there is none.
       patch_size: in pixels of those images.
+      grid: (h, w) of the patches, N = h w.
     """
 
     mask: Bool[np.ndarray, "V V N N"]
     F: Float[np.ndarray, "V V 3 3"]
     patch_size: float
+    grid: tuple[int, int]
 
     @property
     def digest(self) -> str:
@@ -40,12 +42,11 @@ class EpipolarKeys:
         return hashlib.sha256(np.packbits(self.mask).tobytes()).hexdigest()
 
 
-def all_keys(views: int, patches: int) -> EpipolarKeys:
-    """Every patch of every other view: what there is without geometry."""
-    pairs = ~np.eye(views, dtype=bool)[..., None, None]
-    return EpipolarKeys(
-        np.broadcast_to(pairs, (views, views, patches, patches)), np.zeros((views, views, 3, 3)), 1.0
-    )
+def all_keys(views: int, grid: tuple[int, int]) -> EpipolarKeys:
+    """Return every patch of every other view: what there is without geometry."""
+    pairs, patches = ~np.eye(views, dtype=bool)[..., None, None], grid[0] * grid[1]
+    mask = np.broadcast_to(pairs, (views, views, patches, patches))
+    return EpipolarKeys(mask, np.zeros((views, views, 3, 3)), 1.0, grid)
 
 
 def category_keys(
@@ -90,4 +91,4 @@ def category_keys(
         own.sum((1, 3)).mean(),
         (len(names) - 1) * own.shape[2],
     )
-    return EpipolarKeys(mask, wide, input_size / grid[1])
+    return EpipolarKeys(mask, wide, input_size / grid[1], grid)

@@ -1,4 +1,4 @@
-"""The decision in the two jobs: held-out samples scored after training, and later ones decided by them.
+"""The decision in the jobs: held-out samples scored after training, and later ones decided by them.
 
 train.py scores the held-out samples with the model as it is read back from the workdir, so that they and
 later samples take the same path to their scores.
@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
-from mvead_jax.bank.store import Manifest
+from mvead_jax.jobs.manifest import Manifest
+from mvead_jax.jobs.workdir import model_folder
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import image_size
 from mvead_jax.data.records import DatasetIndex, Sample
@@ -26,7 +27,6 @@ from mvead_jax.decision.calibration import (
     pattern_name,
     patterns,
     read_calibrations,
-    scored_by,
 )
 from mvead_jax.decision.decide import Decision, decide, decide_by, located
 from mvead_jax.runtime.errors import UserError
@@ -34,26 +34,25 @@ from mvead_jax.evaluation.curve import f1_max
 from mvead_jax.evaluation.ranking import curve
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.scoring.model_store import fuses
 from mvead_jax.runtime.progress import progress
-from mvead_jax.scoring.scorer import Features, Model, Scorer
+from mvead_jax.scoring.scorer import Inputs, Model, Scorer
 
 log = logging.getLogger(__name__)
 
 
 def calibration_path(workdir: Path, name: str) -> Path:
-    """Where a workdir keeps the calibrations of a model's categories."""
-    return workdir / "models" / name / FILE
+    """Return where a workdir keeps the calibrations of a model's categories."""
+    return model_folder(workdir, name) / FILE
 
 
-def calibrating(index: DatasetIndex) -> DatasetIndex:
-    """The held-out samples that are not labelled defective, on the index's axis of views."""
+def calibration_samples(index: DatasetIndex) -> DatasetIndex:
+    """Return the held-out samples that are not labelled defective, on the index's axis of views."""
     samples = tuple(one for one in index.samples if one.split == "held_out" and one.label != 1)
     return DatasetIndex(index.root, samples, index.views)
 
 
 def check_held_out(config: Config, index: DatasetIndex) -> None:
-    """Says what is held out of each category.
+    """Say in the log what is held out of each category.
 
     Raises:
       UserError: too few to decide at decision.false_alarms, or one model for categories of other cameras.
@@ -69,7 +68,7 @@ def check_held_out(config: Config, index: DatasetIndex) -> None:
                 "setting=single or decision.held_out=0"
             )
         held_out, learned = own.select(split="held_out"), own.select(split="train")
-        good = calibrating(own)
+        good = calibration_samples(own)
         complete = int(good.present().all(1).sum()) if len(good) else 0
         if len(held_out) and not len(learned):
             raise UserError(
@@ -90,34 +89,34 @@ def score_held_out(
     config: Config,
     model: Model,
     index: DatasetIndex,
-    features: Features,
+    inputs: Inputs,
     keys: Mapping[str, EpipolarKeys],
     defective: Mapping[str, int],
 ) -> dict[str, Calibration]:
-    """What the held-out samples of each category of a model score. All processes must call.
+    """Return what the held-out samples of each category of a model score. All processes must call.
 
-    A method without fusion, whose scores are not joined across views, scores them once; else they are scored
-    with every pattern of present views, as if the other pictures did not exist.
+    Where a view's score does not depend on the other views they are scored once; else with every pattern of
+    present views, as if the other images did not exist.
 
     Args:
-      index, features: of the held-out samples that calibrate, on the model's axis of views.
+      index, inputs: of the held-out samples that calibrate, on the model's axis of views.
+      keys: of each category.
       defective: how many more of each category are labelled defective.
     """
-    independent = not fuses(config) and config.score.evidence == "none"
-    views = len(index.views)
+    independent = not model.method.requires.joint_views and config.score.evidence == "none"
+    views, present = len(index.views), inputs.present
     wanted = patterns(views)[: 1 if independent else None]
-    present = index.present()
     found = {}
     with progress(f"held out {'+'.join(index.categories)}", len(index) * len(wanted), "samples") as bar:
         for category in index.categories:
             rows = np.array([at for at, own in enumerate(index.samples) if own.category == category])
-            scorer = Scorer(model, keys[category], config.score)
+            scorer = Scorer(model, category, keys[category], config.score)
             scores = {}
             for pattern in wanted:
                 # A sample says something of a pattern if it has its views; of single views always.
                 able = rows if independent else rows[present[rows][:, pattern].all(1)]
                 own = np.full((len(index), views), np.nan, np.float32)
-                for chosen, maps in scorer.maps(features, present & pattern, able):
+                for chosen, maps in scorer.maps(replace(inputs, present=present & pattern), able):
                     own[chosen] = maps.reshape(*maps.shape[:2], -1).max(2)
                 scores[pattern_name(pattern)] = own[rows]
                 bar.advance(len(rows))
@@ -129,7 +128,7 @@ def score_held_out(
 def read_for_scoring(
     config: Config, workdir: Path, names: Iterable[str], categories: Sequence[str]
 ) -> dict[str, Calibration]:
-    """The calibrations of categories; none where the run has no decision, or the scores are made otherwise.
+    """Return the calibrations of categories; none where the run has no decision, or the scores are made otherwise.
 
     Args:
       names: of the models that score them.
@@ -144,10 +143,10 @@ def read_for_scoring(
             continue  # not trained, which is said where the model is read
         Manifest(workdir).verify(path)
         own, by, _ = read_calibrations(path)
-        if by != scored_by(config.score):
+        if by != (deciding := config.score.deciding()):
             log.warning(
                 "no decision: the held-out samples were scored with %s, these with %s; train with that",
-                *(_settings(by), _settings(scored_by(config.score))),
+                *(_settings(by), _settings(deciding)),
             )
             return {}
         found |= own

@@ -9,51 +9,49 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from mvead_jax.backbones.base import Backbone, load_backbone
-from mvead_jax.features.cache import Extraction, cache_folder
-from mvead_jax.features.extraction import seconds_a_picture
-from mvead_jax.bank.store import map_banks, read_facts
-from mvead_jax.jobs.estimate_geometry import geometry_path, uses_geometry
+from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import layout_of
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.jobs.decision import calibrating
-from mvead_jax.scoring.model_store import build_method, fuses, parameter_count
-from mvead_jax.jobs.plan import Part, amount
+from mvead_jax.features.cache import Extraction, cache_folder
+from mvead_jax.features.extraction import seconds_a_picture
+from mvead_jax.jobs.decision import calibration_samples
+from mvead_jax.jobs.estimate_geometry import geometry_path, uses_geometry
 from mvead_jax.jobs.score import checked_scoring, parts_of
-from mvead_jax.jobs.train import checked_training, models, training_parts_of
-from mvead_jax.jobs.workdir import model_names
+from mvead_jax.jobs.train import checked_training, load_method_backbone, models, training_parts_of
+from mvead_jax.jobs.workdir import model_folder, model_names
+from mvead_jax.methods.base import Method, Spec, Trains
+from mvead_jax.runtime.disk import Part, amount
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.scoring.model_store import STATE, bank_sizes, read_facts
+from mvead_jax.training.loop import steps_of_epoch
 
 
 def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
-    """The plan of train.py in words, and what it would write.
+    """Return the plan of train.py in words, and what it would write.
 
     Raises:
       UserError: as `train`, of the config, the data and the weights.
     """
     config, index = checked_training(config, workdir)
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    backbone = load_method_backbone(config)
     check_files(index)
-    method = build_method(config, index.views, backbone)
-    parts = training_parts_of(config, index, backbone, parameter_count(method), workdir)
+    parts = training_parts_of(config, index, backbone, workdir)
     training = index.select(split="train")
     lines = [
         "plan of a training; nothing is written",
         f"data {index.root}: {layout_of(Path(config.data.root))}",
         *_of_data(config, training, "to learn from"),
         *_of_decision(config, index),
-        _of_features(config, (training, calibrating(index)), backbone, workdir),
+        _of_features(config, (training, calibration_samples(index)), backbone, workdir),
         *_of_geometry(config, index, workdir),
     ]
     done = model_names(workdir)
     for name, part in models(config, index):
         own = part.select(split="train")
         words = f"model {name}: {config.method}, {len(own)} samples, views {', '.join(part.views)}"
-        if fuses(config) and config.train.objective != "none":
-            steps = config.train.epochs * -(-len(own) // config.train.batch_size)
-            words += f"; {config.train.epochs} epochs of pre-training, {steps} steps, seconds unknown"
+        words += _of_training(config.build(Spec.of(part.views, part.categories, backbone)), len(own))
         lines.append(words + ("; there already, made again if anything differs" if name in done else ""))
     return "\n".join(lines + _of_parts(parts)), parts
 
@@ -67,7 +65,7 @@ def plan_scoring(
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
 ) -> tuple[str, list[Part]]:
-    """The plan of score.py in words, and what it would write. Arguments as of `score`.
+    """Return the plan of score.py in words, and what it would write. Arguments as of `score`.
 
     Raises:
       UserError: as `score`, of the workdir, the data and the weights.
@@ -75,7 +73,7 @@ def plan_scoring(
     config, index, output, *_ = checked_scoring(
         workdir, output, pictures, overrides or {}, protocols, from_test_labels
     )
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    backbone = load_method_backbone(config)
     check_files(index)
     parts = parts_of(config, index, backbone, workdir, output)
     lines = [
@@ -85,17 +83,24 @@ def plan_scoring(
         _of_features(config, (index,), backbone, workdir),
     ]
     for name, part in models(config, index):
-        folder = workdir / "banks" / name
+        folder = model_folder(workdir, name)
         if not folder.is_dir():
             raise UserError(f"{name}: not trained; {folder.parent} holds {', '.join(model_names(workdir))}")
-        rows = map_banks(folder)
-        size = sum(bank.nbytes for bank in rows.values())
+        words = f"model {name}: {len(part)} samples to score"
+        if banks := bank_sizes(folder):
+            words += f" in {len(banks)} banks of {sum(rows for rows, _ in banks.values()):,} patches"
         lines.append(
-            f"model {name}: {len(part)} samples to search in {len(rows)} banks of "
-            f"{sum(map(len, rows.values())):,} patches, {amount(size)} in memory, learned from "
+            f"{words}, {amount((folder / STATE).stat().st_size)} in memory, learned from "
             f"{read_facts(folder)['training']['samples']} samples; seconds unknown"
         )
     return "\n".join(lines + _of_parts(parts)), parts
+
+
+def _of_training(method: Method, samples: int) -> str:
+    if not isinstance(method, Trains) or (own := method.training) is None:
+        return ""
+    steps = own.epochs * steps_of_epoch(samples, own)
+    return f"; {own.epochs} epochs of training, {steps} steps, seconds unknown"
 
 
 def _of_data(config: Config, index: DatasetIndex, purpose: str) -> list[str]:
@@ -124,7 +129,7 @@ def _of_features(config: Config, parts: Sequence[DatasetIndex], backbone: Backbo
             seconds += left * seconds_a_picture(backbone, job.images_in_a_pass)
             computed += left
     cache = cache_folder(config, workdir)
-    words = f"features of {backbone.name}: {there} pictures cached in {cache}, {computed} to compute"
+    words = f"features of {backbone.info.name}: {there} pictures cached in {cache}, {computed} to compute"
     return words + (f", about {seconds:.0f} s (measured on one batch)" if computed else "")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbones.base import Backbone, load_backbone
+from mvead_jax.methods.base import PATCHES
 from mvead_jax.features.cache import cache_folder
 from mvead_jax.config.schema import Config
 from mvead_jax.data.contents import contents, image_paths, states
@@ -38,7 +39,7 @@ def geometry_path(workdir: Path, category: str) -> Path:
     return workdir / "geometry" / f"{category}.json"
 
 
-def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
+def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
     """Geometry of every category of the index, into the workdir.
 
     Given cameras (geometry.cameras) win; else an estimate from the same pictures and settings is kept, and
@@ -79,7 +80,7 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
                     *(category, len(nominal.elevation), len(part.views)),
                 )
             if config.geometry.matches != "sift" and backbone is None:
-                backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+                backbone = load_backbone(config.backbone, config.data.image_size, (PATCHES,), config.seed)
             matches = _matches(config, part, backbone)
             outlines = category_outlines(part)
             geometry = estimate_from_matches(matches, outlines, nominal, config.seed).geometry
@@ -138,8 +139,8 @@ def _kept(path: Path, views: tuple[str, ...]) -> CategoryGeometry:
 
 
 def uses_geometry(config: Config) -> bool:
-    """Whether anything in the config asks how the views see each other."""
-    return (config.method == "mvead" and config.fusion.kind == "eam") or config.score.evidence == "epipolar"
+    """Return whether anything in the config asks how the views see each other."""
+    return config.requires().geometry != "none" or config.score.evidence == "epipolar"
 
 
 def keys_of(
@@ -147,21 +148,21 @@ def keys_of(
     geometries: Mapping[str, CategoryGeometry],
     categories: Sequence[str],
     views: tuple[str, ...],
-    backbone: Backbone,
+    image_size: int,
+    grid: tuple[int, int],
 ) -> dict[str, EpipolarKeys]:
-    """The keys of each category on the axis `views`; every patch of other views without geometry.
+    """Return the keys of each category on the axis `views`; every patch of other views without geometry.
 
     Raises:
       UserError: an untrusted pair, and geometry.on_failure=error.
     """
-    keys = {}
-    for category in categories:
-        if category in geometries:
-            place = (views, backbone.image_size, backbone.grid)
-            keys[category] = category_keys(category, geometries[category], *place, config.geometry)
-        else:
-            keys[category] = all_keys(len(views), backbone.grid[0] * backbone.grid[1])
-    return keys
+    place = views, image_size, grid
+    return {
+        category: category_keys(category, geometries[category], *place, config.geometry)
+        if category in geometries
+        else all_keys(len(views), grid)
+        for category in categories
+    }
 
 
 def parse_nominal(views: tuple[str, ...]) -> Nominal:

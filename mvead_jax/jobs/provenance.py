@@ -13,28 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.config.schema import Config
 from mvead_jax.config.io import to_dict
+from mvead_jax.config.schema import Config
 from mvead_jax.data.source import layout_of
 from mvead_jax.geometry.category import CategoryGeometry
-from mvead_jax.scoring.model_store import fuses
+from mvead_jax.methods.base import PATCHES, Method
 
 
 def protocol(
     config: Config,
     backbone: Backbone,
+    method: Method,
     training: Sequence[Mapping[str, int]],
     scored: str,
     geometries: Mapping[str, CategoryGeometry],
 ) -> dict[str, Any]:
-    """How the scores and maps came about, in full.
+    """Return how the scores and maps came about, in full.
 
     Args:
-      training: the counts that train.py left with the banks.
+      training: the counts that train.py left with the models.
       scored: "test split", or the folder of new pictures.
       geometries: of the categories, if any is used.
     """
-    trained = "" if backbone.trained else " UNTRAINED: random weights"
+    info = backbone.info
     labelled = scored == "test split"
     layout = layout_of(Path(config.data.root))
     return {
@@ -44,20 +45,17 @@ def protocol(
         "lists": config.data.lists if layout in ("Real-IAD", "prepared") else f"none: {layout}",
         "training": training_words(training),
         "incomplete_samples": config.data.incomplete if labelled else "scored by the views they have",
-        "backbone": f"{backbone.name}{trained}",
-        "weights": backbone.weights,
-        "backbone_trained": backbone.trained,
+        "backbone": info.name if info.trained else f"{info.name} UNTRAINED: random weights",
+        "weights": info.weights,
+        "backbone_trained": info.trained,
         "backbone_digest": backbone.digest,
-        "block": None if backbone.name == "efficientnet-lite0" else config.backbone.block,
+        "features": _feature_words(config, backbone),
         "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
         "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
         "geometry": _geometry_words(config, geometries),
         "trusted_pairs": _trusted_words(geometries),
-        "fusion": _fusion_words(config, backbone),
-        "pre_training": _pre_training_words(config),
-        "bank": _bank_words(config),
-        "patch_score": patch_score_words(config),
-        "epoch": "last" if _trains(config) else "none: nothing is trained",
+        **method.describe(),
+        "patch_score": patch_score_words(config, method),
         "mean": "plain mean over categories",
         "seed": config.seed,
         "config_digest": config_digest(config),
@@ -65,7 +63,7 @@ def protocol(
 
 
 def config_digest(config: Config) -> str:
-    """SHA-256 of all fields that decide the scores: those of training with what scoring changed in them.
+    """Return the SHA-256 of all fields that decide the scores: those of training with what scoring changed in them.
 
     Not of the section eval, for maps can be evaluated again (evaluation_digest tells that), nor of the target
     of the decision, which reads scores.
@@ -75,12 +73,8 @@ def config_digest(config: Config) -> str:
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
-def _trains(config: Config) -> bool:
-    return fuses(config) and config.train.objective != "none" and config.train.epochs > 0
-
-
 def training_words(training: Sequence[Mapping[str, int]]) -> str:
-    """What some models learned from. Args: "training" of the facts of each."""
+    """Return what some models learned from. Args: "training" of the facts of each."""
     counts = sum(map(Counter, training), Counter())
     words = (
         f"{counts['samples']} samples, {counts['views']} pictures, "
@@ -89,6 +83,12 @@ def training_words(training: Sequence[Mapping[str, int]]) -> str:
     if only := counts["samples_labelled_defective_only"]:
         words += f"; {only} more samples are labelled defective, no picture of them is"
     return words
+
+
+def _feature_words(config: Config, backbone: Backbone) -> str:
+    """The feature maps that are read; of a transformer the block that gives the patch features."""
+    block = f"block{config.backbone.block}"
+    return ", ".join(f"{tap} ({block})" if tap == PATCHES and block in backbone.info.taps else tap for tap in backbone.taps)
 
 
 def _geometry_words(config: Config, geometries: Mapping[str, CategoryGeometry]) -> str:
@@ -110,57 +110,13 @@ def _trusted_words(geometries: Mapping[str, CategoryGeometry]) -> str:
     return ", ".join(f"{name} {trusted} of {pairs}" for name, (trusted, pairs) in counts.items())
 
 
-def _fusion_words(config: Config, backbone: Backbone) -> str:
-    if not fuses(config):
-        return "none"
-    own = config.fusion
-    init = own.init if own.init != "copy" or backbone.has_next else "similarity (no block to copy)"
-    parts = [own.kind, f"starts as {init}", f"heads: {own.heads or backbone.heads}"]
-    if own.kind == "mvas":
-        parts.append(f"{own.windows} x {own.windows} windows, the best {own.top_windows}")
-    parts += [f"{own.combine} over views", "residual" if own.residual else "no residual"]
-    if own.keys == "better":
-        parts.append("keys better than chance")
-    return ", ".join(parts) + (f", gate for each {own.gate}" if own.gate != "none" else "")
-
-
-def _pre_training_words(config: Config) -> str:
-    if not _trains(config):
-        return "none"
-    own = config.train
-    parts = [f"{own.objective}, {own.epochs} epochs of batches of {own.batch_size}"]
-    parts.append(f"AdamW {own.learning_rate:g}, weight decay {own.weight_decay:g}")
-    if own.objective != "deepsvdd":
-        parts.append(f"{own.centers} centres a view, updated: {own.center_update}")
-    if own.objective == "mcp+reg":
-        negatives = (
-            f"{own.negatives} of a reference view for each of {own.mask_ratio:g} of the patches masked"
-        )
-        parts.append(f"negatives weigh {own.negative_weight:g}, {negatives} ({own.mask_fill})")
-    return "; ".join(parts)
-
-
-def _bank_words(config: Config) -> str:
-    own = config.bank
-    views = "one for each view" if own.per_view else "one for all views"
-    if own.kind == "full":
-        return f"full, {views}"
-    if own.kind == "kmeans":
-        return f"k-means centres, {own.share:.3g} of the patches, {views}"
-    distances = f"in {own.projection} random dimensions" if own.projection else "of the features"
-    return f"greedy coreset of {own.share:.3g} of the patches, distances {distances}, {views}"
-
-
-def patch_score_words(config: Config) -> str:
-    """How a patch is scored."""
-    own, row = config.score, "centre" if config.bank.kind == "kmeans" else "patch"
-    distance = f"distance to the nearest {row} of its bank"
-    if fuses(config) and config.bank.unfused:
-        distance = "sum of the standardised distances of attended and of plain features to their banks"
+def patch_score_words(config: Config, method: Method) -> str:
+    """Return how a patch is scored, with what is done with the scores of all methods."""
+    own, words = config.score, method.describe()["patch_score"]
     if own.evidence == "none":
-        return distance
+        return words
     place = "on its epipolar line" if own.evidence == "epipolar" else "anywhere"
     return (
-        f"{distance}, standardised by view with leave-one-out training scores, "
+        f"{words}, standardised by view with leave-one-out training scores, "
         f"plus {own.weight:g} x the {own.pooling} over other views of the highest {place}"
     )

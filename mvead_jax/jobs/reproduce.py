@@ -22,8 +22,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from mvead_jax.backbones.base import load_backbone
-from mvead_jax.bank.store import Manifest
 from mvead_jax.jobs.estimate_geometry import geometry_origin, geometry_path, uses_geometry
 from mvead_jax.config.schema import Config
 from mvead_jax.config.io import differences, from_dict
@@ -33,9 +31,10 @@ from mvead_jax.evaluation.protocols import digest as evaluation_digest
 from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.runtime.files import read_json, whole, write_json, write_text
+from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.provenance import config_digest
 from mvead_jax.jobs.score import score
-from mvead_jax.jobs.train import open_index, split_features, train
+from mvead_jax.jobs.train import load_method_backbone, open_index, split_features, train
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ def perform(
     family: Sequence[Run] = (),
     warm: bool = False,
 ) -> dict[str, str]:
-    """Trains and scores every run that is not finished; one that fails does not keep the others from it.
+    """Train and score every run that is not finished; one that fails does not keep the others from it.
 
     Args:
       output: holds the workdirs.
@@ -69,7 +68,7 @@ def perform(
 
     Raises:
       UserError: a run was made with another config; the data set is not there.
-      Stopped: SIGTERM came during a pre-training.
+      Stopped: SIGTERM came during a training.
     """
     for run in runs:
         _check_same(run, output)
@@ -102,7 +101,7 @@ def perform(
 
 
 def is_trained(run: Run, output: Path) -> bool:
-    """Whether training of this run, with this config, has ended."""
+    """Return whether training of this run, with this config, has ended."""
     workdir = output / run.name
     try:
         return Manifest(workdir).covers(workdir / "config.json") and not _changes(run, output)
@@ -111,12 +110,12 @@ def is_trained(run: Run, output: Path) -> bool:
 
 
 def is_finished(run: Run, output: Path) -> bool:
-    """Whether this run is trained and scored: by this config, and by the banks that are there now."""
+    """Return whether this run is trained and scored: by this config, and by the models that are there now."""
     workdir = output / run.name
     if not is_trained(run, output) or not (workdir / "scores" / "metrics.json").exists():
         return False
     words = read_metrics(workdir)["protocol"]
-    models = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+    models = Manifest(workdir).digest(workdir / "models")
     own = resolve(run.config.eval.protocol, run.config.eval, run.config.data.image_size)
     expected = {
         "config_digest": config_digest(run.config),
@@ -127,14 +126,14 @@ def is_finished(run: Run, output: Path) -> bool:
 
 
 def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
-    """What a run has come to, from its workdir."""
+    """Return what a run has come to, from its workdir."""
     if not is_finished(run, output):
         return Outcome(error=error)
     workdir = output / run.name
     machine = read_json(workdir / "environment.json", "of train.py")
     events = _events(workdir / "metrics.jsonl")
-    last = max((at for at, event in enumerate(events) if event["stage"] == "banks"), default=0)
-    seconds = {event["name"]: event["seconds"] for event in events if event["stage"] == "banks"}
+    last = max((at for at, event in enumerate(events) if event["stage"] == "model"), default=0)
+    seconds = {event["name"]: event["seconds"] for event in events if event["stage"] == "model"}
     metrics = read_metrics(workdir)
     return Outcome(
         metrics=metrics,
@@ -147,27 +146,27 @@ def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
 
 
 def write_table(table: Table, output: Path) -> None:
-    """<output>/<table>.json and .md."""
+    """Write <output>/<table>.json and .md."""
     write_json(output / f"{table.name}.json", table.content)
     write_text(output / f"{table.name}.md", table.text)
 
 
 def backbone_milliseconds(config: Config, rounds: int = 5) -> float:
-    """Time of one image through the backbone on this device, median of `rounds` full batches."""
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    """Return the time of one image through the backbone on this device, median of `rounds` full batches."""
+    backbone = load_method_backbone(config)
     side, count = config.data.image_size, config.backbone.batch_size
     images = jax.device_put(np.zeros((count, side, side, 3), np.float32))
-    backbone(images).block_until_ready()
+    jax.block_until_ready(backbone(images))
     seconds = []
     for _ in range(rounds):
         begin = time.perf_counter()
-        backbone(images).block_until_ready()
+        jax.block_until_ready(backbone(images))
         seconds.append(time.perf_counter() - begin)
     return 1000 * float(np.median(seconds)) / count
 
 
 def read_metrics(workdir: Path) -> dict[str, Any]:
-    """A workdir's scores/metrics.json.
+    """Return the content of a workdir's scores/metrics.json.
 
     Raises:
       UserError: no such file, or one without a protocol.
@@ -180,7 +179,7 @@ def read_metrics(workdir: Path) -> dict[str, Any]:
 
 
 def _check_same(run: Run, output: Path) -> None:
-    """Raises UserError if something was trained in the run's folder with another config."""
+    """Raise UserError if something was trained in the run's folder with another config."""
     if not (output / run.name / "manifest.json").exists():
         return
     if changed := _changes(run, output):
@@ -194,7 +193,7 @@ def _changes(run: Run, output: Path) -> list[str]:
 
 
 def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:
-    """Copies the estimates that trained runs have into this run's workdir, where it has none itself."""
+    """Copy the estimates that trained runs have into this run's workdir, where it has none itself."""
     if not uses_geometry(run.config) or run.config.geometry.cameras:
         return
     wanted = geometry_origin(run.config)
@@ -213,7 +212,7 @@ def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl but for those that a kill cut short."""
+    """Return the lines of a metrics.jsonl but for those that a kill cut short."""
     found = []
     if not path.exists():
         return []  # a workdir may travel without it
@@ -226,7 +225,7 @@ def _events(path: Path) -> list[dict[str, Any]]:
 
 
 def _warm(config: Config, workdir: Path) -> None:
-    """Puts the training features of a run into its cache."""
+    """Put the training features of a run into its cache."""
     index = open_index(config)
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    backbone = load_method_backbone(config)
     split_features(config, index.select(split="train"), backbone, workdir)

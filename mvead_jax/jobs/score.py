@@ -5,7 +5,7 @@
     scores/images.csv       category,sample,view,image_path,label,score, and with decision.held_out p_value
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/environment.json what the scores were computed on; command.json: by which command
-    scores/attended/<category>.npz   where views are fused: what the patches of a few samples attended to
+    scores/attended/<category>.npz   where a method shows it: what the patches of a few samples attended to
     scores/report/index.html   all of it to look at (report/page.py), written last
     scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
     scores/unfinished.json  of what, while it is scored
@@ -31,9 +31,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mvead_jax.backbones.base import Backbone, load_backbone
-from mvead_jax.features.cache import Extraction, cache_folder
-from mvead_jax.bank.store import Manifest, read_facts
+from mvead_jax.backbones.base import Backbone
+from mvead_jax.features.cache import Extraction
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
@@ -48,14 +47,25 @@ from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.runtime.files import locked, make_folder
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.decision import FACTS, Decider, check_labels, read_for_scoring
-from mvead_jax.jobs.plan import Part, check_room, describe, scoring_parts
+from mvead_jax.jobs.plan import scoring_parts
+from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.progress import progress
 from mvead_jax.jobs.provenance import protocol
 from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
-from mvead_jax.scoring.scorer import Scorer, load_model
+from mvead_jax.methods.base import Spec
+from mvead_jax.jobs.manifest import Manifest
+from mvead_jax.scoring.model_store import read_facts
+from mvead_jax.scoring.scorer import Scorer
 from mvead_jax.runtime.sharding import is_first, together
 from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
-from mvead_jax.jobs.train import check_same_run, models, open_index, split_features
+from mvead_jax.jobs.train import (
+    check_same_run,
+    inputs_of,
+    load_method_backbone,
+    models,
+    open_index,
+    split_features,
+)
 from mvead_jax.jobs.workdir import (
     EVALUATED,
     OVERRIDDEN,
@@ -63,6 +73,7 @@ from mvead_jax.jobs.workdir import (
     checked_facts,
     checked_keys,
     is_artefact,
+    model_folder,
     model_names,
     reading,
     trained_config,
@@ -84,7 +95,7 @@ def score(
     from_test_labels: bool = False,
     report: bool = True,
 ) -> dict[str, Any] | None:
-    """Scores the test split of a workdir's data set, or the pictures of a folder.
+    """Score the test split of a workdir's data set, or the pictures of a folder.
 
     Args:
       workdir: of `train`.
@@ -110,7 +121,7 @@ def score(
             checked = checked_scoring(workdir, output, pictures, overrides or {}, protocols, from_test_labels)
             config, index, output, scored, _, calibrations = checked
             decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
-            backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+            backbone = load_method_backbone(config)
             if is_first():
                 check_files(index)
             geometries = trained_geometries(config, workdir, index.categories)
@@ -170,9 +181,11 @@ def _write_scores(
 def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict[str, Any]:
     """How the scores came about."""
     config, workdir = job.config, job.workdir
-    training = [read_facts(workdir / "banks" / name)["training"] for name, _ in models(config, index)]
-    words = protocol(config, job.backbone, training, scored, job.geometries)
-    words["models_digest"] = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+    facts = [read_facts(model_folder(workdir, name)) for name, _ in models(config, index)]
+    method = job.method("", index.views, index.categories)
+    training = [own["training"] for own in facts]
+    words = protocol(config, job.backbone, method, training, scored, job.geometries)
+    words["models_digest"] = Manifest(workdir).digest(workdir / "models")
     return words | ({"decision": decider.words()} if decider else {})
 
 
@@ -200,7 +213,7 @@ def checked_scoring(
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
 ) -> Checked:
-    """What is scored into where, before weights and pictures are read. Arguments as of `score`.
+    """Return what is scored into where, before weights and pictures are read. Arguments as of `score`.
 
     Raises:
       UserError: what of the workdir, the data set or the output can't be scored.
@@ -227,7 +240,7 @@ def evaluate_again(
     protocols: Sequence[str] = (),
     report: bool = True,
 ) -> dict[str, Any]:
-    """The metrics of a finished scoring of the test split, from its files: no model, backbone or features.
+    """Return the metrics of a finished scoring of the test split, from its files: no model, backbone or features.
 
     Args and returns as `score`.
 
@@ -276,7 +289,7 @@ def _sealed_metrics(output: Path) -> dict[str, Any]:
 
 
 def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
-    """What is scored: the test split, or the pictures of a folder."""
+    """Return what is scored: the test split, or the pictures of a folder."""
     if pictures is None:
         return _test_split(config)
     return open_pictures(pictures, _trained(config, workdir))
@@ -295,7 +308,7 @@ def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
     """Views of each category that was trained, or of those that data.categories names."""
     found = {}
     for name in model_names(workdir):
-        facts = read_facts(workdir / "banks" / name)
+        facts = read_facts(model_folder(workdir, name))
         found |= dict.fromkeys(facts["categories"], facts["views"])
     chosen = config.data.categories
     return {name: views for name, views in found.items() if not chosen or name in chosen}
@@ -304,11 +317,11 @@ def _trained(config: Config, workdir: Path) -> dict[str, list[str]]:
 def parts_of(
     config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path, output: Path
 ) -> list[Part]:
-    """What a scoring writes."""
+    """Return what a scoring writes."""
     parts = [index.select(category=category) for category in index.categories]
     cached = sum(Extraction.of(config, part, backbone, workdir).cached_bytes() for part in parts)
-    patches, cache = backbone.grid[0] * backbone.grid[1], cache_folder(config, workdir)
-    return scoring_parts(config, index, patches, backbone.width, cache, output, cached)
+    method = config.build(Spec.of(index.views, index.categories, backbone))
+    return scoring_parts(config, index, method, workdir, output, cached)
 
 
 def _test_split(config: Config) -> DatasetIndex:
@@ -331,18 +344,17 @@ def _score_model(
     to (Scorer.attended); without samples in all processes but the first."""
     config = job.config
     with together():
-        index, keys = _check_model(job, name, index)
+        facts, index, keys = _check_model(job, name, index)
     features = split_features(config, index, job.backbone, job.workdir)
     with together():
-        model = load_model(config, job.workdir, name, index.views, job.backbone)
-
-    present = index.present()
+        model = job.load(name, facts)
+    inputs = inputs_of(model.method, index, features)
     with progress(f"scores {name}", len(index), "samples") as bar:
         for category in index.categories:
             found = []
-            scorer = Scorer(model, keys[category], config.score)
+            scorer = Scorer(model, category, keys[category], config.score)
             chosen = np.array([at for at, own in enumerate(index.samples) if own.category == category])
-            for rows, maps in scorer.maps(features, present, chosen):
+            for rows, maps in scorer.maps(inputs, chosen):
                 bar.advance(len(rows))
                 if not is_first():
                     continue
@@ -352,13 +364,15 @@ def _score_model(
                 ]
 
             def attend(places, scorer=scorer, chosen=chosen):
-                return scorer.attended(features, present, chosen[places], _ATTENDED)
+                return scorer.attended(inputs, chosen[places], _ATTENDED)
 
             yield category, found, attend
 
 
-def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex, dict[str, EpipolarKeys]]:
-    """The samples on the views that the model was trained with, and the keys of their categories.
+def _check_model(
+    job: Job, name: str, index: DatasetIndex
+) -> tuple[dict[str, Any], DatasetIndex, dict[str, EpipolarKeys]]:
+    """What the model was trained with, the samples on its axis of views, and the keys of their categories.
 
     Raises:
       UserError: the model was not trained, or with anything else than these samples have.
@@ -366,7 +380,7 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
     facts = checked_facts(job.workdir, name, job.backbone)
     if new := sorted(set(index.categories) - set(facts["categories"])):
         learned = ", ".join(facts["categories"])
-        raise UserError(f"{', '.join(new)}: not trained; {job.workdir / 'banks' / name} learned {learned}")
+        raise UserError(f"{', '.join(new)}: not trained; {model_folder(job.workdir, name)} learned {learned}")
     views = tuple(facts["views"])
     if unknown := [view for view in index.views if view not in views]:
         raise UserError(
@@ -377,4 +391,4 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
         log.warning(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)
         )
-    return index, checked_keys(job, name, facts, index.categories)
+    return facts, index, checked_keys(job, name, facts, index.categories)

@@ -1,18 +1,18 @@
-"""The job that learns what good looks like: index -> features -> geometry -> fusion -> banks, into a workdir.
+"""The job that learns what good looks like: index -> features -> geometry -> model, into a workdir.
 
     config.json environment.json command.json metrics.jsonl manifest.json
-    geometry/<category>.json            only for a method that uses it
-    checkpoints/<category or all>/      states of the pre-training
-    models/<category or all>/ banks/<category or all>/C<v>.safetensors
+    geometry/<category>.json            only where something uses it
+    checkpoints/<category or all>/      states of a training
+    models/<category or all>/           scoring/model_store.py has the files
 
 With decision.held_out, some of the training samples are used for none of this but, at the end, to calibrate
 the decision: models/<category or all>/decision.safetensors.
 
-Run again with the same workdir, it resumes: what the manifest vouches for is not made again, and a
-pre-training goes on from its last state.
+Run again with the same workdir, it resumes: what the manifest vouches for is not made again, and a training goes
+on from its last state.
 
-Where several processes run the job, all compute features and pre-train; the first does everything else, and
-writes all files but the others' features.
+Where several processes run the job, all compute features and train; the first does everything else, and writes
+all files but the others' features.
 """
 
 from __future__ import annotations
@@ -23,71 +23,76 @@ import json
 import logging
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import jax
+import numpy as np
 
 from mvead_jax.backbones.base import Backbone, load_backbone
-from mvead_jax.features.cache import Extraction, cache_folder
-from mvead_jax.features.store import FeatureStore
-from mvead_jax.features.extraction import extract
-from mvead_jax.bank.store import Manifest, read_facts
-from mvead_jax.training.tensorboard import FOLDER, Board, check_board
-from mvead_jax.jobs.estimate_geometry import calibrate, geometry_path, keys_of, uses_geometry
-from mvead_jax.training.checkpoints import Checkpoints
-from mvead_jax.config.schema import Config
+from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
-from mvead_jax.runtime.console import command
+from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex, spread_evenly, stated_only
 from mvead_jax.data.source import data_folder, open_data
-from mvead_jax.decision.calibration import read_calibrations, scored_by, write_calibrations
+from mvead_jax.decision.calibration import read_calibrations, write_calibrations
 from mvead_jax.decision.split import hold_out
+from mvead_jax.features.cache import Extraction, cache_folder
+from mvead_jax.features.extraction import extract
+from mvead_jax.features.images import image_reader
+from mvead_jax.features.store import FeatureStore
+from mvead_jax.geometry.category import CategoryGeometry, read_geometry
+from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.jobs.decision import calibration_path, calibration_samples, check_held_out, score_held_out
+from mvead_jax.jobs.estimate_geometry import estimate_geometries, geometry_path, uses_geometry
+from mvead_jax.jobs.evaluate import protocols_of
+from mvead_jax.jobs.manifest import Manifest
+from mvead_jax.jobs.plan import training_parts
+from mvead_jax.jobs.workdir import Job, model_folder, refuse_artefact, refuse_version_1
+from mvead_jax.methods.base import LeavesOneOut, Method, RunContext, Spec, State, TrainData, Trains
+from mvead_jax.postprocess.statistics import FILE as STATISTICS
+from mvead_jax.postprocess.statistics import MOST_SAMPLES, ScoreStatistics
+from mvead_jax.runtime.console import command
+from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.jobs.evaluate import protocols_of
 from mvead_jax.runtime.files import append_line, keep_lines, locked, make_folder, read_json, write_json
-from mvead_jax.geometry.category import CategoryGeometry, read_geometry
-from mvead_jax.jobs.decision import calibrating, calibration_path, check_held_out, score_held_out
-from mvead_jax.postprocess.evidence import CALIBRATED, calibrate_scores
-from mvead_jax.methods.patchcore.method import check_views
-from mvead_jax.scoring.model_store import build_method, fuses, of_one_view, parameter_count, write_model
-from mvead_jax.jobs.plan import Part, check_room, describe, training_parts
-from mvead_jax.scoring.scorer import load_model
 from mvead_jax.runtime.sharding import check_shared, from_first, is_first, same_in_all, together
-from mvead_jax.jobs.workdir import Job, refuse_artefact
+from mvead_jax.scoring.model_store import STATE, read_facts, write_state
+from mvead_jax.scoring.scorer import Inputs, Model, Scorer
+from mvead_jax.training.checkpoints import Checkpoints
+from mvead_jax.training.tensorboard import FOLDER, Board, check_board
 
 log = logging.getLogger(__name__)
 
-ALL = "all"  # the folder of banks in the multi-class setting
+ALL = "all"  # the name of the model in the multi-class setting
+# Sections of the config that a model does not depend on.
+_NOT_LEARNED = ("data", "eval", "decision", "score")
 
 
 def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
-    """Trains every category of `config` into `workdir`, or what is missing of it.
+    """Train every category of `config` into `workdir`, or what is missing of it.
 
     Args:
-      tensorboard: write the losses of the pre-training for it too (board.py).
+      tensorboard: write the figures of a training for it too (training/tensorboard.py).
 
     Raises:
       UserError: anything wrong with the config, the data, the weights or the workdir.
-      Stopped: SIGTERM came during a pre-training, whose state is saved.
+      Stopped: SIGTERM came during a training, whose state is saved.
     """
     with together():
         if tensorboard:
             check_board()
         config, index = checked_training(config, workdir)
-        backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+        backbone = load_method_backbone(config)
         if is_first():
             check_files(index)
-        log.info(
-            "%s, %s weights: %d x %d patches of %d pixels, %d wide",
-            *(backbone.name, backbone.weights, *backbone.grid, backbone.patch_size, backbone.width),
-        )
-        method = build_method(config, index.views, backbone)  # so that what does not fit is said at once
+        info = backbone.info
+        log.info("%s, %s weights: %s", info.name, info.weights, _shapes_words(backbone))
+        parts = training_parts_of(config, index, backbone, workdir)  # what does not fit is said at once
         if is_first():
-            parts = training_parts_of(config, index, backbone, parameter_count(method), workdir)
             log.info("to be written: %s", describe(parts))
             check_room(parts)
     check_same_run(config, workdir)
@@ -105,7 +110,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 _record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
                     _check_geometry(config, index, workdir)
-                    geometries = calibrate(config, index, workdir)
+                    geometries = estimate_geometries(config, index, workdir)
         manifest = Manifest(workdir)
         with together():
             if is_first():
@@ -125,85 +130,118 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
     log.info("trained; now scripts/score.py --workdir %s", workdir)
 
 
+def load_method_backbone(config: Config) -> Backbone:
+    """Return the backbone of a config with the taps that its method reads. Raises UserError as `load_backbone`."""
+    return load_backbone(config.backbone, config.data.image_size, config.requires().taps, config.seed)
+
+
 def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, board: Board | None) -> None:
-    """Trains one model, or finds that it is there."""
-    config, workdir, backbone = job.config, job.workdir, job.backbone
+    """Train one model, or find that it is there."""
+    config, workdir = job.config, job.workdir
     training = index.select(split="train")
     with together():
-        keys = keys_of(config, job.geometries, index.categories, index.views, backbone)
-    for category, own in keys.items():
-        if fuses(config) and not own.mask.any():
-            log.warning("%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category)
-    facts = {
-        "views": list(index.views),
-        "categories": list(index.categories),
-        "backbone": backbone.digest,
-        "per_view": config.bank.per_view,
-        "kept": _kept(config),
-        "unfused": config.bank.unfused,
-        "training": _training_summary(training),
-        "features": _fingerprint(config, training, backbone, workdir),
-        "geometry": {category: own.digest for category, own in keys.items()},
-    }
+        method = job.method(name, index.views, index.categories)
+        keys = job.keys(method, index.categories)
+    facts = _facts(job, training, keys)
     same_in_all(
         json.dumps(facts),
         f"{name}: the processes see different pictures, weights or geometry; let all read one copy of each",
     )
-    folder = workdir / "banks" / name
-    done = False
+    folder, done = model_folder(workdir, name), False
     with together():
         if is_first():
-            places = (folder, workdir / "models" / name)
-            done = all(manifest.covers(place) for place in places) and read_facts(folder) == facts
+            done = manifest.covers(folder) and read_facts(folder) == facts
     if from_first(done):
         log.info("model %s: already trained", name)
         return
-    keeper = None
-    if fuses(config):  # before the features, for it may refuse
-        sections = {"fusion": dataclasses.asdict(config.fusion), "train": dataclasses.asdict(config.train)}
-        decides = facts | sections | {"seed": config.seed}
+    checkpoints = None
+    if isinstance(method, Trains) and method.training:  # before the features, for it may refuse
         with together():
             place, metrics = workdir / "checkpoints" / name, workdir / "metrics.jsonl"
             trained = bool(manifest.names(folder))
-            keeper = Checkpoints(place, metrics, name, decides, board, replace=trained)
+            checkpoints = Checkpoints(place, metrics, name, facts, board, replace=trained)
     with together():
         if is_first():
             manifest.forget(workdir / "config.json")  # until all of it is trained again
-            _forget(workdir, {"stage": "banks", "name": name})
+            _forget(workdir, {"stage": "model", "name": name})
     begin = time.monotonic()
-    features = split_features(config, training, backbone, workdir)
-    method = build_method(config, index.views, backbone, keeper=keeper, name=name)
-    state = normal = None
-    # A method that fuses does so on all devices; without, there is little to do.
-    if fuses(config) or is_first():
-        with (
-            closing(board) if board else nullcontext(),
-            keeper.heeding_sigterm() if keeper else nullcontext(),
-        ):
-            state = method.fit(training, features, keys, jax.random.key(config.seed))
-        seconds = time.monotonic() - begin
-        chosen = spread_evenly(len(training), CALIBRATED)
-        normal = method.leave_one_out(state, training, features, keys, chosen)
+    data = TrainData(
+        training,
+        split_features(config, training, job.backbone, workdir),
+        keys,
+        job.backbone,
+        image_reader(training, config.data.image_size) if method.requires.images else None,
+    )
+    with (
+        closing(board) if board else nullcontext(),
+        checkpoints.heeding_sigterm() if checkpoints else nullcontext(),
+    ):
+        state = method.fit(data, RunContext(config.seed, checkpoints))
+    seconds = time.monotonic() - begin
+    statistics = _statistics(job, method, state, data)
     with together():
         if is_first():
-            rows = write_model(workdir, name, method, state, calibrate_scores(normal), facts)
-            log.info(
-                "banks %s: %s patches", name, ", ".join(f"{bank} {count}" for bank, count in rows.items())
-            )
-            _record(workdir, {"stage": "banks", "name": name, "rows": rows, "seconds": seconds})
-            for place in ("models", "banks"):  # last: what the manifest covers is not made again
-                manifest.record(workdir / place / name)
+            rows = write_state(folder, state, facts)
+            statistics.write(folder / STATISTICS, index.views)
+            told = ", ".join(f"{bank} {count}" for bank, count in rows.items())
+            log.info("model %s: trained in %.0f s%s", name, seconds, f"; rows of {told}" if rows else "")
+            _record(workdir, {"stage": "model", "name": name, "rows": rows, "seconds": seconds})
+            manifest.record(folder)  # last: what the manifest covers is not made again
+
+
+def _facts(job: Job, training: DatasetIndex, keys: Mapping[str, EpipolarKeys]) -> dict[str, Any]:
+    """What a model depends on: with the same facts it is not trained again."""
+    config = job.config
+    settings = to_dict(config)
+    for section in _NOT_LEARNED:
+        del settings[section]
+    for place in ("weights", "directory", "batch_size"):  # the digest tells what the weights are
+        del settings["backbone"][place]
+    del settings["features"]["cache"]
+    settings["image_size"] = config.data.image_size
+    return {
+        "views": list(training.views),
+        "categories": list(training.categories),
+        "backbone": job.backbone.digest,
+        "settings": settings,
+        "training": _training_summary(training),
+        "features": _fingerprint(config, training, job.backbone, job.workdir),
+        "geometry": {category: own.digest for category, own in keys.items()},
+    }
+
+
+def _statistics(job: Job, method: Method, state: State, data: TrainData) -> ScoreStatistics:
+    """What normal maps look like: of some training samples, left out of what was learned where the method can.
+
+    All processes must call; what the others return does not count.
+    """
+    chosen = spread_evenly(len(data.index), MOST_SAMPLES)
+    if isinstance(method, LeavesOneOut):
+        normal = method.leave_one_out(state, data, chosen)
+        return ScoreStatistics.of(normal) if normal is not None else None
+    model, maps = Model(method, state, None), []
+    plain = dataclasses.replace(job.config.score, evidence="none")
+    inputs = Inputs(data.features, data.index.present(), data.images)
+    for category in data.categories:
+        own = [at for at in chosen if data.index.samples[at].category == category]
+        scorer = Scorer(model, category, data.geometry[category], plain)
+        maps += [found for _, found in scorer.maps(inputs, np.array(own, int))] if own else []
+    return ScoreStatistics.of(np.concatenate(maps))
 
 
 def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetIndex]:
-    """The config and the data set of a training, before weights and pictures are read.
+    """Return the config and the data set of a training, before weights and pictures are read.
 
     Raises:
       UserError: what of the config, the data set or the workdir can't be trained.
     """
     _check_place(config, workdir)
     index = open_index(config)
-    config = of_one_view(config, index)
+    views = max(len(index.select(category=name).views) for name in index.categories)
+    config = config.for_views(views)
+    if views == 1 and config.score.evidence != "none":
+        log.warning("one view alone: there is no other view whose evidence could be added")
+        config = dataclasses.replace(config, score=dataclasses.replace(config.score, evidence="none"))
     _check_workdir(config, workdir)
     check_held_out(config, index)
     protocols_of(config)
@@ -213,25 +251,25 @@ def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetInde
 
 
 def training_parts_of(
-    config: Config, index: DatasetIndex, backbone: Backbone, parameters: int, workdir: Path
+    config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path
 ) -> list[Part]:
-    """What a training writes."""
+    """Return what a training writes."""
     cached = 0
     for category in index.categories:
         of_category = index.select(category=category)
-        for part in (of_category.select(split="train"), calibrating(of_category)):
+        for part in (of_category.select(split="train"), calibration_samples(of_category)):
             if len(part):
                 cached += Extraction.of(config, part, backbone, workdir).cached_bytes()
-    patches, cache = backbone.grid[0] * backbone.grid[1], cache_folder(config, workdir)
-    return training_parts(config, index, patches, backbone.width, parameters, cache, workdir, cached)
+    method = config.build(Spec.of(index.views, index.categories, backbone))
+    return training_parts(config, index, method, workdir, cached)
 
 
 def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -> None:
-    """Scores the held-out samples by the model that is in the workdir, or finds that it is done."""
+    """Score the held-out samples by the model that is in the workdir, or find that it is done."""
     config, workdir = job.config, job.workdir
-    held_out, own = index.select(split="held_out"), calibrating(index)
-    folder, path = workdir / "models" / name, calibration_path(workdir, name)
-    learned = (workdir / "banks" / name, folder / "calibration.json", folder / "fusion.safetensors")
+    held_out, own = index.select(split="held_out"), calibration_samples(index)
+    folder, path = model_folder(workdir, name), calibration_path(workdir, name)
+    learned = (folder / STATE, folder / STATISTICS)
     facts = {
         "features": _fingerprint(config, own, job.backbone, workdir),
         "defective": [sample.id for sample in held_out.samples if sample.label == 1],
@@ -240,7 +278,7 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
     with together():
         if is_first():
             facts["model"] = manifest.digest(*learned)
-            wanted = (scored_by(config.score), facts)
+            wanted = (config.score.deciding(), facts)
             done = manifest.covers(path) and read_calibrations(path)[1:] == wanted
     if from_first(done):
         return
@@ -250,13 +288,14 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
             _forget(workdir, {"stage": "decision", "name": name})
     features = split_features(config, own, job.backbone, workdir)
     with together():
-        keys = keys_of(config, job.geometries, index.categories, index.views, job.backbone)
-        model = load_model(config, workdir, name, index.views, job.backbone)
+        model = job.load(name, {"views": index.views, "categories": index.categories})
+        keys = job.keys(model.method, index.categories)
+    inputs = inputs_of(model.method, own, features)
     defective = Counter(sample.category for sample in held_out.samples if sample.label == 1)
-    found = score_held_out(config, model, own, features, keys, defective)
+    found = score_held_out(config, model, own, inputs, keys, defective)
     with together():
         if is_first():
-            write_calibrations(path, found, scored_by(config.score), facts)
+            write_calibrations(path, found, config.score.deciding(), facts)
             target = config.decision.false_alarms
             for category, calibration in found.items():
                 calibration.check(category, target)
@@ -268,7 +307,7 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
 
 
 def open_index(config: Config) -> DatasetIndex:
-    """The data set that `config` names, with what it holds out; its notes go to the log."""
+    """Return the data set that `config` names, with what it holds out; its notes go to the log."""
     data = config.data
     index = open_data(
         data.root, data.categories, lists=data.lists, images=data.images, incomplete=data.incomplete
@@ -279,14 +318,14 @@ def open_index(config: Config) -> DatasetIndex:
 
 
 def models(config: Config, index: DatasetIndex) -> list[tuple[str, DatasetIndex]]:
-    """Each model's name and the part of the data set that belongs to it."""
+    """Return each model's name and the part of the data set that belongs to it."""
     if config.setting == "multi":
         return [(ALL, index)]
     return [(category, index.select(category=category)) for category in index.categories]
 
 
 def check_same_run(config: Config, workdir: Path) -> None:
-    """Raises UserError in all processes unless they have the same config, workdir and cache."""
+    """Raise UserError in all processes unless they have the same config, workdir and cache."""
     same_in_all(
         json.dumps([to_dict(config), str(workdir)]),
         "the processes were started with different configs or workdirs; start all with the same command but "
@@ -296,18 +335,33 @@ def check_same_run(config: Config, workdir: Path) -> None:
         check_shared(folder)
 
 
-def split_features(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> FeatureStore:
-    """Features of one split's samples, in their order, on the index's axis of views.
+def split_features(
+    config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path
+) -> dict[str, FeatureStore]:
+    """Return the features of one split's samples by tap, in their order, on the index's axis of views.
 
     All processes must call.
     """
     parts = [index.select(category=category) for category in index.categories]
     stores = [extract(Extraction.of(config, part, backbone, workdir)) for part in parts]
-    return FeatureStore.concatenate(stores, index.views)
+    return {
+        tap: FeatureStore.concatenate([own[tap] for own in stores], index.views) for tap in backbone.taps
+    }
+
+
+def inputs_of(method: Method, index: DatasetIndex, features: Mapping[str, FeatureStore]) -> Inputs:
+    """Return samples as a method reads them."""
+    images = image_reader(index, method.spec.image_size) if method.requires.images else None
+    return Inputs(features, index.present(), images)
+
+
+def _shapes_words(backbone: Backbone) -> str:
+    shapes = backbone.shapes.items()
+    return ", ".join(f"{tap} {rows} x {columns}, {width} wide" for tap, (rows, columns, width) in shapes)
 
 
 def _check_place(config: Config, workdir: Path) -> None:
-    """Raises UserError if the workdir can't be one, or the cameras are not there."""
+    """Raise UserError if the workdir can't be one, or the cameras are not there."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
     refuse_artefact(workdir)
@@ -317,9 +371,10 @@ def _check_place(config: Config, workdir: Path) -> None:
 
 
 def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raises UserError if something in the workdir was trained with another config."""
+    """Raise UserError if something in the workdir was trained with another config."""
     path = workdir / "config.json"
-    if not Manifest(workdir).names(workdir / "banks"):
+    refuse_version_1(workdir)
+    if not Manifest(workdir).names(workdir / "models"):
         return  # nothing is trained yet
     earlier = from_dict(read_json(path, "a config"), str(path))
     if changed := differences(earlier, config):
@@ -327,7 +382,7 @@ def _check_workdir(config: Config, workdir: Path) -> None:
 
 
 def _check_geometry(config: Config, index: DatasetIndex, workdir: Path) -> None:
-    """Raises UserError if an estimate that this workdir was trained with is not what it was."""
+    """Raise UserError if an estimate that this workdir was trained with is not what it was."""
     manifest = Manifest(workdir)
     for category in index.categories:
         path = geometry_path(workdir, category)
@@ -340,34 +395,28 @@ def _check_geometry(config: Config, index: DatasetIndex, workdir: Path) -> None:
             )
 
 
-def _kept(config: Config) -> dict[str, Any]:
-    """What the rows of a bank were chosen by."""
-    own = config.bank
-    chosen = {"share": own.share, "projection": own.projection, "seed": config.seed}
-    return {"kind": own.kind} | (chosen if own.kind != "full" else {})
-
-
 def _training_summary(index: DatasetIndex) -> dict[str, int]:
     labels = [view.label for sample in index.samples for view in sample.views]
-    found = {"samples": len(index), "views": len(labels), "views_labelled_defective": labels.count(1)}
-    # Only where there are any: a workdir of before is not trained again for it.
-    return found | (
-        {"samples_labelled_defective_only": count} if (count := stated_only(index.samples)) else {}
-    )
+    return {
+        "samples": len(index),
+        "views": len(labels),
+        "views_labelled_defective": labels.count(1),
+        "samples_labelled_defective_only": stated_only(index.samples),
+    }
 
 
 def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> str:
-    """What the banks of a model depend on: so a changed picture means training again. All must call."""
+    """Return what a model depends on of its pictures: so a changed picture means training again. All must call."""
     parts = [index.select(category=category) for category in index.categories]
     digests = [Extraction.of(config, part, backbone, workdir).fingerprint() for part in parts]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()
 
 
 def _record(workdir: Path, event: dict[str, Any]) -> None:
-    """Appends one line to metrics.jsonl."""
+    """Append one line to metrics.jsonl."""
     append_line(workdir / "metrics.jsonl", json.dumps(event))
 
 
 def _forget(workdir: Path, event: dict[str, Any]) -> None:
-    """Takes the lines of such an event out of metrics.jsonl: what they tell of is made again."""
+    """Take the lines of such an event out of metrics.jsonl: what they tell of is made again."""
     keep_lines(workdir / "metrics.jsonl", lambda line: not event.items() <= line.items())

@@ -11,18 +11,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.backbones.stored import STORED
-from mvead_jax.bank.store import Manifest, read_facts
-from mvead_jax.jobs.estimate_geometry import geometry_path, keys_of, uses_geometry
-from mvead_jax.config.schema import Config
 from mvead_jax.config.io import from_dict, override
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import locked, read_json
+from mvead_jax.config.schema import Config
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.scoring.model_store import fuses
+from mvead_jax.jobs.estimate_geometry import geometry_path, keys_of, uses_geometry
+from mvead_jax.jobs.manifest import Manifest
+from mvead_jax.methods.base import Method, Spec, State
+from mvead_jax.postprocess.statistics import FILE as STATISTICS
+from mvead_jax.postprocess.statistics import ScoreStatistics
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked, read_json
 from mvead_jax.runtime.sharding import is_first
+from mvead_jax.scoring.model_store import read_facts, read_state
+from mvead_jax.scoring.scorer import Model, keys_grid
 
 WEIGHTS = "weights"  # folder of an artefact
 # Config fields, or the start of their names, that may change between training and scoring.
@@ -48,15 +54,40 @@ class Job:
     backbone: Backbone
     geometries: Mapping[str, CategoryGeometry]
 
+    def method(self, name: str, views: Sequence[str], categories: Sequence[str]) -> Method:
+        """Return the method of a model of these views and categories. Raises UserError: settings that do not fit."""
+        return self.config.build(Spec.of(views, categories, self.backbone, name))
+
+    def keys(self, method: Method, categories: Sequence[str]) -> dict[str, EpipolarKeys]:
+        """Return the keys of some categories on a model's axis of views.
+
+        Raises:
+          UserError: an untrusted pair, and geometry.on_failure=error.
+        """
+        place = method.spec.views, method.spec.image_size, keys_grid(method)
+        return keys_of(self.config, self.geometries, categories, *place)
+
+    def load(self, name: str, facts: Mapping[str, Any]) -> Model:
+        """Return the model `name` of the workdir. Args: facts: what it was trained with (`checked_facts`).
+
+        Raises:
+          UserError: a file that is missing or not what it should be.
+        """
+        method, folder = self.method(name, facts["views"], facts["categories"]), model_folder(self.workdir, name)
+        state: State = read_state(folder, jax.eval_shape(method.init, jax.random.key(0)))
+        return Model(method, state, ScoreStatistics.read(folder / STATISTICS, method.spec.views))
+
 
 def trained_config(workdir: Path, overrides: Mapping[str, str], changeable: tuple[str, ...]) -> Config:
-    """The config of training with what may change after it.
+    """Return the config of training with what may change after it.
 
     Raises:
       UserError: no workdir, or a field that may not change.
     """
     path = workdir / "config.json"
-    config = from_dict(read_json(path, "a workdir of train.py"), str(path))
+    values = read_json(path, "a workdir of train.py")
+    refuse_version_1(workdir)
+    config = from_dict(values, str(path))
     if is_artefact(workdir):
         config = replace(config, backbone=replace(config.backbone, weights=str(workdir / WEIGHTS)))
     config = override(config, overrides)
@@ -76,14 +107,23 @@ def trained_config(workdir: Path, overrides: Mapping[str, str], changeable: tupl
 
 
 def is_artefact(workdir: Path) -> bool:
-    """Whether export.py made it: a backbone lies in it."""
+    """Return whether export.py made it: a backbone lies in it."""
     return (workdir / WEIGHTS / STORED).is_file()
 
 
 def refuse_artefact(folder: Path, named_by: str = "--workdir") -> None:
-    """Raises UserError for an artefact: nothing writes into one, and so whoever reads it needs no lock."""
+    """Raise UserError for an artefact: nothing writes into one, and so whoever reads it needs no lock."""
     if is_artefact(folder):
         raise UserError(f"{named_by} {folder}: an artefact stays as it is; name another folder")
+
+
+def refuse_version_1(workdir: Path) -> None:
+    """Raise UserError for a workdir or an artefact of version 1, whose models lie elsewhere."""
+    if (workdir / "banks").is_dir():
+        raise UserError(
+            f"{workdir}: made by version 1 of this program (it has banks/), which this one does not read; train "
+            "into another --workdir"
+        )
 
 
 @contextmanager
@@ -103,23 +143,23 @@ def reading(workdir: Path) -> Iterator[None]:
 
 
 def checked_facts(workdir: Path, name: str, backbone: Backbone) -> dict[str, Any]:
-    """What a model was trained with, its files being those that were written.
+    """Return what a model was trained with, its files being those that were written.
 
     Raises:
       UserError: not trained, changed since, or trained with another backbone.
     """
-    folder = workdir / "banks" / name
+    folder = model_folder(workdir, name)
     if not folder.is_dir():
         trained = ", ".join(model_names(workdir)) or "nothing"
         raise UserError(f"{name}: not trained; {folder.parent} holds {trained}")
     if is_first():
-        for place in (folder, workdir / "models" / name):
-            Manifest(workdir).verify(place)
+        Manifest(workdir).verify(folder)
     facts = read_facts(folder)
     if facts["backbone"] != backbone.digest:
+        info = backbone.info
         raise UserError(
-            f"{folder}: trained with other weights or sizes than {backbone.name} has now "
-            f"({backbone.weights}); restore them or train again"
+            f"{folder}: trained with other weights or sizes than {info.name} has now "
+            f"({info.weights}); restore them or train again"
         )
     return facts
 
@@ -127,15 +167,15 @@ def checked_facts(workdir: Path, name: str, backbone: Backbone) -> dict[str, Any
 def checked_keys(
     job: Job, name: str, facts: Mapping[str, Any], categories: Sequence[str]
 ) -> dict[str, EpipolarKeys]:
-    """The keys of some categories of a model, on its axis of views.
+    """Return the keys of some categories of a model, on its axis of views.
 
     Raises:
       UserError: the model was trained with others.
     """
-    keys = keys_of(job.config, job.geometries, categories, tuple(facts["views"]), job.backbone)
+    keys = job.keys(job.method(name, facts["views"], facts["categories"]), categories)
     changed = [name for name, own in keys.items() if facts["geometry"].get(name) != own.digest]
-    if changed and fuses(job.config) and job.config.fusion.kind == "eam":
-        folder = job.workdir / "banks" / name
+    if changed and job.config.requires().geometry != "none":
+        folder = model_folder(job.workdir, name)
         raise UserError(f"{folder}: trained with another geometry of {', '.join(changed)}; train again")
     return keys
 
@@ -143,7 +183,7 @@ def checked_keys(
 def trained_geometries(
     config: Config, workdir: Path, categories: Sequence[str]
 ) -> dict[str, CategoryGeometry]:
-    """The geometry of each category that train.py left; none if nothing in the config asks for it.
+    """Return the geometry of each category that train.py left; none if nothing in the config asks for it.
 
     Raises:
       UserError: one that is missing or has changed.
@@ -152,14 +192,19 @@ def trained_geometries(
     for category in categories if uses_geometry(config) else ():
         path = geometry_path(workdir, category)
         if not path.exists():
-            eam = config.method == "mvead" and config.fusion.kind == "eam"
-            what = "fusion.kind=eam" if eam else f"score.evidence={config.score.evidence}"
+            by_method = config.requires().geometry != "none"
+            what = f"method={config.method}" if by_method else f"score.evidence={config.score.evidence}"
             raise UserError(f"{path}: no such file, and {what} needs it; train with it")
         Manifest(workdir).verify(path)
         found[category] = read_geometry(path)
     return found
 
 
+def model_folder(workdir: Path, name: str) -> Path:
+    """Return where a workdir keeps a model."""
+    return workdir / "models" / name
+
+
 def model_names(workdir: Path) -> list[str]:
-    """The models that a workdir holds."""
-    return sorted(path.name for path in (workdir / "banks").glob("*") if path.is_dir())
+    """Return the models that a workdir holds."""
+    return sorted(path.name for path in (workdir / "models").glob("*") if path.is_dir())

@@ -1,78 +1,88 @@
 """Evidence along epipolar lines: a patch is more suspect if another camera sees something on its line (ours).
 
-Patch scores are standardised by view, so that they can be added; to each patch comes, averaged over the other
-views, the highest score among the patches that may show the same point. Works on the maps of any method.
+Scores are standardised by view, so that they can be added; to each patch comes, over the other views, the highest
+score among the patches that may show the same point. Works on the maps of any method.
 
-Letters: V views, h x w patches, N = h w.
+Letters: V views, h x w cells of a map, r x c patches of the epipolar keys, N = r c.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-CALIBRATED = 64  # training samples, at most, whose leave-one-out scores tell what is normal
+from mvead_jax.config.schema import ScoreConfig
+from mvead_jax.postprocess.statistics import ScoreStatistics, standardise
+
+_MOST_PATCHES = 32  # along a side of a map whose cells are many: the mask has (V N)^2 entries
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """What normal patch scores look like in each view: their mean and standard deviation [V]."""
-
-    mean: Float[np.ndarray, " V"]
-    deviation: Float[np.ndarray, " V"]
-
-
-def calibrate_scores(normal: Float[np.ndarray, "n V h w"]) -> Calibration:
-    """The calibration by leave-one-out scores of normal samples; NaN counts as missing.
-
-    A view without two scores takes the figures of all views together; no deviation is below 1e-6 of the mean.
-    """
-    flat = np.asarray(normal, np.float64).swapaxes(0, 1).reshape(normal.shape[1], -1)
-    everything = flat[np.isfinite(flat)]
-    if not len(everything):
-        return Calibration(np.zeros(len(flat)), np.ones(len(flat)))
-    rows = [row[np.isfinite(row)] for row in flat]
-    rows = [row if len(row) > 1 else everything for row in rows]
-    mean = np.array([row.mean() for row in rows])
-    deviation = np.array([row.std() for row in rows])
-    return Calibration(mean, np.maximum(deviation, np.maximum(1e-6 * np.abs(mean), 1e-12)))
-
-
-def standardise(maps: Float[Array, "*B V h w"], calibration: Calibration) -> Float[Array, "*B V h w"]:
-    """How many standard deviations above the normal mean of its view each score lies."""
-    mean = jnp.asarray(calibration.mean, maps.dtype)[:, None, None]
-    deviation = jnp.asarray(calibration.deviation, maps.dtype)[:, None, None]
-    shape = (1,) * (maps.ndim - 3) + mean.shape
-    return (maps - mean.reshape(shape)) / deviation.reshape(shape)
-
-
-def fuse_evidence(
+def with_evidence(
     maps: Float[Array, "V h w"],
-    mask: Bool[Array, "V V N N"],
     present: Bool[Array, " V"],
-    weight: float = 1.0,
-    pooling: Literal["mean", "max"] = "mean",
+    mask: Bool[Array, "V V N N"],
+    grid: tuple[int, int],
+    statistics: ScoreStatistics,
+    config: ScoreConfig,
 ) -> Float[Array, "V h w"]:
-    """Standardised scores of one sample, with what the other views have to say.
+    """Return the standardised maps of a sample with what the other views add, as score.evidence says; jit-able.
 
     Args:
-      maps: standardised. mask: mask[a, b, j, k]: patch k of b may show what patch j of a shows.
-      present: views that the sample has; others say nothing.
-      weight: of what the other views add.
-      pooling: over the views in which a patch has any place to be. A patch that has none adds nothing.
+      mask: the epipolar keys of the category. grid: (r, c), on which they are; it divides (h, w).
     """
-    views = maps.shape[0]
-    flat = maps.reshape(views, -1)
+    if config.evidence == "all":
+        mask = jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
+    standard = standardise(maps, statistics)
+    return standard + config.weight * _enlarged(
+        evidence_of_others(_highest_in_patches(standard, grid), mask, present, config.pooling), maps.shape
+    )
+
+
+def evidence_of_others(
+    scores: Float[Array, "V r c"],
+    mask: Bool[Array, "V V N N"],
+    present: Bool[Array, " V"],
+    pooling: Literal["mean", "max"] = "mean",
+) -> Float[Array, "V r c"]:
+    """Return what the other views say of each patch of one sample.
+
+    Args:
+      scores: standardised. mask: mask[a, b, j, k]: patch k of b may show what patch j of a shows.
+      present: views that the sample has; others say nothing.
+      pooling: over the views in which a patch has any place to be. A patch that has none gains nothing.
+    """
+    flat = scores.reshape(len(scores), -1)
     mask = mask & jnp.asarray(present)[None, :, None, None]
     highest = jnp.where(mask, flat[None, :, None, :], -jnp.inf).max(3)  # [V,V,N]
     seen = mask.any(3)
     if pooling == "mean":
         total = jnp.where(seen, highest, 0).sum(1)
-        added = total / jnp.maximum(seen.sum(1), 1).astype(maps.dtype)
+        added = total / jnp.maximum(seen.sum(1), 1).astype(scores.dtype)
     else:
         added = jnp.where(seen.any(1), highest.max(1), 0)
-    return maps + weight * added.reshape(maps.shape)
+    return added.reshape(scores.shape)
+
+
+def evidence_grid(shape: tuple[int, int]) -> tuple[int, int]:
+    """Return the grid on which evidence is looked for in maps of a shape: their own, or a coarser one."""
+    found = []
+    for side in shape:
+        factor = next(n for n in range(1, side + 1) if side % n == 0 and side // n <= _MOST_PATCHES)
+        found.append(side // factor)
+    return found[0], found[1]
+
+
+def _highest_in_patches(maps: Float[Array, "V h w"], grid: tuple[int, int]) -> Float[Array, "V r c"]:
+    if maps.shape[1:] == grid:
+        return maps
+    views, height, width = maps.shape
+    return maps.reshape(views, grid[0], height // grid[0], grid[1], width // grid[1]).max((2, 4))
+
+
+def _enlarged(patches: Float[Array, "V r c"], shape: tuple[int, ...]) -> Float[Array, "V h w"]:
+    if patches.shape == shape:
+        return patches
+    rows, columns = (own // patch for own, patch in zip(shape[1:], patches.shape[1:], strict=True))
+    return patches.repeat(rows, 1).repeat(columns, 2)

@@ -1,138 +1,154 @@
-"""A trained model at work: patch features of samples -> anomaly maps, on all devices.
+"""A trained model at work: feature maps of samples -> anomaly maps, on all devices.
 
-It knows nothing of lists, labels and result files: score.py has those.
+It knows nothing of lists, labels and result files: jobs/score.py has those.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int
+from jaxtyping import Bool, Float32, Int
 
-from mvead_jax.backbones.base import Backbone
-from mvead_jax.features.store import FeatureStore
-from mvead_jax.config.schema import Config, ScoreConfig
+from mvead_jax.config.schema import ScoreConfig
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.postprocess.evidence import Calibration, fuse_evidence, standardise
-from mvead_jax.methods.mvead.method import Mvead
-from mvead_jax.methods.patchcore.method import PatchCore
-from mvead_jax.scoring.model_store import build_method, read_model
+from mvead_jax.methods.base import PATCHES, Batch, Method, PlansGeometry, ShowsAttention, State, map_shape
+from mvead_jax.postprocess.evidence import evidence_grid, with_evidence
+from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime.sharding import batch_of, mesh, own_rows, place, replicate, to_host
 
 _BATCH_SAMPLES = 8  # that a device scores at a time
 
-Features = FeatureStore | Float32[np.ndarray, "S V N D"]
+
+@dataclass(frozen=True)
+class Inputs:
+    """Some samples as a method reads them.
+
+    Attributes:
+      features: [S,V,h,w,D] by tap, arrays or FeatureStores. present: which views each sample has.
+      images: [n,V,H,W,3] of samples by their positions; None unless the method requires them.
+    """
+
+    features: Mapping[str, Any]
+    present: Bool[np.ndarray, "S V"]
+    images: Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]] | None = None
 
 
 @dataclass(frozen=True)
 class Model:
-    """What a workdir holds under one name. calibration: of patch scores, for evidence."""
+    """A method with what it has learned. statistics: of normal scores, for evidence."""
 
-    method: PatchCore | Mvead
-    state: Any
-    calibration: Calibration
+    method: Method
+    state: State
+    statistics: ScoreStatistics
 
 
-def load_model(config: Config, workdir: Path, name: str, views: tuple[str, ...], backbone: Backbone) -> Model:
-    """The model `name` of a workdir; `views`: that it was trained with. Raises as model.read_model."""
-    method = build_method(config, views, backbone, name=name)
-    return Model(method, *read_model(workdir, name, method))
+def keys_grid(method: Method) -> tuple[int, int]:
+    """Return (h, w) of the patches between which the epipolar keys of a model are."""
+    if PATCHES in method.spec.maps:
+        return method.spec.maps[PATCHES][:2]
+    return evidence_grid(map_shape(method))
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A model and the geometry of one category.
+    """A model at work on one category that it has learned.
 
     Attributes:
       keys: of the category, on the model's axis of views.
-      config: what is done with patch distances.
+      config: what is done with the method's maps.
     """
 
     model: Model
+    category: str
     keys: EpipolarKeys
     config: ScoreConfig
     _planned: Any = field(init=False, repr=False)
     _mask: jax.Array = field(init=False, repr=False)
 
     def __post_init__(self):
-        object.__setattr__(self, "_planned", replicate(self.model.method.plan(self.keys)))
+        method = self.model.method
+        planned = replicate(method.plan(self.keys)) if isinstance(method, PlansGeometry) else None
+        object.__setattr__(self, "_planned", planned)
         object.__setattr__(self, "_mask", jnp.asarray(self.keys.mask))
 
     def maps(
-        self,
-        features: Features,
-        present: Bool[np.ndarray, "S V"],
-        rows: Int[np.ndarray, " n"],
-        most: int = _BATCH_SAMPLES,
+        self, inputs: Inputs, rows: Int[np.ndarray, " n"], most: int = _BATCH_SAMPLES
     ) -> Iterator[tuple[Int[np.ndarray, " b"], Float32[np.ndarray, "b V h w"]]]:
-        """Patch scores of some samples, a batch after another; NaN where a view is missing.
+        """Yield anomaly maps of some samples, a batch after another; NaN where a view is missing.
 
         All processes must call; each reads the features of its own samples.
 
         Args:
-          features: of all samples. present: which views they have; the features of others are not read.
+          inputs: of all samples; the features of views that are not present are not read.
           rows: of the samples to score.
           most: that a device scores at a time; the maps do not depend on it.
         """
         size = batch_of(len(rows), most)
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
-            batch = _batch(features, present, chosen, size)
-            maps = self.model.method.anomaly_maps(self.model.state, batch, self._planned, mesh())
+            maps = self.model.method.score(self.model.state, self._batch(inputs, chosen, size))
             maps = np.array(to_host(maps))[: len(chosen)]
+            present = inputs.present[chosen]
             if self.config.evidence != "none":
-                fuse = partial(with_evidence, calibration=self.model.calibration, config=self.config)
-                maps = np.array(jax.vmap(fuse, (0, 0, None))(maps, present[chosen], self._mask))
-            maps[~present[chosen]] = np.nan
+                fuse = partial(
+                    with_evidence, grid=self.keys.grid, statistics=self.model.statistics, config=self.config
+                )
+                maps = np.array(jax.vmap(fuse, (0, 0, None))(maps, present, self._mask))
+            maps[~present] = np.nan
             yield chosen, maps
 
     def attended(
-        self, features: Features, present: Bool[np.ndarray, "S V"], rows: Int[np.ndarray, " n"], top: int
+        self, inputs: Inputs, rows: Int[np.ndarray, " n"], top: int
     ) -> tuple[Int[np.ndarray, "n V N K"], Float32[np.ndarray, "n V N K"]] | None:
-        """What each patch of some samples attended to most (attended.attended_patches); None where the method
-        attends to nothing.
+        """Return what each patch of some samples attended to most (`ShowsAttention.attended`); None where the
+        method attends to nothing.
 
         Args as of `maps`, but one process calls, and its first device works.
         """
-        method, state = self.model.method, self.model.state
-        views, patches = features.shape[1:3]
-        if not isinstance(method, Mvead) or views < 2:
+        method = self.model.method
+        views, *grid = next(iter(inputs.features.values())).shape[1:4]
+        if not isinstance(method, ShowsAttention) or views < 2:
             return None
-        top, found = min(top, views * patches), []
+        top, found = min(top, views * grid[0] * grid[1]), []
         for row in rows:  # one after the other: a sample's weights are large, and few are asked for
-            batch = np.where(present[[row]][..., None, None], features[np.array([row])], 0)
-            found.append(method.attended(state, batch.astype(np.float32), self.keys, top))
+            own = np.array([row])
+            batch = Batch(
+                _read(inputs.features, inputs.present[own], own), inputs.present[own], np.zeros(1, np.int32)
+            )
+            found.append(method.attended(self.model.state, batch, self.keys, top))
         patches, weights = (np.concatenate(own) for own in zip(*found, strict=True))
         return patches, weights
 
+    def _batch(self, inputs: Inputs, rows: Int[np.ndarray, " b"], size: int) -> Batch:
+        """The given samples over the mesh, then zeros up to `size`; zeros for a missing view."""
+        places = np.arange(size)[own_rows(size)]
+        real = places < len(rows)
+        own = rows[places[real]]
+        present = np.zeros((len(places), inputs.present.shape[1]), bool)
+        present[real] = inputs.present[own]
 
-def with_evidence(
-    maps: Float32[Array, "V h w"],
-    present: Bool[Array, " V"],
-    mask: Bool[Array, "V V N N"],
-    calibration: Calibration,
-    config: ScoreConfig,
-) -> Float32[Array, "V h w"]:
-    """The standardised maps of a sample with what the other views add, as score.evidence says; jit-able."""
-    if config.evidence == "all":
-        mask = jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
-    return fuse_evidence(standardise(maps, calibration), mask, present, config.weight, config.pooling)
+        def filled(values: np.ndarray) -> np.ndarray:
+            batch = np.zeros((len(places), *values.shape[1:]), np.float32)
+            batch[real] = values
+            return batch
+
+        features = {tap: filled(own) for tap, own in _read(inputs.features, present[real], own).items()}
+        images = None if inputs.images is None else filled(inputs.images(own))
+        number = self.model.method.spec.categories.index(self.category)
+        category = np.full(len(places), number, np.int32)
+        features, present, category, images = place((features, present, category, images))
+        return Batch(features, present, category, self._planned, images, mesh())
 
 
-def _batch(
-    features: Features, present: Bool[np.ndarray, "S V"], rows: Int[np.ndarray, " b"], size: int
-) -> jax.Array:
-    """Features [size,V,N,D] over the mesh: of the given samples, then zeros; zeros for a missing view."""
-    places = np.arange(size)[own_rows(size)]
-    real = places < len(rows)
-    own = rows[places[real]]
-    batch = np.zeros((len(places), *features.shape[1:]), np.float32)
-    batch[real] = np.where(present[own][..., None, None], features[own], 0)
-    return place(batch)
+def _read(
+    features: Mapping[str, Any], present: Bool[np.ndarray, "n V"], rows: Int[np.ndarray, " n"]
+) -> dict[str, Float32[np.ndarray, "n V h w D"]]:
+    """Features of some samples; zeros for a missing view, whatever is stored of it."""
+    has = present[..., None, None, None]
+    return {tap: np.where(has, own[rows], 0).astype(np.float32) for tap, own in features.items()}

@@ -23,9 +23,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
-from mvead_jax.backbones.base import Backbone, load_backbone
+from mvead_jax.backbones.base import Backbone
 from mvead_jax.features.cache import as_stored
-from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import open_image, preprocess, upright
 from mvead_jax.data.pictures import Picture
@@ -34,12 +33,16 @@ from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.jobs.decision import read_for_scoring
-from mvead_jax.scoring.scorer import Scorer, load_model
+from mvead_jax.jobs.manifest import Manifest
+from mvead_jax.jobs.train import load_method_backbone
+from mvead_jax.scoring.model_store import read_facts
+from mvead_jax.scoring.scorer import Inputs, Scorer
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
     checked_facts,
     checked_keys,
+    model_folder,
     model_names,
     reading,
     trained_config,
@@ -173,7 +176,7 @@ class Inspector:
         overrides: Mapping[str, str] | None = None,
         warm: bool = True,
     ) -> Inspector:
-        """The models of a workdir or an artefact, whose files are checked by their manifest.
+        """Return an inspector of the models of a workdir or an artefact, whose files are checked by their manifest.
 
         Args:
           category: the only one to load; None: all that the workdir has.
@@ -196,24 +199,25 @@ class Inspector:
     def _read(cls, workdir: Path, config: Config, category: str | None) -> Inspector:
         manifest = Manifest(workdir)
         manifest.verify(workdir / "config.json")
-        learned = {name: read_facts(workdir / "banks" / name)["categories"] for name in model_names(workdir)}
+        facts = {name: read_facts(model_folder(workdir, name)) for name in model_names(workdir)}
+        learned = {name: own["categories"] for name, own in facts.items()}
         known = sorted({own for categories in learned.values() for own in categories})
         if category is not None and category not in known:
             raise UserError(f"category {category!r}: not trained; {workdir} has {', '.join(known)}")
         chosen = known if category is None else [category]
-        backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+        backbone = load_method_backbone(config)
         job = Job(config, workdir, backbone, trained_geometries(config, workdir, chosen))
         scorers, used = {}, []
         for name, categories in learned.items():
             if not (own := [one for one in categories if one in chosen]):
                 continue
             used.append(name)
-            facts = checked_facts(workdir, name, backbone)
-            keys = checked_keys(job, name, facts, own)
-            model = load_model(config, workdir, name, tuple(facts["views"]), backbone)
-            scorers |= {one: Scorer(model, keys[one], config.score) for one in own}
+            of_model = checked_facts(workdir, name, backbone)
+            keys = checked_keys(job, name, of_model, own)
+            model = job.load(name, of_model)
+            scorers |= {one: Scorer(model, one, keys[one], config.score) for one in own}
         calibrations = read_for_scoring(config, workdir, used, chosen)
-        models = manifest.digest(*(workdir / place for place in ("banks", "models", "geometry")))
+        models = manifest.digest(workdir / "models", workdir / "geometry")
         decides = [models, backbone.digest, config.score, config.decision]
         digest = hashlib.sha256(repr(decides).encode()).hexdigest()
         return cls(
@@ -225,11 +229,11 @@ class Inspector:
         return tuple(sorted(self._scorers))
 
     def views(self, category: str | None = None) -> tuple[str, ...]:
-        """The cameras of the model, in the order in which a list of pictures is taken."""
-        return self._scorers[self._category(category)].model.method.views
+        """Return the cameras of the model, in the order in which a list of pictures is taken."""
+        return self._scorers[self._category(category)].model.method.spec.views
 
     def warm_up(self) -> None:
-        """Compiles what `inspect` runs, for every category."""
+        """Compile what `inspect` runs, for every category."""
         size = self.backbone.image_size
         for category in self.categories:
             views = len(self.views(category))
@@ -238,7 +242,7 @@ class Inspector:
     def inspect(
         self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
     ) -> Inspection:
-        """Scores one part.
+        """Score one part.
 
         Args:
           images: its pictures, in the order of `views` or by the names of the views: paths, PIL images, or
@@ -264,7 +268,7 @@ class Inspector:
     def preprocess(
         self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
     ) -> tuple[Float32[np.ndarray, "V S S 3"], Bool[np.ndarray, " V"], dict[str, tuple[int, int]]]:
-        """The pictures as the backbone takes them, zeros where a view is missing; which there are; and the
+        """Return the pictures as the backbone takes them, zeros where a view is missing; which there are; and the
         size (W, H) of each upright picture. Arguments and errors as `inspect`."""
         category = self._category(category)
         views = self.views(category)
@@ -284,10 +288,14 @@ class Inspector:
     def maps(
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
     ) -> Float32[np.ndarray, "V h w"]:
-        """Patch scores of a part's preprocessed pictures; NaN where `present` says there is none."""
-        features = np.array(as_stored(self.backbone(pictures), self._dtype), np.float32)
-        features[~present] = 0
-        scored = self._scorers[category].maps(features[None], present[None], np.array([0]), most=1)
+        """Return the anomaly maps of a part's preprocessed pictures; NaN where `present` says there is none."""
+        features = {
+            tap: np.asarray(as_stored(own, self._dtype), np.float32)[None]
+            for tap, own in self.backbone(pictures).items()
+        }
+        scorer = self._scorers[category]
+        images = (lambda rows: pictures[None]) if scorer.model.method.requires.images else None
+        scored = scorer.maps(Inputs(features, present[None], images), np.array([0]), most=1)
         return next(iter(scored))[1][0]
 
     def _category(self, category: str | None) -> str:

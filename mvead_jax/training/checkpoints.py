@@ -1,4 +1,4 @@
-"""What outlives a killed run: states of pre-training, the figures of its steps, and the wish to stop."""
+"""What outlives a killed run: states of a training, the figures of its steps, and the wish to stop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _KEPT = 2  # states: the newest, and one to fall back to
 
 
 class Checkpoints:
-    """States of one model's pre-training in <folder>/<step>, by Orbax, and its lines of metrics.jsonl.
+    """States of one model's training in <folder>/<step>, by Orbax, and its lines of metrics.jsonl.
 
     A state that cannot be read back (the disk was full, the run was killed while it wrote, bits have flipped)
     is passed over for the one before it, and kept as <folder>/<step>.unreadable until the run is there again.
@@ -58,7 +58,7 @@ class Checkpoints:
           replace: states of anything else may go, for the model that they led to was finished.
 
         Raises:
-          UserError: there are states of anything else, of a pre-training that was not finished; or the disk
+          UserError: there are states of anything else, of a training that was not finished; or the disk
             refuses.
         """
         self._metrics, self._model = metrics, model
@@ -121,7 +121,7 @@ class Checkpoints:
                     ) from error
                 self._pass_over(step, error)
                 continue
-            log.info("pre-training %s: goes on after step %d", self._model, int(state["step"]) - 1)
+            log.info("training %s: goes on after step %d", self._model, int(state["step"]) - 1)
             self._forget(int(state["step"]))
             for old in sorted(self._manager.all_steps())[:-_KEPT]:  # of a run killed before it removed them
                 self._manager.delete(old)
@@ -162,7 +162,7 @@ class Checkpoints:
     def record(self, event: dict[str, Any]) -> None:
         """Appends one step's figures to metrics.jsonl, and shows them on the board."""
         if is_first():
-            append_line(self._metrics, json.dumps({"stage": "pre-training", "name": self._model, **event}))
+            append_line(self._metrics, json.dumps({"stage": "training", "name": self._model, **event}))
             if self._board:
                 self._board.add(event)
 
@@ -196,14 +196,14 @@ class Checkpoints:
             signal.signal(signal.SIGTERM, before)
         meet()  # the first process may still have been at the banks
         if self.stopping():
-            raise Stopped(f"pre-training {self._model}: stopped at its end")
+            raise Stopped(f"training {self._model}: stopped at its end")
 
     def _forget(self, step: int) -> None:
         """Takes the lines of steps from `step` on out of metrics.jsonl: they are made again."""
         keep_lines(self._metrics, lambda event: not self._is_later(event, step))
 
     def _is_later(self, event: Mapping[str, Any], step: int) -> bool:
-        if event.get("stage") != "pre-training" or event.get("name") != self._model:
+        if event.get("stage") != "training" or event.get("name") != self._model:
             return False
         return not (isinstance(event.get("step"), int) and event["step"] < step)
 
@@ -259,7 +259,7 @@ def _say_what_goes(folder: Path, earlier: Any, decides: Mapping[str, Any], repla
         log.warning("%s: %d states are removed and made again: %s", folder, count, why)
         return
     raise UserError(
-        f"{folder}: {count} states of a pre-training with other settings or data "
+        f"{folder}: {count} states of a training with other settings or data "
         f"({_changes(earlier, decides)}); go back to those, take another --workdir, or delete the folder to "
         "start over"
     )

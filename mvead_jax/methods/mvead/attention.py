@@ -20,9 +20,12 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
+from mvead_jax.backbones.base import Info
 from mvead_jax.backbones.dinov2.modeling import Block, Linear
 from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, has_keys
 from mvead_jax.methods.mvead.dense import masked_attention
+from mvead_jax.methods.mvead.config import FusionConfig
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.sharding import on_each_device
 
 Init = Literal["similarity", "random"]
@@ -40,10 +43,6 @@ class AttentionConfig:
         normalised features, and value and output pass them on; `random`: small random projections. For the
         copy of a backbone's block see `copy_block`. Decision D5.
       combine: `joint`: one softmax over all keys; `mean`: one for each other view, then their mean. D3.
-      residual: add the patch's own feature.
-      gate: `patch`: a learned number in (0, 1) for each patch multiplies what it attends to.
-      keys: `line`: all that the mask allows; `better`: of these only the ones that are more alike than a
-        patch of that view is by chance (`better_than_chance`).
       epsilon: of the layer norm.
     """
 
@@ -51,19 +50,28 @@ class AttentionConfig:
     heads: int = 12
     init: Init = "similarity"
     combine: Literal["joint", "mean"] = "joint"
-    residual: bool = True
-    gate: Literal["none", "patch"] = "none"
-    keys: Literal["line", "better"] = "line"
     epsilon: float = 1e-6
-
-    @property
-    def banded(self) -> bool:
-        """Whether bands of keys will do."""
-        return self.combine == "joint" and self.keys == "line"
 
     def __post_init__(self):
         if self.width % self.heads:
             raise ValueError(f"heads={self.heads} must divide width={self.width}")
+
+    @classmethod
+    def of(cls, fusion: FusionConfig, width: int, backbone: Info) -> AttentionConfig:
+        """Return the shape that a config asks for on a backbone's features (decision D4).
+
+        Raises:
+          UserError: a number of heads that does not divide the width, or is not that of the block to copy.
+        """
+        heads = fusion.heads or backbone.heads
+        if width % heads:
+            raise UserError(f"config fusion.heads={heads}: must divide the features' width {width}")
+        if fusion.init == "copy" and backbone.has_next and heads != backbone.heads:
+            raise UserError(
+                f"config fusion.heads={heads}: the block to copy has {backbone.heads}; take 0, or init=similarity"
+            )
+        init = "random" if fusion.init == "random" else "similarity"
+        return cls(width, heads, init, fusion.combine)
 
 
 class EpipolarAttention(nnx.Module):
@@ -84,9 +92,6 @@ class EpipolarAttention(nnx.Module):
         if cfg.init == "similarity":
             for linear in (self.query, self.key, self.value, self.output):
                 linear.kernel[...] = jnp.eye(width, dtype=jnp.float32)
-        self.gate = Linear(2 * width, 1, **options) if cfg.gate == "patch" else None
-        if self.gate is not None:
-            self.gate.kernel[...] = jnp.zeros((2 * width, 1), jnp.float32)  # every gate starts half open
 
     def __call__(
         self, z: Float[Array, "V N D"], mask: Keys, present: Bool[Array, " V"] | None = None
@@ -107,23 +112,16 @@ class EpipolarAttention(nnx.Module):
         )
         mixed, any_key = self._attend(query, key, value, mask, present)
         attended = self.output(mixed.reshape(z.shape))
-        if self.gate is not None:
-            attended *= nnx.sigmoid(self.gate(jnp.concatenate([normed, attended], axis=-1)))
-        attended = jnp.where(any_key[..., None], attended, 0)  # Decision D6
-        return z + attended if self.cfg.residual else attended
+        return z + jnp.where(any_key[..., None], attended, 0)  # Decision D6
 
     def _attend(self, query, key, value, mask: Keys, present):
         """What each patch attends to [V,N,H,d], and whether it has any key [V,N]."""
         if isinstance(mask, BandPlan):
-            if not self.cfg.banded:
-                raise ValueError(
-                    "bands hold all keys in one softmax; combine=mean and keys=better take a mask"
-                )
+            if self.cfg.combine != "joint":
+                raise ValueError("bands hold all keys in one softmax; combine=mean takes a mask")
             return banded_attention(query, key, value, mask, present), has_keys(mask, present)
         if present is not None:
             mask = mask & jnp.asarray(present)[None, :, None, None]
-        if self.cfg.keys == "better":
-            mask = mask & better_than_chance(query, key)
         attend = masked_attention if self.cfg.combine == "joint" else _mean_over_views
         return attend(query, key, value, mask), mask.any((1, 3))
 
@@ -193,20 +191,6 @@ def similar_windows(
     return seen[:, place][:, :, :, place].transpose(0, 2, 1, 3)
 
 
-def better_than_chance(
-    query: Float[Array, "V N H d"], key: Float[Array, "V N H d"]
-) -> Bool[Array, "V V N N"]:
-    """[a, b, j, k]: is patch k of b more alike to patch j of a than the patches of b are on average?
-
-    By more than one standard deviation over all patches of b, whatever the geometry. Likeness is the product
-    of query and key over all heads; no gradient flows through the choice.
-    """
-    query, key = (jax.lax.stop_gradient(x).reshape(*x.shape[:2], -1) for x in (query, key))
-    likeness = jnp.einsum("aje,bke->abjk", query, key, precision="highest")
-    mean, deviation = (f(likeness, axis=3, keepdims=True) for f in (jnp.mean, jnp.std))
-    return likeness > mean + deviation
-
-
 def copy_block(attention: EpipolarAttention, block: Block) -> None:
     """Makes the attention that of a transformer block: its norm, projections, and layer scale (decision D4).
 
@@ -238,13 +222,13 @@ def copy_block(attention: EpipolarAttention, block: Block) -> None:
 def attend_batch(
     graph: nnx.GraphDef,
     parameters: Any,
-    z: Float[Array, "B V N D"],
+    features: Float[Array, "B V h w D"],
     present: Bool[Array, "B V"],
     mask: Keys,
     *,
     mesh: Mesh | None = None,
-) -> Float[Array, "B V N D"]:
-    """Fused features of samples of one category, by the attention of a graph and its parameters.
+) -> Float[Array, "B V h w D"]:
+    """Return the fused features of samples of one category, by the attention of a graph and its parameters.
 
     With a mesh the samples, a multiple of its devices, are divided over it.
     """
@@ -256,7 +240,8 @@ def attend_batch(
 
     if mesh is not None:
         attend = on_each_device(attend, mesh)
-    return attend((parameters, mask), (z, present))
+    z = features.reshape(*features.shape[:2], -1, features.shape[-1])  # [B,V,N,D]
+    return attend((parameters, mask), (z, present)).reshape(features.shape)
 
 
 def over_samples(function: Callable, *batches: Any) -> Any:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from mvead_jax.methods.mvead.attention import EpipolarAttention, MVASAttention, better_than_chance
+from mvead_jax.methods.mvead.attention import EpipolarAttention, MVASAttention
 
 
 def attended_patches(
@@ -98,6 +98,4 @@ def _of_sample(
         linear(normed).reshape(views, patches, heads, width // heads)
         for linear in (attention.query, attention.key)
     )
-    if attention.cfg.keys == "better":
-        mask = mask & better_than_chance(query, key)
     return attended_patches(query, key, mask, present, top=top, combine=attention.cfg.combine)

