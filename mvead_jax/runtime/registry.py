@@ -1,7 +1,7 @@
 """Names that a config may give to things that live in modules of their own: backbones, methods, readers.
 
-A registry is a dictionary from a name to "module" or "module:attribute". Nothing is imported before it is asked
-for, and an installed package adds names through an entry point of the registry's group.
+A registry is a dictionary from a name to "module" or "module:attribute". Nothing is imported before it is
+asked for, and an installed package adds names through an entry point of the registry's group.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ class Registry:
             nearest = self._nearest(name, names)
             hint = f"did you mean {nearest!r}? " if nearest else ""
             raise UserError(
-                f"config {self.kind}={name!r}: there is none of that name, {hint}expected one of {', '.join(names)}"
+                f"config {self.kind}={name!r}: there is none of that name, {hint}expected one of "
+                f"{', '.join(names)}"
             )
 
     def _places(self) -> dict[str, str]:

@@ -67,9 +67,7 @@ def test_an_unknown_name_is_one_line_with_the_nearest_and_all_names(names, said,
 
 
 def test_a_name_like_no_other_gets_the_list_alone(names):
-    with pytest.raises(
-        UserError, match=r"name='qqq': there is none of that name, expected one of dinov2-small, "
-    ):
+    with pytest.raises(UserError, match="there is none of that name, expected one of dinov2-small, "):
         names[0].load("qqq")
 
 
@@ -77,9 +75,7 @@ def test_a_broken_package_is_named_and_a_broken_module_of_ours_stays_a_bug(names
     names[1].append(EntryPoint("absent", "no.such.package", "things"))
     names[1].append(EntryPoint("empty", "math:nothing", "things"))
     for name, module in (("absent", r"no\.such\.package"), ("empty", "math")):
-        with pytest.raises(
-            UserError, match=f"name='{name}': {module}, which an installed package registers in"
-        ):
+        with pytest.raises(UserError, match=f"name='{name}': {module}, which an installed package"):
             names[0].load(name)
     with pytest.raises(ModuleNotFoundError):
         names[0].load("resnet18")
