@@ -1,13 +1,15 @@
 """A backbone as an artefact carries it: one safetensors file, read without hub, package or pickle.
 
 Tensors have the names of our modules and are the float32 parameters that are in use, bit by bit. One metadata
-entry, `facts`, tells which backbone they are and where they came from.
+entry, `facts`, is JSON: what `Info` knows of it, with the taps that it gives, and the recipe by which its
+family builds the same architecture.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,59 +18,74 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from mvead_jax.backbones.dinov2.modeling import DinoV2, DinoV2Config
-from mvead_jax.backbones.efficientnet.modeling import EfficientNetLite0
+from mvead_jax.backbones.info import Info, Loaded, Tap
+from mvead_jax.backbones.registry import REGISTRY
+from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import write_tensors
 
 STORED = "backbone.safetensors"
 
 
-def named_parameters(model: nnx.Module) -> dict[str, np.ndarray]:
-    """Parameters by dotted path: "blocks.0.norm1.scale"."""
+def named_parameters(network: nnx.Module) -> dict[str, np.ndarray]:
+    """Return parameters and running statistics by dotted path: "blocks.0.norm1.scale"."""
     return {
-        ".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in nnx.to_flat_state(nnx.state(model))
+        ".".join(map(str, path)): np.asarray(leaf[...])
+        for path, leaf in nnx.to_flat_state(nnx.state(network))
     }
 
 
-def write_stored(path: Path, model: DinoV2 | EfficientNetLite0, facts: dict[str, Any]) -> None:
-    """Writes a network; `facts`: JSON of "name", "weights" (where they are from), "trained" and "block"."""
-    shape = dataclasses.asdict(model.config) if isinstance(model, DinoV2) else None
-    tensors = {name: np.ascontiguousarray(value) for name, value in named_parameters(model).items()}
-    write_tensors(path, tensors, {"facts": json.dumps({**facts, "shape": shape}, sort_keys=True)})
+def write_stored(path: Path, loaded: Loaded, taps: Sequence[str]) -> None:
+    """Write a backbone that gives these taps, and no others."""
+    info = dataclasses.asdict(loaded.info)
+    info["taps"] = {tap: list(loaded.info.taps[tap]) for tap in taps}
+    info["pyramid"] = list(loaded.info.pyramid) if set(loaded.info.pyramid) <= set(taps) else []
+    tensors = {name: np.ascontiguousarray(value) for name, value in named_parameters(loaded.network).items()}
+    write_tensors(path, tensors, {"facts": json.dumps({**info, "recipe": loaded.recipe}, sort_keys=True)})
 
 
-def read_stored(path: Path, name: str, block: int, dtype: np.dtype) -> tuple[Any, dict[str, Any]]:
-    """The network that `write_stored` wrote, and its facts.
+def read_stored(path: Path, config: BackboneConfig, taps: Sequence[str]) -> Loaded:
+    """Return the backbone that `write_stored` wrote; it has no next block.
 
     Args:
-      name, block: that are wanted; the file may hold another backbone.
+      config: the name, block and precision that are wanted; the file may hold another backbone.
+      taps: that are wanted.
 
     Raises:
-      UserError: another backbone or block, or no such file.
+      UserError: another backbone, block or taps, or no such file.
     """
     try:
         with safe_open(path, framework="numpy") as file:
             facts = json.loads(file.metadata()["facts"])
-            keys = file.keys()
-            tensors = {key: file.get_tensor(key) for key in keys}
-        if (facts["name"], facts["block"]) != (name, block):
-            raise UserError(
-                f"{path}: holds {facts['name']} to block {facts['block']}, wanted is {name} to block {block}"
-            )
-        model = nnx.eval_shape(lambda: _empty(facts["shape"], block, dtype))
-        graph, state = nnx.split(model)
-        flat = nnx.to_flat_state(state)
-        wanted = {".".join(map(str, place)): (leaf.shape, np.dtype(np.float32)) for place, leaf in flat}
-        if {key: (value.shape, value.dtype) for key, value in tensors.items()} != wanted:
-            raise ValueError("its tensors are not those of its facts")
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no dictionary)
+        recipe = facts.pop("recipe")
+        facts["taps"] = {name: Tap(*map(int, tap)) for name, tap in facts["taps"].items()}
+        info = Info(**{**facts, "pyramid": tuple(facts["pyramid"])})
+        _check_wanted(path, info, recipe, config, taps)
+        network = _filled(recipe, config, tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a backbone of scripts/export.py ({error}); export again") from error
-    loaded = [(place, leaf.replace(jnp.asarray(tensors[".".join(map(str, place))]))) for place, leaf in flat]
-    return nnx.merge(graph, nnx.from_flat_state(loaded)), facts
+    return Loaded(network, info, recipe)
 
 
-def _empty(shape: dict[str, Any] | None, block: int, dtype: np.dtype) -> DinoV2 | EfficientNetLite0:
-    if shape is None:
-        return EfficientNetLite0(dtype=dtype, rng=np.random.default_rng(0))
-    return DinoV2(DinoV2Config(**shape), block, dtype=dtype, rngs=nnx.Rngs(0))
+def _check_wanted(
+    path: Path, info: Info, recipe: dict[str, Any], config: BackboneConfig, taps: Sequence[str]
+) -> None:
+    block = recipe.get("block")
+    if info.name != config.name or block not in (None, config.block) or not set(taps) <= info.taps.keys():
+        held = info.name if block is None else f"{info.name} to block {block}"
+        wanted = config.name if block is None else f"{config.name} to block {config.block}"
+        raise UserError(
+            f"{path}: holds {held} with taps {', '.join(info.taps)}; wanted is {wanted} with {', '.join(taps)}"
+        )
+
+
+def _filled(recipe: dict[str, Any], config: BackboneConfig, tensors: dict[str, np.ndarray]) -> nnx.Module:
+    family = REGISTRY.load(config.name)
+    graph, state = nnx.split(nnx.eval_shape(lambda: family.empty(recipe, jnp.dtype(config.precision))))
+    flat = {".".join(map(str, place)): (place, leaf) for place, leaf in nnx.to_flat_state(state)}
+    wanted = {name: (leaf.shape, np.dtype(np.float32)) for name, (_, leaf) in flat.items()}
+    if {name: (value.shape, value.dtype) for name, value in tensors.items()} != wanted:
+        raise ValueError("its tensors are not those of its facts")
+    loaded = [(place, leaf.replace(jnp.asarray(tensors[name]))) for name, (place, leaf) in flat.items()]
+    return nnx.merge(graph, nnx.from_flat_state(loaded))

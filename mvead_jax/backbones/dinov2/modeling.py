@@ -1,4 +1,4 @@
-"""DINOv2 in Flax NNX: a frozen vision transformer that names every intermediate it computes.
+"""DINOv2 in Flax NNX: a frozen vision transformer whose every block is a tap.
 
 A port of Hugging Face's `Dinov2Model` and `Dinov2WithRegistersModel` (Oquab et al. 2023, arXiv:2304.07193;
 Darcet et al. 2023, arXiv:2309.16588). Tokens are ordered CLS, registers, patches (row by row).
@@ -8,6 +8,7 @@ Letters: B images, N patches, T = 1 + R + N tokens (R registers), D width, H hea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jax
@@ -215,6 +216,9 @@ class DinoV2(nnx.Module):
     Block k (1-based, as in "block7") is `blocks[k - 1]`. Parameters are float32; with `dtype` bfloat16 the
     operands of matrix products are cast, everything else (residual stream, norms, softmax, GELU) stays
     float32, and so do the outputs.
+
+    Args:
+      patches: the block after which patch tokens are the patch features; None = the last that is there.
     """
 
     def __init__(
@@ -222,6 +226,7 @@ class DinoV2(nnx.Module):
         config: DinoV2Config,
         num_blocks: int | None = None,
         *,
+        patches: int | None = None,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -234,6 +239,7 @@ class DinoV2(nnx.Module):
             raise UserError(f"dtype={dtype}: the backbone computes in float32 or bfloat16")
         self.config = config
         self.num_blocks = num_blocks
+        self.patches = num_blocks if patches is None else patches
         width, cells = config.hidden_size, config.trained_grid**2
         normal = jax.nn.initializers.normal(config.initializer_range)
         self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, width), jnp.float32))
@@ -288,8 +294,8 @@ class DinoV2(nnx.Module):
             tokens.insert(1, jnp.broadcast_to(registers, (batch, *registers.shape[1:])))
         return jnp.concatenate(tokens, axis=1)
 
-    def __call__(self, images: Float[Array, "B height width C"]) -> dict[str, Float[Array, "B T D"]]:
-        """Every intermediate by name.
+    def tokens(self, images: Float[Array, "B height width C"]) -> dict[str, Float[Array, "B T D"]]:
+        """Return every intermediate by name, with all its tokens.
 
         Args:
           images: already normalised by the ImageNet mean and deviation; height and width any multiples of
@@ -307,16 +313,35 @@ class DinoV2(nnx.Module):
             named["norm"] = self.norm(x)
         return named
 
+    def __call__(
+        self, images: Float[Array, "B height width C"], taps: Sequence[str]
+    ) -> dict[str, Float[Array, "B h w D"]]:
+        """Return the patch tokens of some intermediates as maps, float32.
+
+        Args:
+          images: as of `tokens`.
+          taps: of "block1" ... "block<num_blocks>", "norm" if it is there, and "patches".
+        """
+        named, grid = self.tokens(images), self.grid(*images.shape[1:3])
+        named["patches"] = named[f"block{self.patches}"]
+        maps = {tap: named[tap][:, self.config.num_prefix_tokens :] for tap in taps}
+        return {tap: x.reshape(x.shape[0], *grid, x.shape[2]) for tap, x in maps.items()}
+
 
 def _tiled(size: int, patch: int) -> int:
     return max(patch, round(size / patch) * patch)
 
 
 def random_dinov2(
-    config: DinoV2Config, seed: int, num_blocks: int | None = None, *, dtype: DTypeLike = jnp.float32
+    config: DinoV2Config,
+    seed: int,
+    num_blocks: int | None = None,
+    *,
+    patches: int | None = None,
+    dtype: DTypeLike = jnp.float32,
 ) -> DinoV2:
-    """An untrained DINOv2 with transformers' initial distribution; a function of (config, seed) alone.
+    """Return an untrained DINOv2 with transformers' initial distribution; a function of (config, seed) alone.
 
     Cutting blocks off does not change the ones that stay.
     """
-    return DinoV2(config, num_blocks, dtype=dtype, rngs=nnx.Rngs(seed))
+    return DinoV2(config, num_blocks, patches=patches, dtype=dtype, rngs=nnx.Rngs(seed))

@@ -1,0 +1,102 @@
+"""Batch normalisation in both of its forms: by running statistics, and by those of the batch in training."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+
+class BatchNorm(nnx.Module):
+    """Normalisation of every channel over all axes but the last (Ioffe and Szegedy 2015, PyTorch's rules).
+
+    In evaluation the running statistics normalise. In training those of the batch do, with the biased
+    variance, and the running ones move towards them, with the unbiased variance.
+
+    The running statistics are `nnx.BatchStat`, the gain and bias `nnx.Param`, so that
+    `nnx.split(network, nnx.Param, nnx.BatchStat)` takes them apart. A training step merges the network inside
+    of the function that it differentiates, and returns the new statistics as an auxiliary value.
+
+    The statistics are those of the whole array. Under `jax.jit` an array that is divided over devices is
+    still one array, so several devices compute what one device would. (Inside `jax.shard_map` it would be
+    the part of one device: train outside of it.)
+
+    Args:
+      width: number of channels D.
+      momentum: share of the batch's statistics in the new running ones.
+      epsilon: added to the variance; 1e-5 in ResNets, 1e-3 in EfficientNets.
+    """
+
+    def __init__(self, width: int, *, momentum: float = 0.1, epsilon: float = 1e-5):
+        self.momentum, self.epsilon = momentum, epsilon
+        self.scale = nnx.Param(jnp.ones(width, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(width, jnp.float32))
+        self.mean = nnx.BatchStat(jnp.zeros(width, jnp.float32))
+        self.variance = nnx.BatchStat(jnp.ones(width, jnp.float32))
+
+    def __call__(
+        self,
+        x: Float[Array, "B *space D"],
+        *,
+        train: bool = False,
+        weights: Float[Array, " B"] | None = None,
+    ) -> Float[Array, "B *space D"]:
+        """Return the normalised array.
+
+        Args:
+          x: features, channels last.
+          train: whether the statistics of the batch are used, and remembered.
+          weights: how much each image counts in the statistics, 0 for a missing view; None = all alike. An
+            image that does not count is normalised like the others. Where at most one value counts, there is
+            no unbiased variance, and the running statistics stay as they are.
+        """
+        mean, variance = self.mean[...], self.variance[...]
+        if train:
+            mean, variance, count = batch_statistics(x, weights)
+            self._remember(mean, variance, count)
+        scale = self.scale[...] * jax.lax.rsqrt(variance + self.epsilon)
+        mean, scale, bias = (_channels(values, x.ndim) for values in (mean, scale, self.bias[...]))
+        return (x - mean) * scale + bias
+
+    def _remember(self, mean: Float[Array, " D"], variance: Float[Array, " D"], count: Float[Array, ""]):
+        unbiased = variance * (count / jnp.maximum(count - 1, 1))
+        # New variables, not new values of the old ones: a merged network shares those with the state that it
+        # was merged from, which may belong to an outer trace.
+        self.mean = self.mean.replace(self._moved(self.mean[...], mean, count))
+        self.variance = self.variance.replace(self._moved(self.variance[...], unbiased, count))
+
+    def _moved(self, running: Float[Array, " D"], value: Float[Array, " D"], count: Float[Array, ""]):
+        moved = (1 - self.momentum) * running + self.momentum * jax.lax.stop_gradient(value)
+        return jnp.where(count > 1, moved, running)
+
+
+def batch_statistics(
+    x: Float[Array, "B *space D"], weights: Float[Array, " B"] | None = None
+) -> tuple[Float[Array, " D"], Float[Array, " D"], Float[Array, ""]]:
+    """Return mean and biased variance of every channel, and how many values each was computed from.
+
+    The variance is the mean of squared differences from the mean: a difference of two means of squares would
+    lose it where a channel's mean is large.
+
+    Args:
+      weights: how much each image counts, as in `BatchNorm`. With a sum of zero all statistics are zero.
+    """
+    axes, values = tuple(range(x.ndim - 1)), math.prod(x.shape[1:-1])
+    if weights is None:
+        mean = x.mean(axes)
+        variance = jnp.square(x - _channels(mean, x.ndim)).mean(axes)
+        return mean, variance, jnp.asarray(x.shape[0] * values, x.dtype)
+    each = jnp.expand_dims(weights, range(1, x.ndim))
+    count = weights.sum() * values
+    share = each / jnp.maximum(count, jnp.finfo(x.dtype).tiny)
+    mean = (x * share).sum(axes)
+    variance = (jnp.square(x - _channels(mean, x.ndim)) * share).sum(axes)
+    return mean, variance, count
+
+
+def _channels(values: Float[Array, " D"], ndim: int) -> Array:
+    """Return one value a channel in the shape that arrays of `ndim` axes take it."""
+    return jnp.expand_dims(values, range(ndim - 1))
