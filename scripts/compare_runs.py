@@ -14,9 +14,9 @@ import math
 import sys
 from pathlib import Path
 
+from mvead_jax.comparison.agreement_text import format_comparison
 from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
 from mvead_jax.runtime.errors import UserError, run
-from mvead_jax.comparison.agreement_text import format_comparison
 from mvead_jax.runtime.files import write_json
 
 

@@ -10,12 +10,12 @@ already in the workdir is kept; delete it to estimate again.
 exit codes: 0 written; 2 a mistake in the command, the config or the data; 130 Ctrl-C; 1 a bug
 """
 
-from mvead_jax.jobs.estimate_geometry import calibrate, format_geometry
 from mvead_jax.config.io import from_command_line
-from mvead_jax.runtime.errors import run
-from mvead_jax.runtime.files import locked, make_folder
+from mvead_jax.jobs.estimate_geometry import calibrate, format_geometry
 from mvead_jax.jobs.train import open_index
 from mvead_jax.jobs.workdir import refuse_artefact
+from mvead_jax.runtime.errors import run
+from mvead_jax.runtime.files import locked, make_folder
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ exit codes: 0 written and verified; 2 a mistake in the command, the workdir or t
 import argparse
 from pathlib import Path
 
-from mvead_jax.runtime import console
 from mvead_jax.config.io import split_overrides
+from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import run
 
 

@@ -31,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mvead_jax.config.schema import Config
 from mvead_jax.config.io import from_command_line
+from mvead_jax.config.schema import Config
 from mvead_jax.runtime.errors import UserError, run
 
 if TYPE_CHECKING:  # JAX takes seconds to load, and --help should not

@@ -22,8 +22,6 @@ import numpy as np
 from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import UserError, run
-from mvead_jax.runtime.files import read_json, write_text
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import Found, estimate_from_matches
@@ -35,6 +33,8 @@ from mvead_jax.geometry.matching import joined, match_category
 from mvead_jax.geometry.outlines import Outline, category_mismatch, category_outlines
 from mvead_jax.rig import cameras, sample
 from mvead_jax.rig.layout import MIRRORED, SampleName
+from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.files import read_json, write_text
 
 _SAMPLES = 4  # parts whose points are used
 _GRID = 16

@@ -15,9 +15,9 @@ import argparse
 import time
 from pathlib import Path
 
-from mvead_jax.runtime.errors import run
 from mvead_jax.rig.dataset import render_rig
 from mvead_jax.rig.layout import FAMILIES
+from mvead_jax.runtime.errors import run
 
 
 def main() -> None:

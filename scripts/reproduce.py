@@ -27,9 +27,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from mvead_jax.config.io import load_config, override, split_overrides
-from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.comparison import papers
+from mvead_jax.comparison.defect_kinds import kinds_of
 from mvead_jax.comparison.paper_tables import (
     LEVEL_OF_TABLE,
     Table,
@@ -39,9 +38,8 @@ from mvead_jax.comparison.paper_tables import (
     table3,
     table_of_categories,
 )
+from mvead_jax.config.io import load_config, override, split_overrides
 from mvead_jax.evaluation.score_files import read_images
-from mvead_jax.comparison.defect_kinds import kinds_of
-from mvead_jax.runtime.files import read_json, write_json
 from mvead_jax.jobs.reproduce import (
     Run,
     backbone_milliseconds,
@@ -51,6 +49,8 @@ from mvead_jax.jobs.reproduce import (
     write_table,
 )
 from mvead_jax.jobs.train import open_index
+from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.files import read_json, write_json
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BACKBONES = "dinov2-small,dinov2-base,dinov2-large,dinov2-giant"

@@ -36,10 +36,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mvead_jax.runtime import console
 from mvead_jax.config.io import split_overrides
-from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.evaluation.protocols import NAMES
+from mvead_jax.runtime import console
+from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
 TIMEOUT = 60.0  # seconds
@@ -146,10 +146,10 @@ def _check_watch(arguments: argparse.Namespace) -> None:
 
 def _watch(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     """--watch: until it is stopped."""
-    from mvead_jax.serving.inspector import Inspector
     from mvead_jax.jobs.scores_folder import default_output
-    from mvead_jax.serving.watch.watcher import watch
     from mvead_jax.jobs.workdir import refuse_artefact
+    from mvead_jax.serving.inspector import Inspector
+    from mvead_jax.serving.watch.watcher import watch
 
     output = arguments.output or default_output(arguments.workdir, arguments.input)
     refuse_artefact(output, "--output")

@@ -20,8 +20,8 @@ process of the run ended; 130 Ctrl-C; 143 SIGTERM, after which the same command 
 import argparse
 import sys
 
-from mvead_jax.runtime import console
 from mvead_jax.config.io import from_command_line
+from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
@@ -48,8 +48,8 @@ def main() -> None:
     if processes and not is_guarded():
         sys.exit(guard())
 
-    from mvead_jax.runtime.sharding import joined  # not before: a guard needs no JAX
     from mvead_jax.jobs.train import train
+    from mvead_jax.runtime.sharding import joined  # not before: a guard needs no JAX
 
     with joined(processes):
         train(config, workdir, tensorboard=arguments.tensorboard)

@@ -12,10 +12,10 @@ from PIL import Image
 
 from mvead_jax.config.schema import Config
 from mvead_jax.data.records import DatasetIndex, Sample, View, build_index
-from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.evaluation.score_files import ScoreFiles
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry
+from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.report.attention import Attended, attended_path, telling, write_attended
 
 GRID = (4, 6)

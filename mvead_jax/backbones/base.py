@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32
 
-from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps
+from mvead_jax.backbones.info import Info, Loaded, Tap
 from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.backbones.stored import STORED, read_stored
 from mvead_jax.config.schema import BackboneConfig

@@ -34,6 +34,7 @@ class Info:
       taps: every tap that can be asked for. All have "patches", one vector for each patch of an image.
       pyramid: taps from fine to coarse, for methods that want several scales; () where there are none.
       heads: of its attention; 1 where it has none.
+      has_next: whether a transformer block follows the one that gives "patches".
     """
 
     name: str
@@ -45,6 +46,7 @@ class Info:
     taps: Mapping[str, Tap]
     pyramid: tuple[str, ...]
     heads: int = 1
+    has_next: bool = False
 
 
 @dataclass(frozen=True)

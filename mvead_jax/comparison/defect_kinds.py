@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from mvead_jax.data.records import defect_code
-from mvead_jax.evaluation.score_files import ImageLine
 from mvead_jax.evaluation.ranking import auroc
+from mvead_jax.evaluation.score_files import ImageLine
 
 MEASURES = ("sample", "image", "seen once", "seen again")
 ALL = "all"  # every kind together

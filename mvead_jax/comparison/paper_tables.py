@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mvead_jax.comparison.defect_kinds import ALL, MEASURES
-from mvead_jax.evaluation.markdown import difference, figure, format_protocols, markdown
 from mvead_jax.comparison.papers import (
     AVERAGE,
     SETTINGS,
@@ -23,6 +22,7 @@ from mvead_jax.comparison.papers import (
     cost,
     realiad,
 )
+from mvead_jax.evaluation.markdown import difference, figure, format_protocols, markdown
 from mvead_jax.evaluation.tables import METRICS, TITLES
 
 LEVEL_OF_TABLE = {1: "sample", 2: "image"}

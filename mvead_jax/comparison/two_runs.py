@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from mvead_jax.config.schema import EvalConfig
-from mvead_jax.config.io import flatten, from_dict, to_dict
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.comparison.agreement import rank_changes, score_differences
+from mvead_jax.config.io import flatten, from_dict, to_dict
+from mvead_jax.config.schema import EvalConfig
 from mvead_jax.evaluation.bootstrap import copies, paired, ranking_replicates
-from mvead_jax.evaluation.score_files import ImageLine, read_images, read_replicates, read_sample_labels
 from mvead_jax.evaluation.pooling import labels_of_parts, largest_of_views, listed_labels, sample_numbers
+from mvead_jax.evaluation.score_files import ImageLine, read_images, read_replicates, read_sample_labels
 from mvead_jax.evaluation.sealed_metrics import check_files, read_sealed
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, mean_replicates
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json
 
 # Fields that say where things lie or how many fit at once, not what is computed; eval is in the protocol.

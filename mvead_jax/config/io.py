@@ -66,7 +66,9 @@ def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config
             ) from None
         config = make(*arguments)
     except UserError as error:
-        raise error if str(error).startswith(("--config", path)) else UserError(f"--config {spec}: {error}") from None
+        raise (
+            error if str(error).startswith(("--config", path)) else UserError(f"--config {spec}: {error}")
+        ) from None
     except Exception as error:  # whatever the file does
         raise UserError(
             f"--config {path}: {type(error).__name__}: {error}; a config is Python that defines get_config()"

@@ -214,7 +214,9 @@ class Config:
     def __post_init__(self):
         METHODS.check(self.method)
         if type(self) is not (wanted := METHODS.load(self.method)):
-            raise UserError(f"config method={self.method!r}: its config is a {wanted.__name__}, not a {type(self).__name__}")
+            raise UserError(
+                f"config method={self.method!r}: its config is a {wanted.__name__}, not a {type(self).__name__}"
+            )
         check_config(self)
 
     def build(self, backbone: Any) -> Any:

@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from mvead_jax.runtime.errors import UserError
@@ -23,8 +23,6 @@ def number(
     """Declare a field of a config whose number has bounds: at least, at most, above, below."""
     bounds = {"at least": least, "at most": most, "above": above, "below": below}
     return dataclasses.field(default=default, metadata={"bounds": bounds})
-
-
 
 
 def check_config(node: Any, prefix: str = "") -> None:

@@ -15,9 +15,9 @@ from typing import Literal
 
 from rich.cells import cell_len
 
+from mvead_jax.data.inventory import digests_of, groups_of_identical
 from mvead_jax.data.loading import MASK_THRESHOLD, open_image
 from mvead_jax.data.records import DatasetIndex, Listed, Sample, View, natural_key
-from mvead_jax.data.inventory import digests_of, groups_of_identical
 from mvead_jax.data.source import layout_of, open_data, read_raw
 from mvead_jax.runtime.errors import DataProblems, UserError, printable
 from mvead_jax.runtime.progress import progress

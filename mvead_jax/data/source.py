@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from mvead_jax.data.folders import is_folder_layout, read_folder, read_parts
 from mvead_jax.data.csv_list import manifest_of, read_manifest
+from mvead_jax.data.folders import is_folder_layout, read_folder, read_parts
 from mvead_jax.data.new_pictures import holds_named_pictures, load_pictures
 from mvead_jax.data.realiad import read_lists
 from mvead_jax.data.records import DatasetIndex, Listed

@@ -15,15 +15,15 @@ import numpy as np
 from jaxtyping import Float32
 
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.features.cache import Chunk, Extraction, feature_bytes
-from mvead_jax.features.store import FeatureStore
 from mvead_jax.data.contents import State, image_paths, states
 from mvead_jax.data.loading import LoadedSample, iterate, sample_pipeline
 from mvead_jax.data.pictures import digest
 from mvead_jax.data.records import DatasetIndex, Sample
+from mvead_jax.features.cache import Chunk, Extraction, feature_bytes
+from mvead_jax.features.store import FeatureStore
+from mvead_jax.runtime.disk import Part, amount, check_room
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import make_folder
-from mvead_jax.runtime.disk import Part, amount, check_room
 from mvead_jax.runtime.progress import progress
 from mvead_jax.runtime.sharding import (
     from_first,
@@ -179,9 +179,7 @@ def _forward(
     return found
 
 
-def _check_finite(
-    features: Mapping[str, np.ndarray], samples: Sequence[Sample], backbone: Backbone
-) -> None:
+def _check_finite(features: Mapping[str, np.ndarray], samples: Sequence[Sample], backbone: Backbone) -> None:
     for own in features.values():
         for sample, values in zip(samples, own, strict=True):
             if not np.isfinite(values).all():

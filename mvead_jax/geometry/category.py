@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from mvead_jax.geometry.images import between_new_images, resizing
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_json
-from mvead_jax.geometry.images import between_new_images, resizing
 
 
 @dataclass(frozen=True)

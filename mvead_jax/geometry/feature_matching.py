@@ -18,9 +18,9 @@ from jaxtyping import Bool, Float, Int
 
 from mvead_jax.data.loading import image_size, load_sample
 from mvead_jax.data.records import DatasetIndex, Sample
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.epipolar import patch_centers
 from mvead_jax.geometry.matching import CategoryMatches, Matches, PairKey, pool_matches
+from mvead_jax.runtime.errors import UserError
 
 TURNS = 4
 _LEAST_VARIANCE = 1e-2  # of the mean variance: directions of less are not blown up by whitening

@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import read_json
 from mvead_jax.geometry.cameras import from_opencv, fundamental_from_cameras
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry
 from mvead_jax.geometry.images import between_new_images, mirroring, resizing
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import read_json
 
 
 def read_cameras(

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mvead_jax.config.schema import GeometryConfig
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.geometry.epipolar import epipolar_mask
+from mvead_jax.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool
 
-from mvead_jax.jobs.manifest import Manifest
-from mvead_jax.jobs.workdir import model_folder
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import image_size
 from mvead_jax.data.records import DatasetIndex, Sample
@@ -29,11 +27,13 @@ from mvead_jax.decision.calibration import (
     read_calibrations,
 )
 from mvead_jax.decision.decide import Decision, decide, decide_by, located
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.curve import f1_max
 from mvead_jax.evaluation.ranking import curve
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.jobs.manifest import Manifest
+from mvead_jax.jobs.workdir import model_folder
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 from mvead_jax.scoring.scorer import Inputs, Model, Scorer
 

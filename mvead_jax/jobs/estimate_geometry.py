@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbones.base import Backbone, load_backbone
-from mvead_jax.methods.base import PATCHES
-from mvead_jax.features.cache import cache_folder
 from mvead_jax.config.schema import Config
 from mvead_jax.data.contents import contents, image_paths, states
 from mvead_jax.data.loading import open_image
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import data_folder
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import sha256
+from mvead_jax.features.cache import cache_folder
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.estimate import estimate_from_matches
 from mvead_jax.geometry.feature_matching import match_features
@@ -29,7 +26,10 @@ from mvead_jax.geometry.masks import EpipolarKeys, all_keys, category_keys
 from mvead_jax.geometry.matching import CategoryMatches, joined, match_category, picture_sizes
 from mvead_jax.geometry.outlines import category_outlines
 from mvead_jax.geometry.rig_fit import Nominal
+from mvead_jax.methods.base import PATCHES
 from mvead_jax.report.lines import draw_lines
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import sha256
 
 log = logging.getLogger("mvead_jax")
 

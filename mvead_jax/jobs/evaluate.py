@@ -27,19 +27,9 @@ from jaxtyping import Float16, Float32, Int
 from mvead_jax.config.schema import Config, EvalConfig
 from mvead_jax.data.records import DatasetIndex, View
 from mvead_jax.decision.rates import rates
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.bootstrap import copies, ranking_replicates
 from mvead_jax.evaluation.defects import Region
 from mvead_jax.evaluation.enlarging import enlarge
-from mvead_jax.evaluation.score_files import (
-    ImageLine,
-    read_images,
-    read_maps,
-    read_samples,
-    scored_files,
-    write_regions,
-    write_replicates,
-)
 from mvead_jax.evaluation.pixel_bootstrap import pixel_replicates
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.pooling import (
@@ -50,9 +40,19 @@ from mvead_jax.evaluation.pooling import (
     sample_numbers,
 )
 from mvead_jax.evaluation.protocols import EvaluationProtocol, digest, resolve
+from mvead_jax.evaluation.score_files import (
+    ImageLine,
+    read_images,
+    read_maps,
+    read_samples,
+    scored_files,
+    write_regions,
+    write_replicates,
+)
 from mvead_jax.evaluation.sealed_metrics import write_sealed
 from mvead_jax.evaluation.tables import LEVELS, level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 
 _PIXELS = 2**21  # of enlarged maps at a time

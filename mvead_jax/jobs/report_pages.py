@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mvead_jax.jobs.estimate_geometry import geometry_path
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.category import read_geometry
+from mvead_jax.jobs.estimate_geometry import geometry_path
 from mvead_jax.report.attention import Attended, attended_path, telling, write_attended
 from mvead_jax.report.page import write_report
+from mvead_jax.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 

@@ -32,32 +32,24 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.features.cache import Extraction
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import check_files
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.source import open_pictures
 from mvead_jax.decision.calibration import Calibration
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.jobs.evaluate import evaluate, protocols_of
 from mvead_jax.evaluation.score_files import scored_files
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.sealed_metrics import check_files as check_score_files
 from mvead_jax.evaluation.sealed_metrics import read_sealed
-from mvead_jax.runtime.files import locked, make_folder
+from mvead_jax.features.cache import Extraction
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.decision import FACTS, Decider, check_labels, read_for_scoring
-from mvead_jax.jobs.plan import scoring_parts
-from mvead_jax.runtime.disk import Part, check_room, describe
-from mvead_jax.runtime.progress import progress
-from mvead_jax.jobs.provenance import protocol
-from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
-from mvead_jax.methods.base import Spec
+from mvead_jax.jobs.evaluate import evaluate, protocols_of
 from mvead_jax.jobs.manifest import Manifest
-from mvead_jax.scoring.model_store import read_facts
-from mvead_jax.scoring.scorer import Scorer
-from mvead_jax.runtime.sharding import is_first, together
+from mvead_jax.jobs.plan import scoring_parts
+from mvead_jax.jobs.provenance import protocol
 from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
+from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
 from mvead_jax.jobs.train import (
     check_same_run,
     inputs_of,
@@ -79,6 +71,14 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
 )
+from mvead_jax.methods.base import Spec
+from mvead_jax.runtime.disk import Part, check_room, describe
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked, make_folder
+from mvead_jax.runtime.progress import progress
+from mvead_jax.runtime.sharding import is_first, together
+from mvead_jax.scoring.model_store import read_facts
+from mvead_jax.scoring.scorer import Scorer
 
 log = logging.getLogger(__name__)
 

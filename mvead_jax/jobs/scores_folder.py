@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mvead_jax.evaluation.score_files import ScoreFiles, maps_path, read_images
+from mvead_jax.jobs.workdir import is_artefact, refuse_artefact
+from mvead_jax.report.attention import attended_path
+from mvead_jax.report.page import remove_report
 from mvead_jax.runtime.console import command
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.evaluation.score_files import ScoreFiles, maps_path, read_images
 from mvead_jax.runtime.files import read_json, remove, write_json
-from mvead_jax.report.attention import attended_path
-from mvead_jax.report.page import remove_report
-from mvead_jax.jobs.workdir import is_artefact, refuse_artefact
 
 _UNFINISHED = "unfinished.json"
 

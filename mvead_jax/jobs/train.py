@@ -250,9 +250,7 @@ def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetInde
     return config, index
 
 
-def training_parts_of(
-    config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path
-) -> list[Part]:
+def training_parts_of(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> list[Part]:
     """Return what a training writes."""
     cached = 0
     for category in index.categories:
@@ -344,9 +342,7 @@ def split_features(
     """
     parts = [index.select(category=category) for category in index.categories]
     stores = [extract(Extraction.of(config, part, backbone, workdir)) for part in parts]
-    return {
-        tap: FeatureStore.concatenate([own[tap] for own in stores], index.views) for tap in backbone.taps
-    }
+    return {tap: FeatureStore.concatenate([own[tap] for own in stores], index.views) for tap in backbone.taps}
 
 
 def inputs_of(method: Method, index: DatasetIndex, features: Mapping[str, FeatureStore]) -> Inputs:

@@ -73,7 +73,10 @@ class Job:
         Raises:
           UserError: a file that is missing or not what it should be.
         """
-        method, folder = self.method(name, facts["views"], facts["categories"]), model_folder(self.workdir, name)
+        method, folder = (
+            self.method(name, facts["views"], facts["categories"]),
+            model_folder(self.workdir, name),
+        )
         state: State = read_state(folder, jax.eval_shape(method.init, jax.random.key(0)))
         return Model(method, state, ScoreStatistics.read(folder / STATISTICS, method.spec.views))
 

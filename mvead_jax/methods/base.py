@@ -19,7 +19,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int, Int32
 
-from mvead_jax.backbones.base import Backbone, Info
+from mvead_jax.backbones.base import Backbone
+from mvead_jax.backbones.info import Info
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config.schema import TrainConfig
 from mvead_jax.data.records import DatasetIndex
@@ -72,9 +73,7 @@ class Spec:
     name: str = ""
 
     @classmethod
-    def of(
-        cls, views: Sequence[str], categories: Sequence[str], backbone: Backbone, name: str = ""
-    ) -> Spec:
+    def of(cls, views: Sequence[str], categories: Sequence[str], backbone: Backbone, name: str = "") -> Spec:
         """Return the spec of a model on a backbone."""
         shapes = backbone.image_size, backbone.info, backbone.shapes
         return cls(tuple(views), tuple(categories), *shapes, name)

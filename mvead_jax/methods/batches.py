@@ -13,7 +13,11 @@ from mvead_jax.runtime import sharding
 
 
 def training_batch(
-    data: TrainData, present: Bool[np.ndarray, "S V"], categories: Int[np.ndarray, " S"], chosen: Int[np.ndarray, " n"], size: int
+    data: TrainData,
+    present: Bool[np.ndarray, "S V"],
+    categories: Int[np.ndarray, " S"],
+    chosen: Int[np.ndarray, " n"],
+    size: int,
 ) -> dict[str, Any]:
     """Return some training samples over the mesh, filled up by repeats that weigh nothing.
 

@@ -8,5 +8,5 @@ METHODS = Registry(
         "patchcore": "mvead_jax.methods.patchcore.config:PatchCoreConfig",
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
     },
-    group="mvead_jax.methods",
+    "mvead_jax.methods",
 )

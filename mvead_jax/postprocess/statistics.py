@@ -58,10 +58,14 @@ class ScoreStatistics:
         values = read_json(path, "the score statistics of a trained model")
         try:
             found = cls(np.array(values["mean"], np.float64), np.array(values["deviation"], np.float64))
-            if tuple(values["views"]) != views or not found.mean.shape == found.deviation.shape == (len(views),):
+            if tuple(values["views"]) != views or not found.mean.shape == found.deviation.shape == (
+                len(views),
+            ):
                 raise ValueError("they are of other views")
         except (KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not the statistics of this model's scores ({error!r}); train again") from error
+            raise UserError(
+                f"{path}: not the statistics of this model's scores ({error!r}); train again"
+            ) from error
         return found
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvead_jax.data.records import defect_code
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.score_files import read_images, read_samples
+from mvead_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from mvead_jax.runtime.files import whole
 from mvead_jax.geometry.category import CategoryGeometry
+from mvead_jax.runtime.files import whole
 
 _POINTS = 6
 _CELL_INCHES = 1.8

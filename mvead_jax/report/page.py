@@ -25,11 +25,8 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mvead_jax.data.records import DatasetIndex, natural_key
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.score_files import maps_path, read_maps
-from mvead_jax.runtime.files import read_json, write_text
 from mvead_jax.geometry.category import CategoryGeometry
-from mvead_jax.runtime.progress import progress
 from mvead_jax.report.attention import Attended, attended_path, of_sample, read_attended
 from mvead_jax.report.charts import charts_of
 from mvead_jax.report.findings import FoundSample, by_category, read_findings
@@ -38,6 +35,9 @@ from mvead_jax.report.line_table import line_table
 from mvead_jax.report.outcomes import Cut, cut_of, outcome, rank
 from mvead_jax.report.summary import summary
 from mvead_jax.report.thumbnails import read_outline, write_thumbnail
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import read_json, write_text
+from mvead_jax.runtime.progress import progress
 
 MOST_PICTURED = 1000  # samples whose pictures the page holds: those that it lists first
 _THREADS = 4

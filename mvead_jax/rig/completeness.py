@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.data.records import unsafe_path
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import sha256, write_json, write_text
 from mvead_jax.rig.cameras import VIEWS
 from mvead_jax.rig.layout import SPLITS, SampleName, image_folder
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import sha256, write_json, write_text
 
 VERSION = 1  # raise it when the same settings give other pictures
 MANIFEST, JOURNAL, CAMERAS, LISTS = "rig.json", "rig.partial.jsonl", "cameras.json", "realiad_jsons"

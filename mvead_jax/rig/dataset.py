@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import locked
-from mvead_jax.runtime.progress import progress
 from mvead_jax.rig import completeness as manifest
 from mvead_jax.rig.camera_file import cameras_json
 from mvead_jax.rig.cameras import VIEWS
-from mvead_jax.rig.layout import FAMILIES, MOST, SampleName, entry
 from mvead_jax.rig.completeness import Records, Settings, key
+from mvead_jax.rig.layout import FAMILIES, MOST, SampleName, entry
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked
+from mvead_jax.runtime.progress import progress
 
 _SIZES = (64, 2048)
 

@@ -9,8 +9,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from mvead_jax.runtime import errors
-from mvead_jax.runtime import progress
+from mvead_jax.runtime import errors, progress
 
 
 def flags() -> argparse.ArgumentParser:

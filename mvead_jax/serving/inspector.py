@@ -24,19 +24,16 @@ from jaxtyping import Bool, Float32, UInt8
 from PIL import Image
 
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.features.cache import as_stored
 from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import open_image, preprocess, upright
 from mvead_jax.data.pictures import Picture
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.features.cache import as_stored
 from mvead_jax.jobs.decision import read_for_scoring
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.train import load_method_backbone
-from mvead_jax.scoring.model_store import read_facts
-from mvead_jax.scoring.scorer import Inputs, Scorer
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
@@ -48,6 +45,9 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
 )
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.scoring.model_store import read_facts
+from mvead_jax.scoring.scorer import Inputs, Scorer
 
 Given = str | Picture | Image.Image | UInt8[np.ndarray, "H W 3"]
 _THREADS = 8

@@ -20,11 +20,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from mvead_jax.training.tensorboard import Board
 from mvead_jax.config.io import flatten
 from mvead_jax.runtime.errors import Stopped, UserError
 from mvead_jax.runtime.files import append_line, keep_lines, write_json
 from mvead_jax.runtime.sharding import arrays_from_first, from_first, in_any, is_first, meet, together
+from mvead_jax.training.tensorboard import Board
 
 log = logging.getLogger(__name__)
 

@@ -81,12 +81,12 @@ def _epoch_of(features: Any, cached: Any, parts: Any, backbone: Any, config: Any
     import numpy as np
     import optax
     from flax import nnx
+    from mvead_jax.methods.mvead.pretrain import NormalSamples, make_batch, make_step
 
     from mvead_jax.geometry.cameras import fundamental_from_cameras
     from mvead_jax.geometry.epipolar import epipolar_mask
     from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention
     from mvead_jax.methods.mvead.banded import plan_bands
-    from mvead_jax.methods.mvead.pretrain import NormalSamples, make_batch, make_step
     from mvead_jax.rig.cameras import five_cameras
 
     rig = five_cameras(backbone.image_size)

@@ -114,10 +114,10 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     from mvead_jax.bank.fill import Bank
     from mvead_jax.config.schema import ScoreConfig
     from mvead_jax.geometry.masks import all_keys
-    from mvead_jax.serving.inspector import Inspector
-    from mvead_jax.postprocess.evidence import Calibration
     from mvead_jax.methods.patchcore.method import PatchCore
+    from mvead_jax.postprocess.evidence import Calibration
     from mvead_jax.scoring.scorer import Model, Scorer
+    from mvead_jax.serving.inspector import Inspector
 
     grid = (size // 14, size // 14)
     width = np.asarray(features(np.zeros((1, size, size, 3), np.float32))).shape[-1]

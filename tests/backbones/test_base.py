@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from mvead_jax.backbones import base as extractor
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, random_dinov2
 from mvead_jax.backbones.base import load_backbone
+from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, random_dinov2
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError
 

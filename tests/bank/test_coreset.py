@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from mvead_jax.bank import coreset as module
-from mvead_jax.bank.search import projection
 from mvead_jax.bank.coreset import first_row, greedy_coreset
+from mvead_jax.bank.search import projection
 
 
 def oracle(points, size, first):

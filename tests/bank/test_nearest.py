@@ -11,9 +11,9 @@ import pytest
 from jax.sharding import AxisType
 
 from mvead_jax.bank import nearest as module
+from mvead_jax.bank.nearest import k_nearest, nearest, nearest_on_disk, shard_rows, sharded_nearest
 from mvead_jax.bank.search import stages
 from mvead_jax.bank.search.bounds import coarse, lower_bounds
-from mvead_jax.bank.nearest import k_nearest, nearest, nearest_on_disk, shard_rows, sharded_nearest
 from mvead_jax.bank.search.stages import sum_of_squares
 
 

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from mvead_jax.evaluation.score_files import ImageLine
 from mvead_jax.comparison.defect_kinds import ALL, MEASURES, UNKNOWN, kind_in_name, kinds_of
+from mvead_jax.evaluation.score_files import ImageLine
 
 VIEWS = 4
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mvead_jax.config.io import load_config
 from mvead_jax.comparison import papers
 from mvead_jax.comparison.papers import AVERAGE, Place
+from mvead_jax.config.io import load_config
 
 ROOT = Path(__file__).parents[2]
 

@@ -15,16 +15,16 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 from test_evaluate import WORDS, config_for, drawn_scores
 
-from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
-from mvead_jax.config.io import override, to_dict
-from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.comparison.agreement_text import format_comparison
-from mvead_jax.runtime.files import write_json
+from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
+from mvead_jax.config.io import override, to_dict
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.data.realiad import load_index
+from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import write_json
 
 ROOT = Path(__file__).parents[2]
 main = runpy.run_path(str(ROOT / "scripts/compare_runs.py"), run_name="compare_runs")["main"]

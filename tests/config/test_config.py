@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from mvead_jax.config.schema import Config, DataConfig
 from mvead_jax.config.io import differences, from_dict, load_config, override, split_overrides, to_dict
+from mvead_jax.config.schema import Config, DataConfig
 from mvead_jax.runtime.errors import UserError
 
 

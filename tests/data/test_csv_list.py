@@ -7,9 +7,9 @@ import pytest
 from own_data import CAMERAS, write_folders
 
 from mvead_jax.data.source import data_folder, layout_of, open_data
-from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.jobs.provenance import training_words
 from mvead_jax.jobs.train import _training_summary
+from mvead_jax.runtime.errors import DataProblems, UserError
 
 HEADER = ["sample", "view", "path", "label", "mask", "split"]
 

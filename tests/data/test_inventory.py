@@ -4,9 +4,9 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.data import inventory as module
+from mvead_jax.data.inventory import as_markdown, data_report, digests_of, identical_pictures, unexpected
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, Sample, View, build_index
-from mvead_jax.data.inventory import as_markdown, data_report, digests_of, identical_pictures, unexpected
 
 
 @pytest.fixture

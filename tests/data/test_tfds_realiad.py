@@ -11,8 +11,6 @@ import tensorflow_datasets as tfds
 from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.features.cache import Extraction
-from mvead_jax.features.extraction import extract
 from mvead_jax.config.schema import FeaturesConfig
 from mvead_jax.data.loading import check_files, image_size, load_sample, open_image
 from mvead_jax.data.pictures import digest
@@ -22,9 +20,11 @@ from mvead_jax.data.tfds_realiad import builder as builder_module
 from mvead_jax.data.tfds_realiad import prepare as prepare_module
 from mvead_jax.data.tfds_realiad.builder import RealIad, config_for, in_shards
 from mvead_jax.data.tfds_realiad.prepare import prepare
+from mvead_jax.features.cache import Extraction
+from mvead_jax.features.extraction import extract
+from mvead_jax.geometry.matching import picture_sizes
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import sha256
-from mvead_jax.geometry.matching import picture_sizes
 
 
 @pytest.fixture(scope="module")

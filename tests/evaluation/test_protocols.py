@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from mvead_jax.config.schema import EvalConfig
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.protocols import NAMES, OWN, EvaluationProtocol, digest, resolve
+from mvead_jax.runtime.errors import UserError
 
 SOURCES = {
     "mvead": "MVEAD's scores and labels; pixel metrics by decision D11",

@@ -20,11 +20,11 @@ from typing import NamedTuple
 
 import numpy as np
 from fake_realiad import edit_list, write_realiad
+from mvead_jax.bank.store import Manifest, map_banks, read_facts
 from PIL import Image
 from safetensors.numpy import save_file
 
 from mvead_jax.backbones.dinov2.params import load_dinov2
-from mvead_jax.bank.store import Manifest, map_banks, read_facts
 from mvead_jax.data.loading import check_files, image_size, open_image
 from mvead_jax.data.new_pictures import load_pictures
 from mvead_jax.data.realiad import load_index

@@ -13,10 +13,10 @@ from PIL import Image
 from mvead_jax.config.schema import EvalConfig
 from mvead_jax.data.loading import load_sample
 from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import DataProblems
 from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.evaluation.truth import read_mask
 from mvead_jax.geometry.matching import match_category, picture_sizes
+from mvead_jax.runtime.errors import DataProblems
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,12 +8,12 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 from PIL import Image
 
-from mvead_jax.features import extraction as features_module
 from mvead_jax.config.io import load_config
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.postprocess.evidence import calibrate_scores
+from mvead_jax.features import extraction as features_module
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.postprocess.evidence import calibrate_scores
+from mvead_jax.runtime.errors import UserError
 
 METHODS = {
     "patchcore": {"method": "patchcore"},

@@ -9,19 +9,19 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 from PIL import Image
 
-from mvead_jax.jobs import plan
-from mvead_jax.features import cache as feature_cache
-from mvead_jax.features import extraction as module
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.features.cache import Extraction, as_stored
-from mvead_jax.features.store import FeatureStore
-from mvead_jax.features.extraction import extract
 from mvead_jax.config.schema import FeaturesConfig
 from mvead_jax.data import contents as contents_module
 from mvead_jax.data.contents import image_paths
 from mvead_jax.data.folders import read_parts
 from mvead_jax.data.loading import sample_pipeline
 from mvead_jax.data.realiad import load_index
+from mvead_jax.features import cache as feature_cache
+from mvead_jax.features import extraction as module
+from mvead_jax.features.cache import Extraction, as_stored
+from mvead_jax.features.extraction import extract
+from mvead_jax.features.store import FeatureStore
+from mvead_jax.jobs import plan
 from mvead_jax.runtime.errors import DataProblems, UserError
 
 FLOAT32 = FeaturesConfig()

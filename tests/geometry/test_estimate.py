@@ -12,10 +12,8 @@ import pytest
 from fake_realiad import write_realiad
 from PIL import Image
 
-from mvead_jax.jobs.estimate_geometry import calibrate, parse_nominal
 from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, GeometryConfig
 from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry, read_geometry
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import estimate_category, estimate_from_matches
@@ -29,8 +27,10 @@ from mvead_jax.geometry.matching import (
     with_mirror_images,
 )
 from mvead_jax.geometry.rig_fit import Nominal
+from mvead_jax.jobs.estimate_geometry import calibrate, parse_nominal
 from mvead_jax.rig.cameras import five_cameras, mirror, project
 from mvead_jax.rig.dataset import render_rig
+from mvead_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 VIEWS = ("C1", "C2", "C3", "C4", "C5")

@@ -6,7 +6,6 @@ from fake_realiad import write_realiad
 from PIL import Image
 
 from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.epipolar import patch_centers
 from mvead_jax.geometry.feature_matching import (
     appearances,
@@ -16,6 +15,7 @@ from mvead_jax.geometry.feature_matching import (
     part_patches,
     peaks,
 )
+from mvead_jax.runtime.errors import UserError
 
 GRID = (8, 8)
 PRESENT = np.ones(2, bool)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from mvead_jax.config.schema import GeometryConfig
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.images import between_new_images, resizing
 from mvead_jax.geometry.masks import all_keys, category_keys
 from mvead_jax.rig.cameras import five_cameras
+from mvead_jax.runtime.errors import UserError
 
 GRID, INPUT = (4, 4), 64
 SIZES = ((80, 60), (80, 60), (40, 40))  # of the stored pictures

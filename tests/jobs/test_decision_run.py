@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
 
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 from mvead_jax.config.io import override
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 from mvead_jax.decision.calibration import read_calibrations
 from mvead_jax.decision.conformal import p_value, threshold
 from mvead_jax.decision.decide import OPTIMISTIC
 from mvead_jax.decision.rates import clopper_pearson
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.jobs.decision import check_held_out
 from mvead_jax.jobs.score import evaluate_again, score
 from mvead_jax.jobs.train import open_index, train
+from mvead_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = ["category", "sample", "label", "score", "worst_view"]

@@ -10,20 +10,20 @@ from fake_realiad import edit_list, write_realiad
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
-from mvead_jax.jobs import score as score_module
-from mvead_jax.jobs import scores_folder
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 from mvead_jax.config.io import override, to_dict
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.evaluation.enlarging import enlarge
-from mvead_jax.evaluation.score_files import ScoreFiles, read_images, read_maps, read_replicates
 from mvead_jax.evaluation.regions import aupro
+from mvead_jax.evaluation.score_files import ScoreFiles, read_images, read_maps, read_replicates
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.tables import LEVELS
-from mvead_jax.runtime.files import write_json
+from mvead_jax.jobs import score as score_module
+from mvead_jax.jobs import scores_folder
+from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.jobs.score import evaluate_again
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import write_json
 
 SIZE = 40
 WORDS = {"method": "drawn", "scored": "test split"}

@@ -17,15 +17,15 @@ import pytest
 from fake_realiad import edit_list, write_cameras, write_realiad
 
 from mvead_jax.backbones.base import load_backbone
-from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.config.io import load_config
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.methods.mvead.method import Mvead
-from mvead_jax.methods.patchcore.method import PatchCore
-from mvead_jax.scoring.model_store import build_method
-from mvead_jax.report.attention import read_attended
+from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.mvead.method import Mvead
+from mvead_jax.methods.patchcore.method import PatchCore
+from mvead_jax.report.attention import read_attended
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.scoring.model_store import build_method
 
 ROOT = Path(__file__).parents[2]
 SIZE = 40  # of the stored pictures

@@ -18,10 +18,10 @@ from mvead_jax.data import inventory as report
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.source import open_data
 from mvead_jax.data.tfds_realiad.prepare import prepare
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import locked
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked
 
 ROOT = Path(__file__).parents[2]
 

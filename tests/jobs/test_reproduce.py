@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from fake_realiad import write_realiad
 
-from mvead_jax.config.io import load_config
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.comparison import papers
-from mvead_jax.comparison.paper_tables import Outcome, table3, table_of_categories
-from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.comparison.defect_kinds import kinds_of
+from mvead_jax.comparison.paper_tables import Outcome, table3, table_of_categories
+from mvead_jax.config.io import load_config
+from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.jobs.reproduce import Run, is_finished
+from mvead_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 # Nothing of these tests looks at the size or the training of what is run.

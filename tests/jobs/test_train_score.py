@@ -13,20 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
+from mvead_jax.bank.store import map_banks
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
+from mvead_jax.backbones.base import load_backbone
+from mvead_jax.config.io import load_config, override
+from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import train as train_module
-from mvead_jax.backbones.base import load_backbone
-from mvead_jax.bank.store import map_banks
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
-from mvead_jax.config.io import load_config, override
+from mvead_jax.jobs.score import evaluate_again, score
+from mvead_jax.jobs.train import train
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import locked
 from mvead_jax.scoring.model_store import assembled, build_method
-from mvead_jax.jobs.score import evaluate_again, score
-from mvead_jax.jobs.train import train
 
 ROOT = Path(__file__).parents[2]
 SMALL = {"backbone__name": "dinov2-small", "backbone__weights": "random"}

@@ -10,10 +10,10 @@ from fake_scores import GRID, add_decisions, geometry, write_scored
 from PIL import Image
 
 from mvead_jax.data.records import build_index
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.score_files import read_maps
 from mvead_jax.report import page as report_page
 from mvead_jax.report.page import remove_report, script_json, write_report
+from mvead_jax.runtime.errors import UserError
 
 HOSTILE = (
     "<script>alert(1)</script>",

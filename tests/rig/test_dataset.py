@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import locked
 from mvead_jax.rig.camera_file import cameras_json
 from mvead_jax.rig.dataset import render_rig
 from mvead_jax.rig.layout import SampleName
 from mvead_jax.rig.sample import render_sample
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import locked
 
 SMALL = {"families": ["flange", "terminal"], "train": 1, "test_normal": 1, "test_defective": 5, "size": 64}
 

@@ -12,16 +12,14 @@ from pathlib import Path
 import pytest
 from fake_realiad import write_realiad
 
-from mvead_jax.training import tensorboard as board
-from mvead_jax.runtime import console
-from mvead_jax.runtime import errors
-from mvead_jax.runtime import progress
 from mvead_jax.config.io import load_config
 from mvead_jax.jobs.dry_run import plan_scoring, plan_training
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.jobs.plan import Part
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.runtime import console, errors, progress
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.training import tensorboard as board
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))

@@ -12,19 +12,18 @@ import pytest
 from fake_realiad import write_realiad
 from flax import nnx
 from jax.sharding import AxisType, Mesh
+from mvead_jax.methods.mvead.pretrain import NormalSamples, attend_all, make_batch, pretrain
 
-from mvead_jax.runtime import processes
-from mvead_jax.runtime import sharding
 from mvead_jax.backbones.base import load_backbone
-from mvead_jax.features.cache import Extraction
-from mvead_jax.features.extraction import extract
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config.schema import BackboneConfig, FeaturesConfig, TrainConfig
 from mvead_jax.data.realiad import load_index
-from mvead_jax.runtime.errors import UserError
+from mvead_jax.features.cache import Extraction
+from mvead_jax.features.extraction import extract
 from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention, attend_batch
-from mvead_jax.methods.mvead.pretrain import NormalSamples, attend_all, make_batch, pretrain
 from mvead_jax.methods.patchcore.method import PatchCore
+from mvead_jax.runtime import processes, sharding
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import _on_devices
 
 S, V, N, D = 7, 3, 4, 8

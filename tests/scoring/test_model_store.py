@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-
 from mvead_jax.bank.store import Manifest, map_banks, read_facts, read_samples, write_banks
+
 from mvead_jax.runtime.errors import UserError
 
 BANKS = {"C1": np.arange(12, dtype="f4").reshape(4, 3), "C2": np.ones((2, 3), "f4")}

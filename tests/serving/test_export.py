@@ -30,17 +30,17 @@ from mvead_jax.config.schema import (
 )
 from mvead_jax.data.source import open_data
 from mvead_jax.decision.split import hold_out
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.score_files import read_images
+from mvead_jax.jobs.score import score
+from mvead_jax.jobs.train import train
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import sha256
 from mvead_jax.serving.export import artefact as module
 from mvead_jax.serving.export import checksums as of_seal
 from mvead_jax.serving.export.artefact import export, verify
-from mvead_jax.serving.export.golden import _changed, choose, difference_of
 from mvead_jax.serving.export.checksums import broken, seal
-from mvead_jax.runtime.files import sha256
+from mvead_jax.serving.export.golden import _changed, choose, difference_of
 from mvead_jax.serving.inspector import Inspector
-from mvead_jax.jobs.score import score
-from mvead_jax.jobs.train import train
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,10 +20,10 @@ from mvead_jax.config.schema import (
     ScoreConfig,
     TrainConfig,
 )
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.score_files import read_images, read_samples
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.runtime.errors import UserError
 
 # 36 patches: with fewer than 32 the shape of a batch shows in the last bit of a distance.
 SIZE = 96

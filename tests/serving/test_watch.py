@@ -16,9 +16,9 @@ from PIL import Image
 
 from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
 from mvead_jax.data.loading import open_image
+from mvead_jax.jobs.train import train
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.serving.inspector import Inspector
-from mvead_jax.jobs.train import train
 from mvead_jax.serving.watch.arrivals import place_of
 from mvead_jax.serving.watch.journal import Journal
 from mvead_jax.serving.watch.watcher import JOURNAL, Watcher, watch

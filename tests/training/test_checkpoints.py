@@ -13,8 +13,8 @@ import numpy as np
 import optax
 import pytest
 
-from mvead_jax.training.checkpoints import Checkpoints
 from mvead_jax.runtime.errors import Stopped, UserError
+from mvead_jax.training.checkpoints import Checkpoints
 
 # A read that fails leaves Orbax's event loop to be collected half-closed; Python then complains about it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -50,6 +50,7 @@ def load(config: BackboneConfig, taps: Sequence[str], seed: int) -> Loaded:
         taps=_taps(shape),
         pyramid=(),
         heads=shape.num_attention_heads,
+        has_next=config.block < depth,
     )
     check_taps(config.name, info.taps, taps)
     blocks = max(_block_of(tap, config.block, depth) for tap in taps)

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.data.contents import read
-from mvead_jax.data.loading import check_files
 from mvead_jax.data.csv_list import manifest_of
-from mvead_jax.data.records import DatasetIndex, build_index
 from mvead_jax.data.inventory import as_markdown, data_report, digests_of, unexpected
+from mvead_jax.data.loading import check_files
+from mvead_jax.data.records import DatasetIndex, build_index
 from mvead_jax.data.source import read_raw
 from mvead_jax.data.tfds_realiad.builder import (
     LISTS,

@@ -20,11 +20,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
-from mvead_jax.backbones.base import Info
 from mvead_jax.backbones.dinov2.modeling import Block, Linear
+from mvead_jax.backbones.info import Info
 from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, has_keys
-from mvead_jax.methods.mvead.dense import masked_attention
 from mvead_jax.methods.mvead.config import FusionConfig
+from mvead_jax.methods.mvead.dense import masked_attention
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.sharding import on_each_device
 

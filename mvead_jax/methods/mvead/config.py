@@ -100,5 +100,7 @@ class MveadConfig(Config):
         return self._without_fusion()
 
     def _without_fusion(self) -> PatchCoreConfig:
-        shared = {one.name: getattr(self, one.name) for one in fields(PatchCoreConfig) if one.name != "method"}
+        shared = {
+            one.name: getattr(self, one.name) for one in fields(PatchCoreConfig) if one.name != "method"
+        }
         return PatchCoreConfig(**shared)

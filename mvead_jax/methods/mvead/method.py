@@ -195,11 +195,15 @@ class Mvead:
         own = self.training
         if own is None:
             return "nothing"
-        parts = [f"{own.objective}, {own.epochs} epochs of batches of {own.batch_size}, the last of them taken"]
+        parts = [
+            f"{own.objective}, {own.epochs} epochs of batches of {own.batch_size}, the last of them taken"
+        ]
         parts.append(f"AdamW {own.learning_rate:g}, weight decay {own.weight_decay:g}")
         if own.objective != "deepsvdd":
             parts.append(f"{own.centers} centres a view, updated: {own.center_update}")
         if own.objective == "mcp+reg":
-            negatives = f"{own.negatives} of a reference view for each of {own.mask_ratio:g} of the patches masked"
+            negatives = (
+                f"{own.negatives} of a reference view for each of {own.mask_ratio:g} of the patches masked"
+            )
             parts.append(f"negatives weigh {own.negative_weight:g}, {negatives} ({own.mask_fill})")
         return "; ".join(parts)

@@ -254,7 +254,9 @@ def sample_loss(
     return figures
 
 
-def _negatives(attention, z, out, keys, mask, present, centers, config: PretrainConfig, key) -> Float[Array, ""]:
+def _negatives(
+    attention, z, out, keys, mask, present, centers, config: PretrainConfig, key
+) -> Float[Array, ""]:
     """L_neg of one sample (eq. 8, 9): masked patches of a support view, and what they change in another."""
     views, patches, _ = z.shape
     draw_support, draw_reference, draw_patches = jax.random.split(key, 3)

@@ -22,24 +22,14 @@ import jax
 
 from mvead_jax.backbones.base import load_network
 from mvead_jax.backbones.stored import STORED, write_stored
-from mvead_jax.jobs.estimate_geometry import geometry_path
-from mvead_jax.config.schema import Config
 from mvead_jax.config.io import to_dict
+from mvead_jax.config.schema import Config
 from mvead_jax.data.source import open_data
 from mvead_jax.decision.split import hold_out
-from mvead_jax.runtime.environment import environment
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.serving.export.card import model_card
-from mvead_jax.serving.export.function import export_function
-from mvead_jax.serving.export.golden import check_golden, choose, write_golden
-from mvead_jax.serving.export.checksums import SEAL, broken, seal
-from mvead_jax.runtime.files import read_json, whole, write_json, write_text
 from mvead_jax.jobs.decision import Decider
-from mvead_jax.serving.inspector import Inspector
-from mvead_jax.runtime.progress import progress
+from mvead_jax.jobs.estimate_geometry import geometry_path
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.provenance import patch_score_words
-from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     WEIGHTS,
@@ -49,6 +39,16 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
 )
+from mvead_jax.runtime.environment import environment
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.files import read_json, whole, write_json, write_text
+from mvead_jax.runtime.progress import progress
+from mvead_jax.scoring.model_store import read_facts
+from mvead_jax.serving.export.card import model_card
+from mvead_jax.serving.export.checksums import SEAL, broken, seal
+from mvead_jax.serving.export.function import export_function
+from mvead_jax.serving.export.golden import check_golden, choose, write_golden
+from mvead_jax.serving.inspector import Inspector
 
 log = logging.getLogger(__name__)
 

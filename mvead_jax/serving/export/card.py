@@ -10,8 +10,9 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.markdown import figure, format_protocols, markdown
 from mvead_jax.evaluation.tables import LEVELS, TITLES
-from mvead_jax.serving.export.golden import TOLERANCE
 from mvead_jax.jobs.provenance import training_words
+from mvead_jax.serving.export.golden import TOLERANCE
+
 
 def model_card(
     config: Config,

@@ -23,7 +23,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float32
 from safetensors import SafetensorError, safe_open
 
-from mvead_jax.backbones.base import Loaded, as_function
+from mvead_jax.backbones.base import as_function
+from mvead_jax.backbones.info import Loaded
 from mvead_jax.backbones.stored import STORED
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config.schema import Config
@@ -128,7 +129,8 @@ def scoring_function(
         maps = forward(nnx.from_flat_state(weights), images)
         has = present[:, None, None, None]
         features = {
-            tap: jnp.where(has, as_stored(value, config.features.dtype), 0)[None] for tap, value in maps.items()
+            tap: jnp.where(has, as_stored(value, config.features.dtype), 0)[None]
+            for tap, value in maps.items()
         }
         batch = Batch(
             features,

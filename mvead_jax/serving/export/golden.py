@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 from mvead_jax.data.pictures import PictureFolder
 from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.serving.export.function import load_exported
 from mvead_jax.runtime.files import read_json, write_json, write_tensors
+from mvead_jax.serving.export.function import load_exported
 from mvead_jax.serving.inspector import Inspection, Inspector
 
 FOLDER = "golden"

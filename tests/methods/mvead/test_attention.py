@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from mvead_jax.backbones import base as extractor
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2Config, random_dinov2
 from mvead_jax.backbones.base import next_block
+from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2Config, random_dinov2
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.methods.mvead.attention_weights import attended_batch, attended_patches
 from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention, MVASAttention
+from mvead_jax.methods.mvead.attention_weights import attended_batch, attended_patches
 
 V, N, H, D, TOP = 3, 6, 2, 4, 4
 

@@ -6,8 +6,8 @@ import pytest
 
 from mvead_jax.bank.fill import Keep
 from mvead_jax.data.records import DatasetIndex, Sample, View
-from mvead_jax.runtime.errors import UserError
 from mvead_jax.methods.patchcore.method import PatchCore
+from mvead_jax.runtime.errors import UserError
 
 VIEWS = ("C1", "C2", "C3")
 
