@@ -22,8 +22,8 @@ from mvead_jax.backbones.info import Info, Loaded, Tap
 from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.backbones.stored import STORED, read_stored
 from mvead_jax.config.schema import BackboneConfig
+from mvead_jax.runtime import sharding
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.sharding import local_mesh, on_each_device
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
         digest=hashlib.sha256(repr(key).encode()).hexdigest(),
         next_block=loaded.next_block,
         apply=lambda images: apply(state, images),
-        on_devices=_on_devices(forward, state) if local_mesh().size > 1 else None,
+        on_devices=_on_devices(forward, state) if sharding.local_mesh().size > 1 else None,
     )
 
 
@@ -145,10 +145,10 @@ def _shape(tap: Tap, image_size: int) -> tuple[int, int, int]:
 
 def _on_devices(forward: Callable, state: nnx.State) -> Callable:
     """Return `Backbone.on_devices` of a function of parameters and images."""
-    each = jax.jit(on_each_device(forward, local_mesh()))
+    each = jax.jit(sharding.on_each_device(forward, sharding.local_mesh()))
 
     @functools.cache
     def copies() -> nnx.State:
-        return jax.device_put(state, NamedSharding(local_mesh(), PartitionSpec()))
+        return jax.device_put(state, NamedSharding(sharding.local_mesh(), PartitionSpec()))
 
     return lambda images: each(copies(), images)

@@ -6,7 +6,7 @@ file, the command line or JSON.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from mvead_jax.config.validation import check_config, number
@@ -219,11 +219,26 @@ class Config:
             )
         check_config(self)
 
-    def build(self, backbone: Any) -> Any:
-        """Return the method (methods/base.py) with these settings. Args: backbone: the `Info` of one.
+    @classmethod
+    def debug(cls) -> Config:
+        """Return the smallest config that runs in seconds and needs no weights: for tests and first tries."""
+        found = cls(
+            data=DataConfig(image_size=64),
+            backbone=BackboneConfig(name="efficientnet-lite0", weights="random"),
+        )
+        if not isinstance(own := getattr(found, "train", None), TrainConfig):
+            return found
+        return replace(found, train=replace(own, epochs=2, batch_size=2))
+
+    def requires(self) -> Any:
+        """Return what the method needs of the program (`methods.base.Requires`)."""
+        raise NotImplementedError
+
+    def build(self, spec: Any) -> Any:
+        """Return the method with these settings. Args: spec: of its model (`methods.base.Spec`).
 
         Raises:
-          UserError: settings that do not fit the backbone.
+          UserError: settings that do not fit the model.
         """
         raise NotImplementedError
 

@@ -21,6 +21,7 @@ from mvead_jax.data.pictures import digest
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.features.cache import Chunk, Extraction, feature_bytes
 from mvead_jax.features.store import FeatureStore
+from mvead_jax.runtime import sharding
 from mvead_jax.runtime.disk import Part, amount, check_room
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import make_folder
@@ -28,7 +29,6 @@ from mvead_jax.runtime.progress import progress
 from mvead_jax.runtime.sharding import (
     from_first,
     is_first,
-    local_mesh,
     of_all,
     own_share,
     raise_in_all,
@@ -141,7 +141,7 @@ def _changed(index: DatasetIndex, samples: Sequence[Sample], pictures: Pictures)
 
 def _devices(backbone: Backbone) -> int:
     """How many batches go through the backbone at once."""
-    return local_mesh().size if backbone.on_devices else 1
+    return sharding.local_mesh().size if backbone.on_devices else 1
 
 
 def _forward(

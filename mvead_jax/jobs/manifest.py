@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from mvead_jax.data.records import unsafe_path
 from mvead_jax.runtime.errors import UserError

@@ -23,9 +23,9 @@ from safetensors import SafetensorError, safe_open
 from mvead_jax.bank.fill import Bank
 from mvead_jax.bank.nearest import ShardedRows, shard_rows
 from mvead_jax.methods.base import State
+from mvead_jax.runtime import sharding
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, remove, write_json, write_tensors
-from mvead_jax.runtime.sharding import AXIS, mesh, replicate
 
 STATE, FACTS = "state.safetensors", "facts.json"
 _ROWS, _SAMPLE = "rows", "sample"
@@ -90,7 +90,7 @@ def read_state(folder: Path, like: State) -> State:
             value = file.get_tensor(name)
             if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
                 raise ValueError(f"{name} is {value.dtype} {value.shape}, expected {leaf.dtype} {leaf.shape}")
-            found[name] = replicate(value)
+            found[name] = sharding.replicate(value)
     return with_leaves(like, found)
 
 
@@ -139,9 +139,9 @@ def with_leaves(like: State, leaves: Mapping[str, Any], prefix: str = "") -> dic
 
 
 def _on_devices(rows: Float32[np.ndarray, "M D"]) -> jax.Array | ShardedRows:
-    if mesh().size == 1:
+    if sharding.mesh().size == 1:
         return jax.device_put(np.asarray(rows))
-    return shard_rows(rows, mesh(), axis=AXIS)
+    return shard_rows(rows, sharding.mesh(), axis=sharding.AXIS)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.methods.base import PATCHES, Batch, Method, PlansGeometry, ShowsAttention, State, map_shape
 from mvead_jax.postprocess.evidence import evidence_grid, with_evidence
 from mvead_jax.postprocess.statistics import ScoreStatistics
-from mvead_jax.runtime.sharding import batch_of, mesh, own_rows, place, replicate, to_host
+from mvead_jax.runtime import sharding
 
 _BATCH_SAMPLES = 8  # that a device scores at a time
 
@@ -73,7 +73,7 @@ class Scorer:
 
     def __post_init__(self):
         method = self.model.method
-        planned = replicate(method.plan(self.keys)) if isinstance(method, PlansGeometry) else None
+        planned = sharding.replicate(method.plan(self.keys)) if isinstance(method, PlansGeometry) else None
         object.__setattr__(self, "_planned", planned)
         object.__setattr__(self, "_mask", jnp.asarray(self.keys.mask))
 
@@ -89,11 +89,11 @@ class Scorer:
           rows: of the samples to score.
           most: that a device scores at a time; the maps do not depend on it.
         """
-        size = batch_of(len(rows), most)
+        size = sharding.batch_of(len(rows), most)
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
             maps = self.model.method.score(self.model.state, self._batch(inputs, chosen, size))
-            maps = np.array(to_host(maps))[: len(chosen)]
+            maps = np.array(sharding.to_host(maps))[: len(chosen)]
             present = inputs.present[chosen]
             if self.config.evidence != "none":
                 fuse = partial(
@@ -127,7 +127,7 @@ class Scorer:
 
     def _batch(self, inputs: Inputs, rows: Int[np.ndarray, " b"], size: int) -> Batch:
         """The given samples over the mesh, then zeros up to `size`; zeros for a missing view."""
-        places = np.arange(size)[own_rows(size)]
+        places = np.arange(size)[sharding.own_rows(size)]
         real = places < len(rows)
         own = rows[places[real]]
         present = np.zeros((len(places), inputs.present.shape[1]), bool)
@@ -142,8 +142,8 @@ class Scorer:
         images = None if inputs.images is None else filled(inputs.images(own))
         number = self.model.method.spec.categories.index(self.category)
         category = np.full(len(places), number, np.int32)
-        features, present, category, images = place((features, present, category, images))
-        return Batch(features, present, category, self._planned, images, mesh())
+        features, present, category, images = sharding.place((features, present, category, images))
+        return Batch(features, present, category, self._planned, images, sharding.mesh())
 
 
 def _read(
