@@ -34,7 +34,7 @@ Maps = dict[str, Float32[Array, "B h w D"]]
 
 @dataclass(frozen=True)
 class Backbone:
-    """A frozen feature extractor: ImageNet-normalised images [B,H,W,3] -> {tap: feature map [B,h,w,D] float32}.
+    """A frozen feature extractor: ImageNet-normalised images [B,H,W,3] -> {tap: map [B,h,w,D] float32}.
 
     Attributes:
       info: what is known of it.
@@ -80,8 +80,8 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
     if image_size % info.multiple or image_size < 1:
         near = max(info.multiple, round(image_size / info.multiple) * info.multiple)
         raise UserError(
-            f"config data.image_size={image_size}: {config.name} takes multiples of {info.multiple} pixels for "
-            f"{', '.join(taps)}, for example {near}"
+            f"config data.image_size={image_size}: {config.name} takes multiples of {info.multiple} pixels "
+            f"for {', '.join(taps)}, for example {near}"
         )
     if not info.trained:
         log.warning("backbone %s is UNTRAINED: %s", info.name, info.weights)
@@ -119,7 +119,7 @@ def load_network(config: BackboneConfig, taps: Sequence[str], seed: int = 0) -> 
 def as_function(
     network: nnx.Module, taps: Sequence[str]
 ) -> tuple[Callable[[nnx.State, Float32[Array, "B H W 3"]], Maps], nnx.State]:
-    """Return a network as a pure function (parameters, images [B,H,W,3]) -> {tap: map}, and its parameters."""
+    """Return a network as a pure function (parameters, images) -> {tap: map}, and its parameters."""
     graph, state = nnx.split(network)
 
     def forward(state: nnx.State, images: Float32[Array, "B H W 3"]) -> Maps:

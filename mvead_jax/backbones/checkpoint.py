@@ -1,8 +1,9 @@
 """How a checkpoint fills a network: one strict table for each way in which checkpoints name their tensors.
 
-A table has every key of a complete checkpoint: its place in the network, its shape in the file, and the transform
-to ours. An unknown or missing key, a wrong shape or element type, or a parameter in use that is not finite is an
-error that names the file and the key: nothing is skipped silently, nothing keeps its random initial value.
+A table has every key of a complete checkpoint: its place in the network, its shape in the file, and the
+transform to ours. An unknown or missing key, a wrong shape or element type, or a parameter in use that is not
+finite is an error that names the file and the key: nothing is skipped silently, nothing keeps its random
+initial value.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ WIDENED = ("F32", "F16", "BF16")  # element types of weights; halves are widened
 _WRAPPERS = r"(?:(?:module|model|backbone|dinov2)\.)*"  # what stands before the names of a wrapped network
 
 
+Transform = Callable[[np.ndarray], Any]  # from an array of the file to one of the network, or to several
+
+
 class Source(NamedTuple):
     """One tensor of a checkpoint.
 
@@ -37,7 +41,7 @@ class Source(NamedTuple):
 
     target: str | tuple[str, ...]
     shape: tuple[int, ...]
-    transform: Callable[[np.ndarray], Any]
+    transform: Transform
 
 
 class Tensors(Protocol):
@@ -189,8 +193,8 @@ def check_keys(
 def unwrapped(tensors: Tensors, own: str, heads: Sequence[str], bare_heads: Sequence[str] = ()) -> Tensors:
     """Return a fine-tuned checkpoint as its network alone, and say what was taken off and left out.
 
-    The prefix of a wrapper (module., model., backbone., dinov2., one in the other) is taken off all names. The
-    head of a wrapped network stands beside it, inside of any of its wrappers: module.head.weight.
+    The prefix of a wrapper (module., model., backbone., dinov2., one in the other) is taken off all names.
+    The head of a wrapped network stands beside it, inside of any of its wrappers: module.head.weight.
 
     Args:
       own: regular expression for the start of the network's own names, by which the prefix is found.

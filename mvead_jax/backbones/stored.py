@@ -76,7 +76,7 @@ def _check_wanted(
         held = info.name if block is None else f"{info.name} to block {block}"
         wanted = config.name if block is None else f"{config.name} to block {config.block}"
         raise UserError(
-            f"{path}: holds {held} with taps {', '.join(info.taps)}; wanted is {wanted} with {', '.join(taps)}"
+            f"{path}: holds {held}, taps {', '.join(info.taps)}; wanted is {wanted}, taps {', '.join(taps)}"
         )
 
 

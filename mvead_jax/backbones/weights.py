@@ -38,9 +38,9 @@ def locate(
 
     Args:
       name: of the backbone.
-      policy: "auto" (`<directory>/<name>/`, then the hub cache, then the hub), a directory, or a hub id. A text
-        of the form org/name is a hub id unless that directory, or its parent here, exists; everything else is
-        a directory.
+      policy: "auto" (`<directory>/<name>/`, then the hub cache, then the hub), a directory, or a hub id. A
+        text of the form org/name is a hub id unless that directory, or its parent here, exists; everything
+        else is a directory.
       directory: where a user keeps weights.
       hub: name -> hub id and revision, a pinned commit or "main", of all backbones of the family.
       optional: further files that are fetched where the hub has them.
@@ -64,7 +64,7 @@ def locate(
 
 
 def _complete(directory: Path, option: str) -> Path:
-    """Return the directory itself when there are weights in it, else raise a UserError that names what is missing."""
+    """Return the directory itself when it holds weights, else raise a UserError that says what is missing."""
     if directory.is_file():
         if directory.suffix in _PICKLES:
             raise UserError(f"{option}: {_no_pickle(directory.name, directory.parent, directory.parent)}")
@@ -122,7 +122,7 @@ def _from_hub(hub_id: str, revision: str, local: Path, optional: Sequence[str]) 
 
 
 def _fetch(hub_id: str, revision: str, optional: Sequence[str], **options: Any) -> Path:
-    """Return the directory of a snapshot with all files of a checkpoint; those of `optional` if there are any."""
+    """Return the directory of a snapshot with the files of a checkpoint, and of `optional` what is there."""
     import huggingface_hub as hub
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -184,8 +184,8 @@ def opened(directory: Path) -> Iterator[Files]:
             own = {key for key, place in places.items() if place == name}
             if odd := sorted(own ^ set(file.keys())):
                 raise UserError(
-                    f"{directory / name}: key {odd[0]} is in one of it and {path.name}, not in both; copy all "
-                    "files of the checkpoint again"
+                    f"{directory / name}: key {odd[0]} is in one of it and {path.name}, not in both; copy "
+                    "all files of the checkpoint again"
                 )
             held |= dict.fromkeys(own, file)
         yield Files(path, held)

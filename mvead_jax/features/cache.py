@@ -200,7 +200,7 @@ class Extraction:
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:40]
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of all that the features depend on, without computing them. All processes must call; errors
+        """Return the SHA-256 of all that the features depend on, without computing them. All must call; errors
         as of `pictures`."""
         digests = {path: digest for path, (_, digest) in self.pictures().items()}
         names = [path.stem for chunk in self.chunks(digests) for path in chunk.paths.values()]

@@ -47,7 +47,7 @@ def load(config: BackboneConfig, taps: Sequence[str], seed: int) -> Loaded:
         licence=licence_of(config, _LICENCE, [hub_id for hub_id, _ in HUB.values()]),
         normalisation=_NORMALISATION,
         multiple=shape.patch_size,
-        taps=_taps(shape),
+        taps=taps_of(shape),
         pyramid=(),
         heads=shape.num_attention_heads,
         has_next=config.block < depth,
@@ -89,7 +89,7 @@ def _next_block(make: Callable[[int, int | None], DinoV2], block: int) -> Callab
     return lambda: make(block + 1, None).blocks[-1]
 
 
-def _taps(shape: DinoV2Config) -> dict[str, Tap]:
+def taps_of(shape: DinoV2Config) -> dict[str, Tap]:
     names = ("patches", *(f"block{k}" for k in range(1, shape.num_hidden_layers + 1)), "norm")
     return dict.fromkeys(names, Tap(shape.patch_size, shape.hidden_size))
 

@@ -1,9 +1,10 @@
 """The three ways in which DINOv2 checkpoints name their tensors, with one strict table for each.
 
 - transformers: encoder.layer.N.attention.attention.query, layer_scale1.lambda1, embeddings.register_tokens
-- hub: the authors' own release (facebookresearch/dinov2): blocks.N.attn.qkv, ls1.gamma, mlp.w12, register_tokens
-- timm: as hub, but mlp.fc1 for both feed-forward parts, reg_token, and with registers a CLS token that already
-  has its position (timm/models/vision_transformer.py, `_convert_dinov2`)
+- hub: the authors' own release (facebookresearch/dinov2): blocks.N.attn.qkv, ls1.gamma, mlp.w12,
+  register_tokens
+- timm: as hub, but mlp.fc1 for both feed-forward parts, reg_token, and with registers a CLS token that
+  already has its position (timm/models/vision_transformer.py, `_convert_dinov2`)
 """
 
 from __future__ import annotations
@@ -233,8 +234,8 @@ def recognised(tensors: Tensors) -> Naming:
         own = r"(^|\.)(mask_token|register_tokens|mlp\.w12\.weight)$"
         return HUB if any(re.search(own, key) for key in keys) else TIMM
     raise UserError(
-        f"{tensors.name}: no DINOv2 by the names of its {len(keys)} keys ({', '.join(sorted(keys)[:3])} ...); "
-        "transformers', timm's and the authors' own are read"
+        f"{tensors.name}: no DINOv2 by the names of its {len(keys)} keys ({', '.join(sorted(keys)[:3])} "
+        "...); transformers', timm's and the authors' own are read"
     )
 
 
@@ -260,8 +261,8 @@ def config_from_shapes(tensors: Tensors, naming: Naming) -> DinoV2Config:
     side = round(max(cells, 0) ** 0.5)
     if width % HEAD_WIDTH or side**2 != cells or not cells:
         raise UserError(
-            f"{tensors.name}: width {width} and {cells} positions of patches tell no number of heads of width "
-            f"{HEAD_WIDTH} or no square; put transformers' config.json of the model beside it"
+            f"{tensors.name}: width {width} is no number of heads of {HEAD_WIDTH}, or its {cells} positions "
+            "of patches are no square; put transformers' config.json of the model beside it"
         )
     config = DinoV2Config(
         hidden_size=width,

@@ -96,7 +96,7 @@ def architecture(directory: Path) -> DinoV2Config:
 
 @contextmanager
 def _understood(directory: Path) -> Iterator[tuple[DinoV2Config, naming.Naming, Tensors, str]]:
-    """Open a checkpoint: its architecture, how it names its tensors, these without wrapping, and what it is."""
+    """Open a checkpoint: architecture, naming, the tensors without wrapping, and what it is in words."""
     path = directory / CONFIG
     raw = _read_object(path) if path.is_file() else None
     config = _parsed(path, raw) if raw is not None and raw.get("model_type") in _MODEL_TYPES else None

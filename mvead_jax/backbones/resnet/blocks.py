@@ -29,7 +29,7 @@ class Convolution(nnx.Module):
       size: side of the kernel.
       bias: whether there is one; a batch norm that follows would take it out again.
       normal: the random numbers.
-      dtype: type of the operands of products; None = that of the input. Sums and results have the input's type.
+      dtype: type of the operands of products; None = that of the input. Sums and results have the input's.
     """
 
     def __init__(

@@ -16,8 +16,9 @@ from mvead_jax.backbones.resnet.params import HUB, load_resnet, random_resnet
 from mvead_jax.backbones.weights import locate
 from mvead_jax.config.schema import BackboneConfig
 
-_TORCHVISION = "torchvision's: BSD-3-Clause by the model card; trained on ImageNet, whose pictures have terms of their own"
-_TIMM = "timm's: Apache-2.0 by the model card; trained on ImageNet, whose pictures have terms of their own"
+_IMAGENET = "trained on ImageNet, whose pictures have terms of their own"
+_TORCHVISION = f"torchvision's: BSD-3-Clause by the model card; {_IMAGENET}"
+_TIMM = f"timm's: Apache-2.0 by the model card; {_IMAGENET}"
 _NORMALISATION = "by the ImageNet mean and deviation, as their model cards have it"
 PYRAMID = ("layer1", "layer2", "layer3")
 
@@ -29,7 +30,7 @@ def load(config: BackboneConfig, taps: Sequence[str], seed: int) -> Loaded:
       UserError: a tap that it does not have, or weights that can't be found or don't fit.
     """
     name, dtype = config.name, jnp.dtype(config.precision)
-    known = _taps(name)
+    known = taps_of(name)
     check_taps(name, known, taps)
     layers = max(int(one[-1]) for tap in taps for one in (JOINED if tap == "patches" else (tap,)))
     if config.weights == "random":
@@ -57,7 +58,7 @@ def empty(recipe: dict[str, Any], dtype: DTypeLike) -> ResNet:
     return ResNet(architecture, recipe["layers"], normal=no_numbers, dtype=dtype)
 
 
-def _taps(name: str) -> dict[str, Tap]:
+def taps_of(name: str) -> dict[str, Tap]:
     widths = ARCHITECTURES[name].widths
     layers = {f"layer{k}": Tap(2 ** (k + 1), width) for k, width in enumerate(widths, start=1)}
     return {"patches": Tap(JOINED_STRIDE, sum(layers[one].width for one in JOINED)), **layers}

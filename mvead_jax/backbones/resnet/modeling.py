@@ -103,8 +103,8 @@ class ResNet(nnx.Module):
 def joined(maps: dict[str, Float[Array, "B h w D"]]) -> Float[Array, "B h w D2+D3"]:
     """Return the patch features: the maps of layers 2 and 3, side by side at the size of layer 2.
 
-    The coarser map is enlarged bilinearly with half-pixel centres (PyTorch's align_corners=False), as PatchCore
-    does (Roth et al. 2022, released code).
+    The coarser map is enlarged bilinearly with half-pixel centres (PyTorch's align_corners=False), as
+    PatchCore does (Roth et al. 2022, released code).
     """
     fine, coarse = (maps[name] for name in JOINED)
     shape = (*fine.shape[:3], coarse.shape[3])

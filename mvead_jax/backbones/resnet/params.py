@@ -13,7 +13,8 @@ from mvead_jax.backbones.random_weights import from_seed, no_numbers
 from mvead_jax.backbones.resnet.modeling import ARCHITECTURES, LAYERS, STEM_WIDTH, ResNet
 from mvead_jax.backbones.weights import opened
 
-# Name -> hub id, revision. The three pinned ones are torchvision's first weights; MVAD's ResNet-34 is timm's own.
+# Name -> hub id, revision: torchvision's first weights, but for MVAD's ResNet-34, which is timm's own; of its
+# commit no public record was found.
 HUB: dict[str, tuple[str, str]] = {
     "resnet18": ("timm/resnet18.tv_in1k", "bbd144b3e5565108aad885f145491d11bc6ce807"),
     "resnet34": ("timm/resnet34.bt_in1k", "main"),

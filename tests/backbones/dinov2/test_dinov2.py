@@ -45,9 +45,9 @@ def _images(seed: int, height: int, width: int, batch: int = 2) -> jax.Array:
 
 
 def _forward(model: DinoV2, images: jax.Array) -> dict[str, jax.Array]:
-    """The compiled call: one compilation where the eager one compiles every operation."""
+    """All intermediates, compiled: one compilation where the eager call compiles every operation."""
     graph, state = nnx.split(model)
-    return jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, images)
+    return jax.jit(lambda state, x: nnx.merge(graph, state).tokens(x))(state, images)
 
 
 # ---- the reference's numbers
@@ -160,7 +160,7 @@ def test_jit_over_split_state_equals_the_eager_call():
     model = random_dinov2(TINY_REGISTERS, seed=3)
     images = _images(0, 12, 28)
     jitted = _forward(model, images)
-    eager = model(images)
+    eager = model.tokens(images)
     assert list(eager) == ["embeddings", "block1", "block2", "block3", "norm"]
     for name, value in eager.items():
         np.testing.assert_allclose(jitted[name], value, rtol=0, atol=2e-6, err_msg=name)
@@ -196,6 +196,22 @@ def test_random_weights_have_the_initial_distribution_of_transformers():
         assert abs(float(kernel[...].std()) / 0.02 - 1) < 0.01
     assert not block.attention.projection.bias[...].any()
     np.testing.assert_array_equal(block.layer_scale1[...], np.full(768, 0.5))
+
+
+# ---- taps
+
+
+@pytest.mark.parametrize("config", [TINY, TINY_REGISTERS], ids=["plain", "registers"])
+def test_a_tap_is_the_patch_tokens_of_its_block_as_a_map_row_by_row(config):
+    model, images = random_dinov2(config, seed=3, patches=2), _images(0, 12, 28)
+    named, prefix = model.tokens(images), config.num_prefix_tokens
+    maps = model(images, ("norm", "block1", "patches"))
+    assert list(maps) == ["norm", "block1", "patches"]
+    for tap, source in (("norm", "norm"), ("block1", "block1"), ("patches", "block2")):
+        assert maps[tap].shape == (2, 3, 7, 24)
+        for row, column in ((0, 0), (0, 6), (2, 3)):
+            token = named[source][:, prefix + row * 7 + column]
+            np.testing.assert_array_equal(maps[tap][:, row, column], token)
 
 
 # ---- numerics
@@ -234,18 +250,18 @@ def test_layer_norm_is_exact_far_from_the_origin():
 def test_a_size_that_patches_do_not_tile_is_named_with_the_patch(size):
     model = random_dinov2(TINY, seed=0, num_blocks=1)
     with pytest.raises(UserError, match=rf"{size[0]} x {size[1]}.*patch size 4") as caught:
-        model(jnp.zeros((1, *size, 3)))
+        model.tokens(jnp.zeros((1, *size, 3)))
     assert "\n" not in str(caught.value)
 
 
 def test_images_with_another_number_of_channels_are_refused():
     with pytest.raises(UserError, match="4 channels for a backbone of 3"):
-        random_dinov2(TINY, seed=0, num_blocks=1)(jnp.zeros((1, 20, 20, 4)))
+        random_dinov2(TINY, seed=0, num_blocks=1).tokens(jnp.zeros((1, 20, 20, 4)))
 
 
 def test_images_of_integers_are_a_mistake_in_the_program():
     with pytest.raises(AssertionError, match="uint8"):
-        random_dinov2(TINY, seed=0, num_blocks=1)(jnp.zeros((1, 20, 20, 3), jnp.uint8))
+        random_dinov2(TINY, seed=0, num_blocks=1).tokens(jnp.zeros((1, 20, 20, 3), jnp.uint8))
 
 
 @pytest.mark.parametrize("num_blocks", [0, 4, -1])

@@ -73,7 +73,7 @@ def _differences(theirs, ours: DinoV2, height: int, width: int) -> dict[str, flo
     reference = {"embeddings": embeddings, "norm": output.last_hidden_state}
     reference |= {f"block{k}": value for k, value in enumerate(output.hidden_states[1:], start=1)}
     graph, state = nnx.split(ours)
-    named = jax.jit(lambda state, x: nnx.merge(graph, state)(x))(state, jnp.asarray(images))
+    named = jax.jit(lambda state, x: nnx.merge(graph, state).tokens(x))(state, jnp.asarray(images))
     assert set(named) == set(reference)
     return {name: float(np.abs(np.asarray(named[name]) - reference[name].numpy()).max()) for name in named}
 

@@ -103,7 +103,7 @@ def test_models_without_qkv_bias_load(directory):
     _edit(directory, drop)
     model = load_dinov2(directory)
     assert model.blocks[0].attention.query.bias is None
-    assert bool(jnp.isfinite(model(jnp.ones((1, 20, 20, 3)))["block1"]).all())
+    assert bool(jnp.isfinite(model.tokens(jnp.ones((1, 20, 20, 3)))["block1"]).all())
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.bfloat16, np.float16])
@@ -250,10 +250,15 @@ def test_a_config_that_is_no_json_object_is_named(directory, text):
 @pytest.mark.parametrize(
     ("present", "message"),
     [
-        ((), "lacks config.json;"),
-        (("config.json",), "lacks model.safetensors;"),
-        (("config.json", "pytorch_model.bin"), r"lacks model.safetensors \(pytorch_model.bin is not read"),
-        (("config.json", "model.safetensors.index.json"), r"lacks model.safetensors \(a sharded checkpoint"),
+        ((), "lacks model.safetensors;"),
+        (("config.json",), "is not JSON"),
+        (("config.json", "model.safetensors"), "is not JSON"),
+        (("pytorch_model.bin",), r"lacks model.safetensors \(pytorch_model.bin is not read"),
+        (
+            ("dinov2_vitb14_pretrain.pth",),
+            r"lacks model.safetensors \(dinov2_vitb14_pretrain.pth is not read",
+        ),
+        (("model.safetensors.index.json",), "index.json: is not the index of a checkpoint"),
     ],
 )
 def test_a_directory_that_lacks_a_file_says_which(tmp_path, present, message):
@@ -317,7 +322,7 @@ def test_auto_takes_the_local_directory_first(hub, tmp_path):
 
 def test_auto_does_not_pass_over_a_local_directory_that_lacks_a_file(hub, tmp_path):
     (tmp_path / "weights" / "dinov2-small").mkdir(parents=True)
-    with pytest.raises(UserError, match="dinov2-small lacks config.json"):
+    with pytest.raises(UserError, match="dinov2-small lacks model.safetensors"):
         locate_weights("dinov2-small", "auto", tmp_path / "weights")
     assert not hub.requests
 
@@ -416,7 +421,7 @@ def test_a_mistyped_directory_never_reaches_for_the_hub(hub, tmp_path, policy):
 def test_half_precision_compute_is_chosen_on_loading(directory):
     images = jnp.asarray(golden.images("plain", (20, 20)))
     exact, rough = (
-        load_dinov2(directory, 1, dtype)(images)["block1"] for dtype in (jnp.float32, jnp.bfloat16)
+        load_dinov2(directory, 1, dtype).tokens(images)["block1"] for dtype in (jnp.float32, jnp.bfloat16)
     )
     assert rough.dtype == jnp.float32
     assert 1e-5 < float(jnp.abs(exact - rough).max()) < 0.2

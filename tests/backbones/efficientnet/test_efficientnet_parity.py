@@ -10,7 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvead_jax.backbones.efficientnet import modeling as efficientnet
+from mvead_jax.backbones.efficientnet.layers import relu6, stem_convolution
+from mvead_jax.backbones.efficientnet.modeling import INPUT_OFFSET, INPUT_SCALE
+from mvead_jax.backbones.efficientnet.params import from_state_dict
 from mvead_jax.backbones.torch_pickle import parse_state_dict
 from mvead_jax.runtime.errors import UserError
 
@@ -74,7 +76,7 @@ def weights():
 @pytest.fixture(scope="module")
 def model(weights, tmp_path_factory):
     data = saved(weights, tmp_path_factory.mktemp("weights") / "random.pth")
-    return efficientnet.from_state_dict(parse_state_dict(data, "random.pth"), "random.pth")
+    return from_state_dict(parse_state_dict(data, "random.pth"), "random.pth")
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 64), (144, 176)])
@@ -87,9 +89,9 @@ def test_stem_first_block_maps_and_logits_equal_pytorch(model, weights, height, 
         )
 
     images = jnp.asarray((pixels / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], jnp.float32)
-    lite_images = images * efficientnet.INPUT_SCALE + efficientnet.INPUT_OFFSET
-    stem = efficientnet.relu6(efficientnet.stem_convolution(lite_images, model.stem))
-    maps = jax.jit(model.__call__)(images)
+    lite_images = images * INPUT_SCALE + INPUT_OFFSET
+    stem = relu6(stem_convolution(lite_images, model.stem))
+    maps = jax.jit(lambda images: model(images, ("stride8", "stride16")))(images)
     found = {
         "stem": stem,
         "block0": model.blocks[0](stem),
