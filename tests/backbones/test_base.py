@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-<<<<<<< HEAD
-from mvead_jax.backbones import base as extractor
-from mvead_jax.backbones.base import load_backbone
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, random_dinov2
-=======
 from mvead_jax.backbones import base
 from mvead_jax.backbones.base import as_function, load_backbone, load_network, weights_digest
 from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2Config, random_dinov2
 from mvead_jax.backbones.registry import BACKBONES, REGISTRY
->>>>>>> h-backbones
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError
 
