@@ -95,7 +95,7 @@ class Network:
         batch, views, rows, columns, width = features.shape
         side = images.shape[2] // rows
         colours = images.reshape(batch, views, rows, side, columns, side, 3).mean((3, 5))
-        has = present[..., None, None, None].astype(jnp.float32)
+        has = jnp.asarray(present)[..., None, None, None].astype(jnp.float32)
         others = jnp.sum(features * has, 1, keepdims=True) - features * has
         count = jnp.maximum(jnp.sum(has, 1, keepdims=True) - has, 1)
         inputs = jnp.concatenate([colours, others / count], axis=-1)
@@ -109,12 +109,14 @@ class Network:
 
         def loss(network, statistics, batch, key):
             features = batch["features"][PATCHES]
-            weight = batch["present"] * batch["weight"][:, None]
+            weight = jnp.asarray(batch["present"]).astype(jnp.float32) * batch["weight"][:, None]
             own = weight[..., None, None, None]
-            mean = jnp.sum(features * own, (0, 1, 2, 3)) / (jnp.sum(own) * features.shape[2] * features.shape[3])
+            cells = features.shape[2] * features.shape[3]
+            mean = jnp.sum(features * own, (0, 1, 2, 3)) / (jnp.sum(own) * cells)
             mean = jax.lax.stop_gradient(mean)
             noisy = features + 0.01 * jax.random.normal(key, features.shape, jnp.float32)
-            errors = self._errors(network, mean, noisy, batch["images"], batch["present"]).mean((2, 3))
+            errors = self._errors(network, mean, noisy, batch["images"], batch["present"])
+            errors = errors.mean((2, 3))
             value = jnp.sum(errors * weight) / jnp.sum(weight)
             running = (1 - MOMENTUM) * statistics["mean"] + MOMENTUM * mean
             return value, ({"loss": value}, {"mean": running})
