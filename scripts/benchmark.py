@@ -1,17 +1,17 @@
-"""Timed contests between this code and its peers, on one machine, in turns.
+"""Timed benchmarks of this code beside its peers, on one machine, alternating.
 
     python scripts/benchmark.py nearest [options]
     python scripts/benchmark.py all [--quick] [--json FILE]
 
-`all` runs every contest, each in a process of its own, and prints one table of ratios; a contest whose peer
+`all` runs every benchmark, each in a process of its own, and prints one table of ratios; a benchmark whose peer
 is not installed is named and left out. `--quick` takes small sizes and few rounds: under three minutes, to
 see that everything runs, not to quote.
 
-Contestants take turns round by round and medians are compared, because one machine's rounds differ by more
-than contestants do. A contest checks first that both give the same numbers. `ratio` is ours divided by the
+Contestants alternate round by round and medians are compared, because one machine's rounds differ by more
+than contestants do. A benchmark checks first that both give the same numbers. `ratio` is ours divided by the
 peer's, so 1.0 is a draw and more is faster. Writes nothing but --json.
 
-exit codes: 0 all ran; 2 a mistake in the command, or a contest failed; 130 Ctrl-C
+exit codes: 0 all ran; 2 a mistake in the command, or a benchmark failed; 130 Ctrl-C
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from types import ModuleType
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError, run
 
-CONTESTS = (
+BENCHMARKS = (
     "features",
     "attention",
     "epoch",
@@ -47,44 +47,44 @@ def main() -> None:
     args = _arguments(sys.argv[1:])
     if args.json and not args.json.absolute().parent.is_dir():
         raise UserError(f"--json={args.json}: there is no directory {args.json.parent}; make it first")
-    if args.contest == "all":
+    if args.benchmark == "all":
         results = _all(args)
     else:
         for option, value in vars(args).items():
             if type(value) is int and value < 1:
                 raise UserError(f"--{option}={value}: must be at least 1")
-        if missing := _missing(args.contest):
-            raise UserError(f"{args.contest}: needs {missing}; pip install -c constraints.txt -e .[bench]")
-        results = _module(args.contest).contest(args)
+        if missing := _missing(args.benchmark):
+            raise UserError(f"{args.benchmark}: needs {missing}; pip install -c constraints.txt -e .[bench]")
+        results = _module(args.benchmark).measure(args)
     if args.json:
-        content = {"environment": environment(), "quick": args.quick, "contests": results}
+        content = {"environment": environment(), "quick": args.quick, "benchmarks": results}
         args.json.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _arguments(given: Sequence[str]) -> argparse.Namespace:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    contests = parser.add_subparsers(dest="contest", required=True)
+    benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--json", type=Path, help="write the results, with the environment, to this file")
     common.add_argument("--quick", action="store_true", help="small sizes, few rounds")
-    for name in CONTESTS:
+    for name in BENCHMARKS:
         module = _module(name)
         line = module.__doc__.split(". ")[0]
-        one = contests.add_parser(
-            name, parents=[_turns(), common], help=line, description=module.__doc__, formatter_class=raw
+        one = benchmarks.add_parser(
+            name, parents=[_rounds(), common], help=line, description=module.__doc__, formatter_class=raw
         )
         module.arguments(one)
-    contests.add_parser("all", parents=[common], help="every contest, and a table of ratios")
+    benchmarks.add_parser("all", parents=[common], help="every benchmark, and a table of ratios")
     args = parser.parse_args(given)
-    if args.quick and args.contest != "all":
-        quick = _module(args.contest).QUICK
-        return parser.parse_args([args.contest, *quick, *given[1:]])  # what is written out wins
+    if args.quick and args.benchmark != "all":
+        quick = _module(args.benchmark).QUICK
+        return parser.parse_args([args.benchmark, *quick, *given[1:]])  # what is written out wins
     return args
 
 
-def _turns() -> argparse.ArgumentParser:
-    """What every contest has. One for each: a default that a contest sets is that of its parents too."""
+def _rounds() -> argparse.ArgumentParser:
+    """What every benchmark has. One for each: a default that a benchmark sets is that of its parents too."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument(
         "--rounds", type=int, default=9, help="timed rounds; each calls every contestant once"
@@ -94,10 +94,10 @@ def _turns() -> argparse.ArgumentParser:
 
 
 def _all(args: argparse.Namespace) -> list[dict]:
-    """Runs every contest in its own process; what one leaves in memory or on its threads meets no other."""
+    """Runs every benchmark in its own process; what one leaves in memory or on its threads meets no other."""
     results, missing = [], []
     with tempfile.TemporaryDirectory() as folder:
-        for name in CONTESTS:
+        for name in BENCHMARKS:
             if _missing(name):
                 missing.append(name)
                 continue
@@ -105,13 +105,13 @@ def _all(args: argparse.Namespace) -> list[dict]:
             place = Path(folder) / f"{name}.json"
             command = [sys.executable, __file__, name, f"--json={place}", *(["--quick"] * args.quick)]
             if code := subprocess.run(command).returncode:
-                raise UserError(f"contest {name} ended with exit code {code}; its message is above")
-            results += json.loads(place.read_text())["contests"]
-    print("\n| contest | ours | peer | ratio |\n|---|---|---|---|")
+                raise UserError(f"benchmark {name} ended with exit code {code}; its message is above")
+            results += json.loads(place.read_text())["benchmarks"]
+    print("\n| benchmark | ours | peer | ratio |\n|---|---|---|---|")
     for result in results:
         rates, ours, unit = result["per_second"], result["ours"], result["unit"]
         for peer, ratio in result["ratios"].items():
-            name = result["contest"]
+            name = result["benchmark"]
             print(
                 f"| {name} | {ours}: {rates[ours]:.4g} {unit}/s | {peer}: {rates[peer]:.4g} | {ratio:.2f} |"
             )
@@ -121,11 +121,11 @@ def _all(args: argparse.Namespace) -> list[dict]:
 
 
 def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"contests.{name}")
+    return importlib.import_module(f"benchmarks.{name}")
 
 
 def _missing(name: str) -> str:
-    """Packages of a contest's peers that are not installed, or nothing."""
+    """Packages of a benchmark's peers that are not installed, or nothing."""
     return ", ".join(one for one in _module(name).NEEDS if importlib.util.find_spec(one) is None)
 
 

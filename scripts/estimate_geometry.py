@@ -11,7 +11,7 @@ exit codes: 0 written; 2 a mistake in the command, the config or the data; 130 C
 """
 
 from mvead_jax.config.io import from_command_line
-from mvead_jax.jobs.estimate_geometry import calibrate, format_geometry
+from mvead_jax.jobs.estimate_geometry import estimate_geometries, format_geometry
 from mvead_jax.jobs.train import open_index
 from mvead_jax.jobs.workdir import refuse_artefact
 from mvead_jax.runtime.errors import run
@@ -24,7 +24,7 @@ def main() -> None:
     index = open_index(config)
     make_folder(workdir)
     with locked(workdir):
-        found = calibrate(config, index, workdir)
+        found = estimate_geometries(config, index, workdir)
     for category, geometry in found.items():
         print(format_geometry(geometry, category))
 

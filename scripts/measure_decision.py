@@ -101,13 +101,13 @@ class Pool:
     """All samples of a category, whichever list they stand in.
 
     Attributes:
-      features: [S,V,N,D] of `samples`. trained: how many the training list has.
+      features: [S,V,h,w,D] of `samples` by tap. trained: how many the training list has.
     """
 
     index: DatasetIndex
     samples: tuple[Sample, ...]
     trained: int
-    features: np.ndarray
+    features: Mapping[str, np.ndarray]
     keys: Mapping[str, EpipolarKeys]
     backbone: Backbone
 
@@ -115,23 +115,29 @@ class Pool:
         """Some of the samples, on the axis of views of all."""
         return replace(self.index, samples=tuple(self.samples[row] for row in rows))
 
+    def of(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The features of some of the samples."""
+        return {tap: own[rows] for tap, own in self.features.items()}
+
 
 def _pool(config: Config, workdir: Path) -> Pool:
     """The data set without anything held out. Raises UserError unless it has one category."""
-    from mvead_jax.backbones.base import load_backbone
-    from mvead_jax.jobs.estimate_geometry import calibrate, keys_of, uses_geometry
-    from mvead_jax.jobs.train import open_index, split_features
+    from mvead_jax.jobs.estimate_geometry import estimate_geometries, uses_geometry
+    from mvead_jax.jobs.train import load_method_backbone, open_index, split_features
+    from mvead_jax.jobs.workdir import Job
 
     plain = replace(config, decision=replace(config.decision, held_out=0.0))
     index = open_index(plain)
     if len(index.categories) != 1:
         raise UserError(f"{config.data.root}: name one category by --config.data.categories")
-    backbone = load_backbone(config.backbone, config.data.image_size, config.seed)
+    backbone = load_method_backbone(config)
     parts = [index.select(split=split) for split in ("train", "test")]
-    features = np.concatenate([split_features(plain, part, backbone, workdir)[:] for part in parts])
+    stores = [split_features(plain, part, backbone, workdir) for part in parts]
+    features = {tap: np.concatenate([own[tap][:] for own in stores]) for tap in backbone.taps}
     samples = tuple(sample for part in parts for sample in part.samples)
-    geometries = calibrate(plain, index, workdir) if uses_geometry(plain) else {}
-    keys = keys_of(plain, geometries, index.categories, index.views, backbone)
+    geometries = estimate_geometries(plain, index, workdir) if uses_geometry(plain) else {}
+    job = Job(plain, workdir, backbone, geometries)
+    keys = job.keys(job.method("", index.views, index.categories), index.categories)
     return Pool(index, samples, len(parts[0]), features, keys, backbone)
 
 
@@ -143,35 +149,34 @@ def _decisions(
     Args:
       training: rows of the pool, of which some are held out. new: rows of it by a word.
     """
-    import jax
-
     from mvead_jax.decision.decide import decide
     from mvead_jax.decision.split import held_out_ids
     from mvead_jax.jobs.decision import score_held_out
-    from mvead_jax.postprocess.evidence import CALIBRATED, calibrate_scores
-    from mvead_jax.scoring.model_store import build_method
-    from mvead_jax.scoring.scorer import Model, Scorer
+    from mvead_jax.methods.base import RunContext, Spec, TrainData
+    from mvead_jax.postprocess.statistics import MOST_SAMPLES, ScoreStatistics
+    from mvead_jax.scoring.scorer import Inputs, Model, Scorer
 
     (category,) = pool.index.categories
     names = {f"{pool.samples[row].split}/{pool.samples[row].id}": row for row in training}
     drawn = held_out_ids(tuple(names), category, config.decision.held_out, seed)
     held = np.array(sorted(names[name] for name in drawn))
     learned = np.setdiff1d(training, held)
-    index, features = pool.part(learned), pool.features[learned]
-    method = build_method(config, index.views, pool.backbone)
-    state = method.fit(index, features, pool.keys, jax.random.key(seed))
-    chosen = np.arange(min(len(learned), CALIBRATED))
-    normal = method.leave_one_out(state, index, features, pool.keys, chosen)
-    model = Model(method, state, calibrate_scores(normal))
-    held_out = pool.part(held), pool.features[held]
-    calibration = score_held_out(config, model, *held_out, pool.keys, {category: 0})[category]
-    scorer = Scorer(model, pool.keys[category], config.score)
+    index = pool.part(learned)
+    data = TrainData(index, pool.of(learned), pool.keys, pool.backbone)
+    method = config.build(Spec.of(index.views, index.categories, pool.backbone))
+    state = method.fit(data, RunContext(seed))
+    normal = method.leave_one_out(state, data, np.arange(min(len(learned), MOST_SAMPLES)))
+    model = Model(method, state, ScoreStatistics.of(normal))
+    held_out = pool.part(held)
+    inputs = Inputs(pool.of(held), held_out.present())
+    calibration = score_held_out(config, model, held_out, inputs, pool.keys, {category: 0})[category]
+    scorer = Scorer(model, category, pool.keys[category], config.score)
     made = {}
     for word, rows in new.items():
         present = pool.part(rows).present()
         made[word] = [
             decide(calibration, scores, has, config.decision.false_alarms)
-            for at, maps in scorer.maps(pool.features[rows], present, np.arange(len(rows)))
+            for at, maps in scorer.maps(Inputs(pool.of(rows), present), np.arange(len(rows)))
             for scores, has in zip(maps.reshape(*maps.shape[:2], -1).max(2), present[at], strict=True)
         ]
     return len(held), made

@@ -31,6 +31,7 @@ from mvead_jax.geometry.given import read_cameras
 from mvead_jax.geometry.images import cropping, mirroring
 from mvead_jax.geometry.matching import joined, match_category
 from mvead_jax.geometry.outlines import Outline, category_mismatch, category_outlines
+from mvead_jax.methods.base import PATCHES
 from mvead_jax.rig import cameras, sample
 from mvead_jax.rig.layout import MIRRORED, SampleName
 from mvead_jax.runtime.errors import UserError, run
@@ -175,7 +176,7 @@ def main() -> None:
         families, seed, size = settings["families"], int(settings["seed"]), int(settings["size"])
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{arguments.root / 'rig.json'}: not a manifest of the rig ({error!r})") from error
-    backbone = load_backbone(BackboneConfig(name="efficientnet-lite0"), 256)
+    backbone = load_backbone(BackboneConfig(name="efficientnet-lite0"), 256, (PATCHES,))
     sections = [measure(arguments.root, family, seed, size, backbone) for family in families]
     text = "\n".join(line for section in sections for line in section)
     print(text)

@@ -163,7 +163,7 @@ def _print_plan(
 ) -> None:
     """--dry_run. Raises UserError as the scoring would."""
     from mvead_jax.jobs.dry_run import plan_scoring
-    from mvead_jax.jobs.plan import check_room
+    from mvead_jax.runtime.disk import check_room
 
     text, parts = plan_scoring(
         arguments.workdir,

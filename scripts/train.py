@@ -7,7 +7,7 @@ Any field of the config is set by --config.<section>.<field>=<value>; lists are 
 prints what would be computed and how many bytes would be written, and writes nothing.
 
 Writes into the workdir all that scoring needs: config.json, environment.json, command.json, metrics.jsonl,
-geometry/, checkpoints/, models/, banks/ and manifest.json (docs/usage.md); patch features go into
+geometry/, checkpoints/, models/ and manifest.json (docs/usage.md); feature maps go into
 feature_cache/ beside it. Run again with the same workdir, it goes on where it stopped.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
@@ -39,7 +39,7 @@ def main() -> None:
         if processes:
             raise UserError("--dry_run: one process plans; leave out the flags of several")
         from mvead_jax.jobs.dry_run import plan_training
-        from mvead_jax.jobs.plan import check_room
+        from mvead_jax.runtime.disk import check_room
 
         text, parts = plan_training(config, workdir)
         print(text)

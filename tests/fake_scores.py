@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mvead_jax.config.schema import Config
 from mvead_jax.data.records import DatasetIndex, Sample, View, build_index
 from mvead_jax.evaluation.score_files import ScoreFiles
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry
 from mvead_jax.jobs.evaluate import evaluate
+from mvead_jax.methods.mvead.config import MveadConfig
 from mvead_jax.report.attention import Attended, attended_path, telling, write_attended
 
 GRID = (4, 6)
@@ -76,7 +76,7 @@ def write_scored(
             places = telling([one.score for one in found], [one.sample.label for one in found], each=1)
             kept = tuple(found[at].sample.id for at in places)
             write_attended(attended_path(root / "scores", category), _attended(kept, views))
-    config = Config()
+    config = MveadConfig()
     config = replace(
         config,
         data=replace(config.data, image_size=64),

@@ -18,11 +18,12 @@ from test_evaluate import WORDS, config_for, drawn_scores
 from mvead_jax.comparison.agreement_text import format_comparison
 from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
 from mvead_jax.config.io import override, to_dict
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import write_json
 
@@ -205,7 +206,7 @@ def test_two_real_runs_agree_and_one_with_another_seed_does_not(tmp_path):
     counts = {"train": 3, "normal": 3, "defective": 3}
     root = write_realiad(tmp_path / "data", categories=("cap",), size=32, views=2, **counts)
     untrained = BackboneConfig(name="dinov2-small", weights="random", block=1)
-    config = Config(method="patchcore", data=DataConfig(root=str(root), image_size=28), backbone=untrained)
+    config = PatchCoreConfig(data=DataConfig(root=str(root), image_size=28), backbone=untrained)
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         fields = {"seed": seed, "eval.bootstrap": "50", "features.cache": str(tmp_path / f"cache-{name}")}
         own = override(config, fields)

@@ -6,12 +6,13 @@ import pytest
 
 from mvead_jax.config.io import differences, from_dict, load_config, override, split_overrides, to_dict
 from mvead_jax.config.schema import Config, DataConfig
+from mvead_jax.methods.mvead.config import MveadConfig
 from mvead_jax.runtime.errors import UserError
 
 
 def test_overrides_take_the_type_of_their_field():
     config = override(
-        Config(),
+        MveadConfig(),
         split_overrides(
             ["--config.data.categories=usb, tape", "--config.seed", "3", "--config.bank.per_view=false"]
         ),
@@ -22,7 +23,7 @@ def test_overrides_take_the_type_of_their_field():
 
 
 def test_an_empty_list_clears_the_field():
-    config = Config(data=DataConfig(categories=("usb",)))
+    config = MveadConfig(data=DataConfig(categories=("usb",)))
     assert override(config, {"data.categories": ""}).data.categories == ()
 
 
@@ -46,7 +47,7 @@ def test_an_empty_list_clears_the_field():
 )
 def test_a_wrong_override_is_one_line_that_names_the_key_and_the_fix(key, value, message):
     with pytest.raises(UserError, match=message) as error:
-        override(Config(), {key: value})
+        override(MveadConfig(), {key: value})
     assert key in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -59,7 +60,7 @@ def test_arguments_that_are_no_overrides_are_refused():
 
 
 def test_a_config_survives_its_json_form():
-    config = override(Config(), {"data.categories": "a,b", "setting": "multi", "backbone.block": "3"})
+    config = override(MveadConfig(), {"data.categories": "a,b", "setting": "multi", "backbone.block": "3"})
     assert from_dict(to_dict(config), "config.json") == config
 
 
@@ -73,7 +74,7 @@ def test_a_config_file_of_another_version_is_refused_by_name():
 
 
 def test_differences_name_field_and_both_values():
-    assert differences(Config(), dataclasses.replace(Config(), seed=4)) == ["seed: 0 is now 4"]
+    assert differences(MveadConfig(), dataclasses.replace(MveadConfig(), seed=4)) == ["seed: 0 is now 4"]
 
 
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.py")), ids=lambda path: path.stem)
@@ -100,7 +101,7 @@ def test_a_config_that_is_no_config_and_a_key_without_its_section_are_named(tmp_
     with pytest.raises(UserError, match="notes.md: SyntaxError.*a config is Python"):
         load_config(str(tmp_path / "notes.md"))
     with pytest.raises(UserError, match="unknown config key 'categories'; did you mean data.categories"):
-        override(Config(), {"categories": "usb"})
+        override(MveadConfig(), {"categories": "usb"})
 
 
 def test_every_variant_of_the_study_differs_from_the_others():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mvead_jax.config.schema import ScoreConfig
+from mvead_jax.bank.config import BankScoreConfig
 from mvead_jax.decision.calibration import (
     Calibration,
     check_size,
@@ -151,7 +151,7 @@ def test_all_patterns_up_to_five_views_then_one_missing():
 def test_a_calibration_survives_its_file(tmp_path, plain):
     other = calibration_of(np.full((3, 3), 0.25), independent=False, **{"011": np.ones((3, 3))})
     path = tmp_path / "decision.safetensors"
-    scored = scored_by(ScoreConfig())
+    scored = scored_by(BankScoreConfig())
     write_calibrations(path, {"a/b": plain, "böl t": other}, scored, {"model": "x"})
     found, by, facts = read_calibrations(path)
     assert (by, facts) == (scored, {"model": "x"})
@@ -167,8 +167,8 @@ def test_a_calibration_survives_its_file(tmp_path, plain):
 
 
 def test_only_settings_that_change_scores_tell_calibrations_apart():
-    assert scored_by(ScoreConfig(weight=2, search="bfloat16")) == scored_by(ScoreConfig())
-    assert scored_by(ScoreConfig("epipolar", weight=2)) != scored_by(ScoreConfig("epipolar"))
+    assert scored_by(BankScoreConfig(weight=2, search="bfloat16")) == scored_by(BankScoreConfig())
+    assert scored_by(BankScoreConfig("epipolar", weight=2)) != scored_by(BankScoreConfig("epipolar"))
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,11 @@ from PIL import Image
 from soak_watch import Watcher as Process
 from soak_watch import largest_difference, pictures_of, settle, soak
 
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig
 from mvead_jax.data.loading import open_image
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.serving.watch.journal import Journal
 from mvead_jax.serving.watch.watcher import JOURNAL, Watcher
 
@@ -95,7 +96,7 @@ def run(tmp_path_factory):
     place = tmp_path_factory.mktemp("watch")
     root = write_realiad(place / "data", categories=("bolt",), size=40, normal=8, defective=8)
     backbone = BackboneConfig(name="efficientnet-lite0", weights="random")
-    config = Config(method="patchcore", data=DataConfig(root=str(root), image_size=32), backbone=backbone)
+    config = PatchCoreConfig(data=DataConfig(root=str(root), image_size=32), backbone=backbone)
     train(config, place / "run")
     score(place / "run", place / "run/scores", report=False)
     return place / "run", root

@@ -12,7 +12,7 @@ import pytest
 from fake_realiad import write_realiad
 from PIL import Image
 
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig, GeometryConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig, GeometryConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.geometry.category import CategoryGeometry, PairGeometry, read_geometry
 from mvead_jax.geometry.epipolar import epipolar_mask
@@ -28,6 +28,7 @@ from mvead_jax.geometry.matching import (
 )
 from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.jobs.estimate_geometry import calibrate, parse_nominal
+from mvead_jax.methods.mvead.config import MveadConfig
 from mvead_jax.rig.cameras import five_cameras, mirror, project
 from mvead_jax.rig.dataset import render_rig
 from mvead_jax.runtime.errors import UserError
@@ -80,7 +81,7 @@ def test_pictures_alone_give_every_pair_and_the_mirrored_view(found, points):
 
 
 def test_patch_features_find_the_rig_too(rig, points, tmp_path):
-    config = Config(
+    config = MveadConfig(
         data=DataConfig(root=str(rig), image_size=256),
         backbone=BackboneConfig(name="efficientnet-lite0"),
         geometry=GeometryConfig(matches="features"),
@@ -276,10 +277,10 @@ def test_the_script_writes_files_and_pictures_and_keeps_what_is_there(rig, tmp_p
     with Image.open(tmp_path / "geometry/pictures/cogwheel.png") as sheet:
         assert min(sheet.size) > 500
     before = (tmp_path / "geometry/cogwheel.json").read_bytes()
-    config = Config(
+    config = MveadConfig(
         data=DataConfig(root=str(rig)), geometry=GeometryConfig(cameras=str(rig / "cameras.json"))
     )
-    calibrate(Config(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
+    calibrate(MveadConfig(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
     path = tmp_path / "geometry/cogwheel.json"
     assert path.read_bytes() == before
     won = calibrate(config, load_index(rig), tmp_path)["cogwheel"]  # given cameras win over an old estimate
@@ -289,7 +290,7 @@ def test_the_script_writes_files_and_pictures_and_keeps_what_is_there(rig, tmp_p
     four["views"][4] = "C6"
     path.write_text(json.dumps(four).replace('"C5"', '"C6"'))
     with pytest.raises(UserError, match=r"cogwheel.json: of views C1.*C6, the data has C1.*C5; delete it"):
-        calibrate(Config(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
+        calibrate(MveadConfig(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
     path.write_bytes(before)
     given = calibrate(config, load_index(rig), tmp_path / "other")["cogwheel"]
     assert {pair.source for pair in given.pairs.values()} == {"given"}

@@ -13,7 +13,7 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.config.io import override
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig
 from mvead_jax.decision.calibration import read_calibrations
 from mvead_jax.decision.conformal import p_value, threshold
 from mvead_jax.decision.decide import OPTIMISTIC
@@ -21,6 +21,7 @@ from mvead_jax.decision.rates import clopper_pearson
 from mvead_jax.jobs.decision import check_held_out
 from mvead_jax.jobs.score import evaluate_again, score
 from mvead_jax.jobs.train import open_index, train
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +33,7 @@ def config_for(root, **changes):
     fields = {"decision.held_out": "0.5", "decision.false_alarms": "0.25", "eval.bootstrap": "10"}
     fields |= {key.replace("__", "."): value for key, value in changes.items()}
     return override(
-        Config(
-            method="patchcore",
+        PatchCoreConfig(
             data=DataConfig(root=str(root), image_size=32),
             backbone=BackboneConfig(name="efficientnet-lite0"),
         ),

@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
 from mvead_jax.config.io import override, to_dict
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.evaluation.regions import aupro
@@ -22,6 +22,7 @@ from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import scores_folder
 from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.jobs.score import evaluate_again
+from mvead_jax.methods.mvead.config import MveadConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import write_json
 
@@ -30,7 +31,7 @@ WORDS = {"method": "drawn", "scored": "test split"}
 
 
 def config_for(root, **changes):
-    config = Config(
+    config = MveadConfig(
         data=DataConfig(root=str(root), image_size=SIZE), backbone=BackboneConfig(name="efficientnet-lite0")
     )
     return override(config, {"eval.bootstrap": "100", **changes})

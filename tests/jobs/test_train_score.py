@@ -19,11 +19,12 @@ from sklearn import metrics as sklearn_metrics
 
 from mvead_jax.backbones.base import load_backbone
 from mvead_jax.config.io import load_config, override
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig
 from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import train as train_module
 from mvead_jax.jobs.score import evaluate_again, score
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import locked
 from mvead_jax.scoring.model_store import assembled, build_method
@@ -34,8 +35,7 @@ SMALL = {"backbone__name": "dinov2-small", "backbone__weights": "random"}
 
 def config_for(root, **changes):
     return override(
-        Config(
-            method="patchcore",
+        PatchCoreConfig(
             data=DataConfig(root=str(root), image_size=32),
             backbone=BackboneConfig(name="efficientnet-lite0"),
         ),

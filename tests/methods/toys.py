@@ -7,6 +7,7 @@ running statistics on pixels and feature maps, and mixes the views.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,8 +35,9 @@ class GaussianConfig(Config):
 
 @dataclass(frozen=True)
 class Gaussian:
+    requires: ClassVar[Requires] = Requires()
+
     spec: Spec
-    requires: Requires = Requires()
 
     def init(self, key):
         shape = len(self.spec.views), *self.spec.maps[PATCHES]
@@ -61,7 +63,9 @@ class Gaussian:
 @dataclass(frozen=True)
 class NetworkConfig(Config):
     method: str = "toy-network"
-    train: TrainConfig = field(default_factory=lambda: TrainConfig(epochs=2, batch_size=4, learning_rate=1e-2))
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(epochs=2, batch_size=4, learning_rate=1e-2)
+    )
 
     def requires(self):
         return Requires(images=True, joint_views=True)
@@ -71,16 +75,19 @@ class NetworkConfig(Config):
 
     @classmethod
     def debug(cls):
-        return replace(super().debug(), train=TrainConfig(epochs=3, batch_size=2, learning_rate=1e-2, clip=1.0))
+        return replace(
+            super().debug(), train=TrainConfig(epochs=3, batch_size=2, learning_rate=1e-2, clip=1.0)
+        )
 
 
 @dataclass(frozen=True)
 class Network:
     """Predicts a view's patch features from the image's mean colours and from the other views' mean feature."""
 
+    requires: ClassVar[Requires] = Requires(images=True, joint_views=True)
+
     spec: Spec
     training: TrainConfig
-    requires: Requires = Requires(images=True, joint_views=True)
 
     def init(self, key):
         width = self.spec.maps[PATCHES][-1]

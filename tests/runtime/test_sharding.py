@@ -16,11 +16,12 @@ from mvead_jax.methods.mvead.pretrain import NormalSamples, attend_all, make_bat
 
 from mvead_jax.backbones.base import load_backbone
 from mvead_jax.bank.fill import Bank
-from mvead_jax.config.schema import BackboneConfig, FeaturesConfig, TrainConfig
+from mvead_jax.config.schema import BackboneConfig, FeaturesConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.features.cache import Extraction
 from mvead_jax.features.extraction import extract
 from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention, attend_batch
+from mvead_jax.methods.mvead.config import PretrainConfig
 from mvead_jax.methods.patchcore.method import PatchCore
 from mvead_jax.runtime import processes, sharding
 from mvead_jax.runtime.errors import UserError
@@ -123,7 +124,9 @@ def test_attended_features_are_those_of_one_device_bit_for_bit(on, count):
 def test_pre_training_draws_and_learns_the_same_on_any_number_of_devices(on):
     # Of five samples in a step, four devices hold eight: three weigh nothing. Random draws are those of the
     # sample's place in the batch; gradients are summed in another order, so float32 rounds differently.
-    config = TrainConfig(epochs=3, batch_size=5, learning_rate=1e-2, centers=3, negatives=2, mask_ratio=0.3)
+    config = PretrainConfig(
+        epochs=3, batch_size=5, learning_rate=1e-2, centers=3, negatives=2, mask_ratio=0.3
+    )
     found = {}
     for count in DEVICES:
         on(count)

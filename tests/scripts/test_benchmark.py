@@ -1,4 +1,4 @@
-"""The command line of scripts/benchmark.py; the contests themselves are run by hand (make bench)."""
+"""The command line of scripts/benchmark.py; the benchmarks themselves are run by hand (make bench)."""
 
 import importlib
 from pathlib import Path
@@ -15,18 +15,18 @@ def benchmark(monkeypatch):
 
 
 def test_every_contest_is_one_that_can_be_named(benchmark):
-    names = {path.stem for path in (SCRIPTS / "contests").glob("*.py")} - {"__init__", "turns"}
-    assert names == set(benchmark.CONTESTS)
+    names = {path.stem for path in (SCRIPTS / "benchmarks").glob("*.py")} - {"__init__", "timing"}
+    assert names == set(benchmark.BENCHMARKS)
 
 
 def test_each_contest_has_its_own_number_of_rounds(benchmark):
-    rounds = {name: benchmark._arguments([name]).rounds for name in benchmark.CONTESTS}
+    rounds = {name: benchmark._arguments([name]).rounds for name in benchmark.BENCHMARKS}
     assert rounds["features"] == rounds["nearest"] == 9
     assert (rounds["coreset"], rounds["disk"], rounds["metrics"]) == (3, 3, 5)
 
 
 def test_quick_takes_small_sizes_and_what_is_written_out_wins(benchmark):
-    for name in benchmark.CONTESTS:
+    for name in benchmark.BENCHMARKS:
         assert benchmark._arguments([name, "--quick"]).quick
     quick = benchmark._arguments(["nearest", "--quick", "--rounds", "2"])
     assert (quick.rows, quick.rounds) == (10_000, 2)

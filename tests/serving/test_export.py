@@ -17,22 +17,15 @@ import pytest
 from fake_realiad import write_cameras, write_realiad
 from safetensors.numpy import load_file, save_file
 
-from mvead_jax.config.schema import (
-    BackboneConfig,
-    BankConfig,
-    Config,
-    DataConfig,
-    DecisionConfig,
-    FeaturesConfig,
-    GeometryConfig,
-    ScoreConfig,
-    TrainConfig,
-)
+from mvead_jax.bank.config import BankConfig, BankScoreConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig, DecisionConfig, FeaturesConfig, GeometryConfig
 from mvead_jax.data.source import open_data
 from mvead_jax.decision.split import hold_out
 from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.mvead.config import MveadConfig, PretrainConfig
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import sha256
 from mvead_jax.serving.export import artefact as module
@@ -55,17 +48,16 @@ def root(tmp_path_factory):
 def config_for(kind, root):
     data = {"root": str(root), "image_size": 96}
     if kind == "mvead":
-        return Config(
+        return MveadConfig(
             data=DataConfig(**data, categories=("bolt",)),
             backbone=BackboneConfig(name="efficientnet-lite0"),
             geometry=GeometryConfig(cameras="cameras.json"),
             bank=BankConfig(unfused=True),
-            train=TrainConfig(epochs=1, centers=2),
-            score=ScoreConfig(evidence="epipolar"),
+            train=PretrainConfig(epochs=1, centers=2),
+            score=BankScoreConfig(evidence="epipolar"),
             decision=DecisionConfig(held_out=0.5, false_alarms=0.5),
         )
-    return Config(
-        method="patchcore",
+    return PatchCoreConfig(
         setting="multi",
         data=DataConfig(**data | {"image_size": 84}),
         backbone=BackboneConfig(name="dinov2-small", weights="random", block=1),

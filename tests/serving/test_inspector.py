@@ -11,18 +11,13 @@ from fake_realiad import write_cameras, write_realiad
 from PIL import Image
 
 from mvead_jax import Inspector
-from mvead_jax.config.schema import (
-    BackboneConfig,
-    Config,
-    DataConfig,
-    DecisionConfig,
-    GeometryConfig,
-    ScoreConfig,
-    TrainConfig,
-)
+from mvead_jax.bank.config import BankScoreConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig, DecisionConfig, GeometryConfig
 from mvead_jax.evaluation.score_files import read_images, read_samples
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.mvead.config import MveadConfig, PretrainConfig
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 
 # 36 patches: with fewer than 32 the shape of a batch shows in the last bit of a distance.
@@ -32,9 +27,9 @@ KINDS = {
     "patchcore": {"method": "patchcore"},
     "mvead": {
         "method": "mvead",
-        "train": TrainConfig(epochs=1, centers=2),
+        "train": PretrainConfig(epochs=1, centers=2),
         "geometry": GeometryConfig(cameras="cameras.json"),
-        "score": ScoreConfig(evidence="epipolar"),
+        "score": BankScoreConfig(evidence="epipolar"),
     },
 }
 
@@ -49,7 +44,7 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, root, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / request.param
-    config = Config(
+    config = MveadConfig(
         data=DataConfig(root=str(root), image_size=SIZE, categories=("bolt",)),
         backbone=BackboneConfig(name="efficientnet-lite0"),
         decision=DecisionConfig(held_out=0.5, false_alarms=0.4),
@@ -65,8 +60,7 @@ def two(root, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "two"
     data = DataConfig(root=str(root), image_size=SIZE)
     train(
-        Config(
-            method="patchcore",
+        PatchCoreConfig(
             setting="multi",
             data=data,
             backbone=BackboneConfig(name="efficientnet-lite0", weights="random"),

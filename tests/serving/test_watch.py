@@ -14,9 +14,10 @@ import pytest
 from fake_realiad import write_realiad
 from PIL import Image
 
-from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig
 from mvead_jax.data.loading import open_image
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.serving.inspector import Inspector
 from mvead_jax.serving.watch.arrivals import place_of
@@ -410,9 +411,7 @@ def run(tmp_path_factory):
     root = write_realiad(tmp_path_factory.mktemp("data"), categories=("bolt",), size=40)
     workdir = tmp_path_factory.mktemp("runs") / "bolt"
     backbone = BackboneConfig(name="efficientnet-lite0", weights="random")
-    train(
-        Config(method="patchcore", data=DataConfig(root=str(root), image_size=32), backbone=backbone), workdir
-    )
+    train(PatchCoreConfig(data=DataConfig(root=str(root), image_size=32), backbone=backbone), workdir)
     return workdir, root
 
 

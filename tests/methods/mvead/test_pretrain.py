@@ -15,15 +15,15 @@ from mvead_jax.methods.mvead.pretrain import (
     pretrain,
 )
 
-from mvead_jax.config.schema import TrainConfig
 from mvead_jax.methods.mvead import pretrain as module
 from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention
+from mvead_jax.methods.mvead.config import PretrainConfig
 from mvead_jax.methods.mvead.objective import multi_center_loss
 from mvead_jax.runtime.errors import Stopped
 from mvead_jax.training.checkpoints import Checkpoints
 
 S, V, N, D = 5, 3, 4, 8
-SMALL = TrainConfig(epochs=3, batch_size=2, learning_rate=1e-2, centers=3, negatives=2, mask_ratio=0.3)
+SMALL = PretrainConfig(epochs=3, batch_size=2, learning_rate=1e-2, centers=3, negatives=2, mask_ratio=0.3)
 
 
 class Keeper:

@@ -14,7 +14,7 @@ import threading
 import time
 from pathlib import Path
 
-from contests.turns import limit_threads, report
+from benchmarks.timing import limit_threads, report
 
 NEEDS = ()
 QUICK = ("--sizes=10000,100000",)
@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, help="where the bank is written; by default a temporary one")
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     results = []
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         path = Path(folder) / "bank.npy"

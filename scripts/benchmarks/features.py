@@ -8,7 +8,7 @@ import argparse
 import tempfile
 from collections.abc import Callable
 
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.timing import alternate, limit_threads, report
 from mvead_jax.runtime.errors import UserError
 
 NEEDS = ("torch", "transformers")
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=10, help="images per call")
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     """Our DINOv2 against transformers' on the same random weights, images, block and threads."""
     limit_threads(args.threads)
     import jax
@@ -47,7 +47,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
     difference = float(np.abs(np.asarray(run_ours()) - run_theirs().numpy()).max())
     if not difference < 1e-3:
         raise RuntimeError(f"the contestants disagree by {difference}: their times mean nothing")
-    seconds = take_turns({"mvead_jax": run_ours, "transformers (PyTorch, sdpa)": run_theirs}, args.rounds)
+    seconds = alternate({"mvead_jax": run_ours, "transformers (PyTorch, sdpa)": run_theirs}, args.rounds)
     facts = {
         "backbone": args.backbone,
         "block": args.block,

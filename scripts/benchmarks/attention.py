@@ -9,7 +9,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.timing import alternate, limit_threads, report
 from mvead_jax.runtime.errors import UserError
 
 NEEDS = ()
@@ -24,7 +24,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--heads", type=int, default=12)
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     """The banded epipolar attention against the dense one, on one random sample of five views of the rig."""
     limit_threads(args.threads)
     if args.width % args.heads:
@@ -69,7 +69,7 @@ def _attention_at(side: int, args: argparse.Namespace, kind: str) -> dict:
     difference = max(float(jnp.abs(x - y).max() / jnp.abs(y).max()) for x, y in both)
     if not difference < 1e-5:
         raise RuntimeError(f"the contestants disagree by {difference}: their times mean nothing")
-    seconds = take_turns({"banded": run_ours, "dense": run_theirs}, args.rounds)
+    seconds = alternate({"banded": run_ours, "dense": run_theirs}, args.rounds)
     memory = [program.memory_analysis().temp_size_in_bytes for program in (banded, dense)]
     facts = {
         "patches": f"5 x {side} x {side}",

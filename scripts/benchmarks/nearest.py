@@ -17,7 +17,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.timing import alternate, limit_threads, report
 from mvead_jax.runtime.errors import UserError
 
 NEEDS = ("faiss", "torch")
@@ -32,7 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default="gaussian,clustered,tight", help="kinds, comma-separated")
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     limit_threads(args.threads)
     results = []
     for kind in args.data.split(","):
@@ -85,7 +85,7 @@ def _on(kind: str, args: argparse.Namespace) -> list[dict]:
     for name in list(contestants)[:2]:
         if right[name] < 1:
             raise RuntimeError(f"{name}: {right[name]:.4%} of the neighbours are those of float64")
-    seconds = take_turns(contestants, args.rounds)
+    seconds = alternate(contestants, args.rounds)
     seconds["plain product"] = [one * args.rows / blocks for one in seconds["plain product"]]
     results = []
     ours = list(contestants)[:2]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ("torch",)
 QUICK = ("--rows=20000", "--passes=50", "--rounds=3")
@@ -25,7 +25,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=3)
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     """Our selection against the peers' loops on the same random features and threads."""
     limit_threads(args.threads)
     import jax
@@ -64,7 +64,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
         "the procedure of anomalib (torch)": run_anomalib,
         "the procedure of patchcore-inspection (torch)": run_patchcore,
     }
-    seconds = take_turns(contestants, args.rounds)
+    seconds = alternate(contestants, args.rounds)
     for name in list(seconds)[1:]:
         seconds[name] = [one / passes * size for one in seconds[name]]
     facts = {

@@ -6,9 +6,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ()
 QUICK = ("--backbone=dinov2-small", "--steps=1", "--rounds=3")
@@ -21,17 +22,19 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=5)
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     """An epoch of pre-training on cached features against one that computes them."""
     limit_threads(args.threads)
     import jax
     import numpy as np
 
     from mvead_jax.backbones.base import load_backbone
-    from mvead_jax.config.schema import BackboneConfig, TrainConfig
+    from mvead_jax.config.schema import BackboneConfig
+    from mvead_jax.methods.base import PATCHES
+    from mvead_jax.methods.mvead.config import PretrainConfig
 
-    config = TrainConfig()
-    backbone = load_backbone(BackboneConfig(name=args.backbone, weights="random"), args.size)
+    config = PretrainConfig()
+    backbone = load_backbone(BackboneConfig(name=args.backbone, weights="random"), args.size, (PATCHES,))
     parts = np.arange(args.steps * config.batch_size).reshape(-1, config.batch_size)
     looked = _Looked(backbone, parts.size)
     cached = np.concatenate([looked[part] for part in parts])
@@ -42,7 +45,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
     losses = [float(run_epoch()["loss"]) for run_epoch in contestants.values()]
     if not abs(losses[0] - losses[1]) <= 1e-4 * abs(losses[0]):
         raise RuntimeError(f"the contestants' losses are {losses}: their times mean nothing")
-    seconds = take_turns(contestants, args.rounds)
+    seconds = alternate(contestants, args.rounds)
     facts = {
         "backbone": f"{args.backbone}, random weights, {args.size} x {args.size}",
         "samples": f"{parts.size} of 5 views, {config.batch_size} a step",
@@ -55,7 +58,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
 
 
 class _Looked:
-    """Features [S,V,N,D] of random images that are computed whenever they are asked for."""
+    """Features [S,V,h,w,D] of random images that are computed whenever they are asked for."""
 
     def __init__(self, backbone: Any, count: int, views: int = 5):
         import numpy as np
@@ -64,15 +67,14 @@ class _Looked:
         random = np.random.default_rng(0)
         self._backbone = backbone
         self._images = random.standard_normal((count, views, side, side, 3), dtype=np.float32)
-        self.shape = (count, views, backbone.grid[0] * backbone.grid[1], backbone.width)
+        self.shape = (count, views, *backbone.shapes["patches"])
 
     def __getitem__(self, samples: Any) -> Any:
         import numpy as np
 
         images = self._images[samples]
-        return np.asarray(self._backbone(images.reshape(-1, *images.shape[2:]))).reshape(
-            len(samples), *self.shape[1:]
-        )
+        maps = self._backbone(images.reshape(-1, *images.shape[2:]))["patches"]
+        return np.asarray(maps).reshape(len(samples), *self.shape[1:])
 
 
 def _epoch_of(features: Any, cached: Any, parts: Any, backbone: Any, config: Any) -> Callable[[], Any]:
@@ -81,34 +83,50 @@ def _epoch_of(features: Any, cached: Any, parts: Any, backbone: Any, config: Any
     import numpy as np
     import optax
     from flax import nnx
-    from mvead_jax.methods.mvead.pretrain import NormalSamples, make_batch, make_step
 
+    from mvead_jax.data.records import DatasetIndex, Sample, View
     from mvead_jax.geometry.cameras import fundamental_from_cameras
     from mvead_jax.geometry.epipolar import epipolar_mask
+    from mvead_jax.geometry.masks import EpipolarKeys
+    from mvead_jax.methods.base import PATCHES, TrainData
+    from mvead_jax.methods.batches import training_batch
     from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention
     from mvead_jax.methods.mvead.banded import plan_bands
-    from mvead_jax.rig.cameras import five_cameras
+    from mvead_jax.methods.mvead.pretraining import NormalSamples, batch_loss
+    from mvead_jax.rig.cameras import VIEWS, five_cameras
+    from mvead_jax.training.loop import make_step
 
     rig = five_cameras(backbone.image_size)
     F = fundamental_from_cameras(rig.K, rig.R, rig.t)
-    mask = np.asarray(epipolar_mask(F, backbone.grid, backbone.patch_size))
-    bands = plan_bands(mask, F, backbone.grid, backbone.patch_size)
-    present = np.ones(features.shape[:2], bool)
-    names = ("",) * len(present)
-    samples = NormalSamples(features, present, (bands,), mask[None], np.zeros(len(present), np.int32), names)
-    attention = EpipolarAttention(AttentionConfig(backbone.width, backbone.heads), nnx.Rngs(0))
+    *grid, width = backbone.shapes[PATCHES]
+    patch = backbone.image_size / grid[1]
+    mask = np.asarray(epipolar_mask(F, tuple(grid), patch))
+    views = tuple(View(name, name) for name in VIEWS)
+    listed = tuple(Sample(str(at), "part", "train", views) for at in range(features.shape[0]))
+    index = DatasetIndex(Path(), listed, VIEWS)
+    data = TrainData(
+        index, {PATCHES: features}, {"part": EpipolarKeys(mask, F, patch, tuple(grid))}, backbone
+    )
+    samples = NormalSamples(data, (plan_bands(mask, F, tuple(grid), patch),))
+    attention = EpipolarAttention(AttentionConfig(width, backbone.info.heads), nnx.Rngs(0))
     graph, parameters = nnx.split(attention)
     parameters = nnx.to_pure_dict(parameters)
     optimizer = optax.adamw(config.learning_rate)
-    step = make_step(graph, optimizer, samples, config, jax.random.key(0))
-    state = {"parameters": parameters, "optimizer": optimizer.init(parameters)}
-    state |= {"centers": cached[:1, :, : config.centers].mean(0), "step": np.int32(0)}
+    step = make_step(batch_loss(graph, samples, config), optimizer, jax.random.key(0))
+    first = cached[:1].reshape(1, len(VIEWS), -1, width)
+    state = {
+        "parameters": parameters,
+        "optimizer": optimizer.init(parameters),
+        "extras": first[:, :, : config.centers].mean(0),
+        "step": np.int32(0),
+    }
     state = jax.device_put(state)
 
     def one_epoch() -> Any:
         nonlocal state
         for part in parts:
-            state, figures = step(state, make_batch(samples, part, config.batch_size))
+            batch = training_batch(data, samples.present, samples.category, part, config.batch_size)
+            state, figures = step(state, batch)
         return jax.block_until_ready(figures)
 
     return one_epoch

@@ -1,4 +1,4 @@
-"""Contestants in turns on one machine: timing, cores, and the report of who was how fast."""
+"""Contestants that alternate on one machine: timing, cores, and the report of who was how fast."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _PACKAGES = (
 )
 
 
-def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
+def alternate(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every round of every contestant.
 
-    Each round calls every contestant once, in an order that turns by one place a round, so that neither the
+    Each round calls every contestant once, in an order that moves on by one place a round, so that neither the
     first place nor a slow minute of the machine belongs to one of them. One untimed call each goes before
     (compilation, page faults). A contestant returns when its work is done, not when it is queued.
     """
@@ -37,8 +37,8 @@ def take_turns(contestants: dict[str, Callable[[], Any]], rounds: int) -> dict[s
         contestant()
     names = list(contestants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for turn in range(rounds):
-        shift = turn % len(names)
+    for number in range(rounds):
+        shift = number % len(names)
         for name in names[shift:] + names[:shift]:
             begin = time.perf_counter()
             contestants[name]()
@@ -56,8 +56,8 @@ def limit_threads(threads: int) -> None:
     os.sched_setaffinity(0, cores[:threads])
 
 
-def report(contest: str, unit: str, work: int, seconds: dict[str, list[float]], facts: dict) -> dict:
-    """Print and return a contest's result; the first name is ours, the others are the peers.
+def report(benchmark: str, unit: str, work: int, seconds: dict[str, list[float]], facts: dict) -> dict:
+    """Print and return a benchmark's result; the first name is ours, the others are the peers.
 
     A ratio is the median over the rounds of a peer's seconds divided by ours.
 
@@ -72,7 +72,7 @@ def report(contest: str, unit: str, work: int, seconds: dict[str, list[float]], 
         for peer in peers
     }
     result = {
-        "contest": contest,
+        "benchmark": benchmark,
         "ours": ours,
         "ratios": ratios,
         "unit": unit,
@@ -83,7 +83,7 @@ def report(contest: str, unit: str, work: int, seconds: dict[str, list[float]], 
         "cores": len(os.sched_getaffinity(0)),
         "versions": {name: version(name) for name in _PACKAGES if _installed(name)},
     }
-    print(f"{contest}: {', '.join(f'{key} {value}' for key, value in facts.items())}")
+    print(f"{benchmark}: {', '.join(f'{key} {value}' for key, value in facts.items())}")
     print(f"{result['cpu']}, {result['cores']} cores; python {platform.python_version()}, ", end="")
     print(", ".join(f"{name} {number}" for name, number in result["versions"].items()))
     for name, rate in result["per_second"].items():

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import argparse
 
-from contests.coreset import by_differences
-from contests.features import backbones
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.coreset import by_differences
+from benchmarks.features import backbones
+from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ("torch", "transformers", "faiss")
 QUICK = ("--normal=10", "--new=10", "--rounds=1")
@@ -30,7 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=3)
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     limit_threads(args.threads)
     import faiss
     import jax
@@ -85,4 +85,4 @@ def contest(args: argparse.Namespace) -> list[dict]:
         "threads": args.threads,
         "largest difference of a score": f"{difference:.1e}",
     }
-    return [report("end to end", "images", len(images), take_turns(contestants, args.rounds), facts)]
+    return [report("end to end", "images", len(images), alternate(contestants, args.rounds), facts)]

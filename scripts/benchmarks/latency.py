@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from contests.features import backbones
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.features import backbones
+from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ("torch", "transformers", "faiss")
 QUICK = ("--backbones=dinov2-small", "--rounds=5")
@@ -36,7 +36,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=40)
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     limit_threads(args.threads)
     with tempfile.TemporaryDirectory() as folder:
         return [_of(name, args, Path(folder)) for name in args.backbones.split(",")]
@@ -95,7 +95,7 @@ def _of(name: str, args: argparse.Namespace, folder: Path) -> dict:
         "threads": args.threads,
         "largest difference of a score": f"{difference:.1e}",
     }
-    seconds = take_turns(contestants, args.rounds)
+    seconds = alternate(contestants, args.rounds)
     result = report(f"latency, {name}", "parts", 1, seconds, facts)
     result["milliseconds"] = {}
     for contestant, values in seconds.items():
@@ -111,23 +111,35 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     import numpy as np
 
     from mvead_jax.backbones.base import Backbone
+    from mvead_jax.backbones.info import Info, Tap
     from mvead_jax.bank.fill import Bank
-    from mvead_jax.config.schema import ScoreConfig
     from mvead_jax.geometry.masks import all_keys
-    from mvead_jax.methods.patchcore.method import PatchCore
-    from mvead_jax.postprocess.evidence import Calibration
+    from mvead_jax.methods.base import PATCHES, Spec
+    from mvead_jax.methods.patchcore.config import PatchCoreConfig
+    from mvead_jax.postprocess.statistics import ScoreStatistics
     from mvead_jax.scoring.scorer import Model, Scorer
     from mvead_jax.serving.inspector import Inspector
 
     grid = (size // 14, size // 14)
     width = np.asarray(features(np.zeros((1, size, size, 3), np.float32))).shape[-1]
-    backbone = Backbone("dinov2", "random", False, "", size, 14, grid, width, features)
-    calibration = Calibration(np.zeros(len(_VIEWS)), np.ones(len(_VIEWS)))
+    info = Info("dinov2", "random", False, "", "", 14, {PATCHES: Tap(14, width)}, ())
+    backbone = Backbone(
+        info=info,
+        taps=(PATCHES,),
+        shapes={PATCHES: (*grid, width)},
+        image_size=size,
+        digest="",
+        next_block=None,
+        apply=lambda images: {PATCHES: features(images).reshape(len(images), *grid, width)},
+    )
+    statistics = ScoreStatistics(np.zeros(len(_VIEWS)), np.ones(len(_VIEWS)))
+    config = PatchCoreConfig()
+    method = config.build(Spec.of(_VIEWS, ("part",), backbone))
 
     def of(banks: dict[str, Bank]) -> Inspector:
-        model = Model(PatchCore(_VIEWS, grid), banks, calibration)
-        keys = all_keys(len(_VIEWS), grid[0] * grid[1])
-        return Inspector(backbone, {"part": Scorer(model, keys, ScoreConfig())}, {}, 0.05, "")
+        model = Model(method, {"banks": banks}, statistics)
+        scorer = Scorer(model, "part", all_keys(len(_VIEWS), grid), config.score)
+        return Inspector(backbone, {"part": scorer}, {}, 0.05, "")
 
     empty = of({})
     found = np.stack([np.asarray(features(empty.preprocess(part)[0])) for part in normal], 1)

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from contests.turns import limit_threads, report, take_turns
+from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ("skimage",)
 QUICK = ("--images=20", "--category=400", "--rounds=3")
@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(rounds=5)
 
 
-def contest(args: argparse.Namespace) -> list[dict]:
+def measure(args: argparse.Namespace) -> list[dict]:
     """Ours against the peer on the same arrays, then ours on a whole category."""
     limit_threads(args.threads)
     from mvead_jax.evaluation.pixels import EXACT_PIXELS, pixel_metrics
@@ -62,7 +62,7 @@ def contest(args: argparse.Namespace) -> list[dict]:
     # 200 equidistant thresholds miss the steep start of the PRO curve.
     if max(off["auroc"], off["ap"], off["f1_max"]) > 1e-9 or off["aupro"] > 0.05:
         raise RuntimeError(f"the contestants disagree by {off}: their times mean nothing")
-    seconds = take_turns({"mvead_jax": run_ours, "scikit-learn + scikit-image": run_theirs}, args.rounds)
+    seconds = alternate({"mvead_jax": run_ours, "scikit-learn + scikit-image": run_theirs}, args.rounds)
     facts = {
         "size": f"{args.images} x {args.size} x {args.size}, float32",
         "defect pixels": f"{ours['base_rate']:.2%} in {ours['regions']} regions",
