@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mvead_jax.evaluation.markdown import markdown
-from mvead_jax.evaluation.tables import LEVELS, TITLES
+from mvead_jax.evaluation.metrics import LEVELS, TITLES
 
 _SHOWN = 20  # problems and differences of a kind; --json has all
 

@@ -23,7 +23,7 @@ from mvead_jax.comparison.papers import (
     realiad,
 )
 from mvead_jax.evaluation.markdown import difference, figure, format_protocols, markdown
-from mvead_jax.evaluation.tables import METRICS, TITLES
+from mvead_jax.evaluation.metrics import LEVELS, TITLES
 
 LEVEL_OF_TABLE = {1: "sample", 2: "image"}
 _THEIRS = "Columns with * are the papers' figures as printed, measured by their authors on all of Real-IAD."
@@ -129,23 +129,23 @@ def table_of_categories(number: int, outcomes: Mapping[str, Mapping[str, Outcome
     for setting, own in outcomes.items():
         printed = SETTINGS[setting]
         ours = {
-            category: {metric: _percent(values[level][metric]) for metric in METRICS}
+            category: {metric: _percent(values[level][metric]) for metric in LEVELS[level]}
             for outcome in own.values()
             if outcome.metrics
             for category, values in outcome.metrics["categories"].items()
         }
-        systems = {metric: _systems(figures, level, printed, metric) for metric in METRICS}
+        systems = {metric: _systems(figures, level, printed, metric) for metric in LEVELS[level]}
         categories = {}
         for category in sorted(ours):
             papers = _papers(figures, systems, level, printed, category)
             categories[category] = {"ours": ours[category], "papers": papers}
         content["settings"][printed] = {
             "categories": categories,
-            "mean": {metric: _means(categories, systems[metric], metric) for metric in METRICS},
+            "mean": {metric: _means(categories, systems[metric], metric) for metric in LEVELS[level]},
             "printed_average": _papers(figures, systems, level, printed, AVERAGE),
             "runs": {name: outcome.facts() for name, outcome in own.items()},
         }
-        for metric in METRICS:
+        for metric in LEVELS[level]:
             found = content["settings"][printed]
             parts += [
                 f"## {printed}, {level} {TITLES[metric]}",

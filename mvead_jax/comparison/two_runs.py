@@ -23,10 +23,11 @@ from mvead_jax.comparison.agreement import rank_changes, score_differences
 from mvead_jax.config.io import flatten, from_dict, to_dict
 from mvead_jax.config.schema import EvalConfig
 from mvead_jax.evaluation.bootstrap import copies, paired, ranking_replicates
+from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.evaluation.pooling import labels_of_parts, largest_of_views, listed_labels, sample_numbers
 from mvead_jax.evaluation.score_files import ImageLine, read_images, read_replicates, read_sample_labels
 from mvead_jax.evaluation.sealed_metrics import check_files, read_sealed
-from mvead_jax.evaluation.tables import LEVELS, level_metrics, mean_replicates
+from mvead_jax.evaluation.tables import level_metrics, mean_replicates
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json
 
@@ -265,8 +266,10 @@ def _recomputed(
         ("image", scores, labels, sample),
     ):
         known = truth >= 0
-        values = [level_metrics(one[known], truth[known]) for one in own]
-        replicates = [ranking_replicates(one[known], truth[known], number[known], drawn) for one in own]
+        values = [level_metrics(level, one[known], truth[known]) for one in own]
+        replicates = [
+            ranking_replicates(one[known], truth[known], number[known], drawn, level) for one in own
+        ]
         levels[level] = {
             name: (values[0][name], values[1][name], replicates[0][name], replicates[1][name])
             for name in LEVELS[level]

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
-from mvead_jax.evaluation.curve import Curve
+from mvead_jax.evaluation.metrics import Curve
 
 _BUFFER = 2**24  # normal pixels sorted at a time, 64 MB in float32
 
@@ -31,7 +31,7 @@ class Sketch(NamedTuple):
 
 
 def thinned(all_scores: Sequence[Sketch], share: float) -> Sketch:
-    """Some scores of one sketch, or of several put together: the lowest, the highest, and few between.
+    """Return some scores of one sketch, or of several put together: the lowest, the highest, and few between.
 
     At most 2/share + 2, and strictly between two neighbours lie less than that share of the pixels and less
     than that share of the weight, however they are distributed and tied. That is if the sketches are pixels
@@ -54,7 +54,7 @@ def thinned(all_scores: Sequence[Sketch], share: float) -> Sketch:
 def count_defects(
     edges: Float[np.ndarray, " m"], scores: Float[np.ndarray, " n"], weight: Float[np.ndarray, " n"]
 ) -> tuple[Int[np.ndarray, " s"], Float[np.ndarray, " s"]]:
-    """How many scores fall into each of the 2m+1 slots, and what they weigh."""
+    """Return how many scores fall into each of the 2m+1 slots, and what they weigh."""
     order = np.argsort(scores)
     scores = scores[order]
     at = np.searchsorted(edges, scores)
@@ -83,7 +83,7 @@ class NormalCounts:
                 self.flush()
 
     def flush(self) -> None:
-        """Counts what `add` has put aside; to be called after the last one.
+        """Count what `add` has put aside; to be called after the last one.
 
         Sorting the pixels and then looking up the edges in them takes a tenth of the time of looking up every
         pixel among the edges.
@@ -100,7 +100,7 @@ class NormalCounts:
 
 
 def curve_of(normals: NormalCounts, true: Int[np.ndarray, " s"], weight: Float[np.ndarray, " s"]) -> Curve:
-    """The slots from the highest to the lowest, without the empty ones.
+    """Return the slots from the highest to the lowest, without the empty ones.
 
     `true` and `weight` as of `count_defects`; the weights are divided by their sum.
     """

@@ -8,19 +8,19 @@ of pixels; a resample is then a weighted sum of these counts. The bins cost a me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from mvead_jax.evaluation.batches import Batch
-from mvead_jax.evaluation.bootstrap import curve_replicates
+from mvead_jax.evaluation.bootstrap import replicates
 from mvead_jax.evaluation.counting import Sketch, thinned
 from mvead_jax.evaluation.defects import Region, defect_pixels
+from mvead_jax.evaluation.metrics import FPR_LIMIT, Curve
 
 _LOOKED_AT = 500  # pixels of a kind of a sample, from which edges are chosen
-_ROWS = 64  # resamples at a time
 _SHARE = 1 / 400  # of the pixels of a kind, and of the regions' weight, between two edges
 
 # A call yields (sample, maps [v,H,W], masks [v,H,W]) of all samples, some of them in several pieces.
@@ -28,41 +28,44 @@ Samples = Callable[[], Iterable[tuple[int, np.ndarray, np.ndarray]]]
 
 
 class SampleCounts(NamedTuple):
-    """Counts [S,K] in bins from the highest score to the lowest."""
+    """Counts [S,K] in bins from the highest score to the lowest. lowest: [K], of each bin."""
 
+    lowest: Float[np.ndarray, " K"]
     true: Float[np.ndarray, "S K"]
     false: Float[np.ndarray, "S K"]
     weight: Float[np.ndarray, "S K"]
 
-    def of(self, drawn: Int[np.ndarray, "B S"]) -> Sequence[Float[np.ndarray, "B K"]]:
-        """Of each resample."""
+    def curves(self, drawn: Int[np.ndarray, "B S"], fpr_limit: float) -> Curve:
+        """Return the curves of some resamples; pixels count as spread evenly over their bin."""
         weights = drawn.astype(np.float64)
-        return [weights @ counts for counts in self]
+        counts = (weights @ own for own in (self.true, self.false, self.weight))
+        return Curve(self.lowest, *counts, np.ones(len(self.lowest), bool), fpr_limit, spread=True)
 
 
 def pixel_replicates(
-    samples: Samples, drawn: Int[np.ndarray, "B S"], exact: dict[str, float], fpr_limit: float = 0.3
+    samples: Samples,
+    drawn: Int[np.ndarray, "B S"],
+    exact: Mapping[str, float],
+    fpr_limit: float = FPR_LIMIT,
 ) -> dict[str, Float[np.ndarray, " B"]]:
-    """AUROC, AP, F1-max and AUPRO of each resample. Reads all maps twice.
+    """Return the pixel metrics of each resample. Reads all maps twice.
 
     Args:
       drawn: of `bootstrap.copies`.
       exact: the metrics of all samples; where the bins differ from it, every resample is shifted so much.
     """
     counts = count_samples(samples, drawn.shape[1])
-    binned = curve_replicates(*counts.of(np.ones((1, drawn.shape[1]), np.int64)), fpr_limit)
-    parts = [
-        curve_replicates(*counts.of(drawn[start : start + _ROWS]), fpr_limit)
-        for start in range(0, len(drawn), _ROWS)
-    ]
-    return {
-        name: np.clip(np.concatenate([part[name] for part in parts]) + (exact[name] - binned[name]), 0, 1)
-        for name in binned
-    }
+
+    def curves(part: Int[np.ndarray, "b S"]) -> Curve:
+        return counts.curves(part, fpr_limit)
+
+    binned = replicates(curves, np.ones((1, drawn.shape[1]), np.int64), "pixel")
+    found = replicates(curves, drawn, "pixel")
+    return {name: np.clip(own + (exact[name] - binned[name]), 0, 1) for name, own in found.items()}
 
 
 def count_samples(samples: Samples, count: int) -> SampleCounts:
-    """Counts of `count` samples; those that `samples` does not yield stay zero."""
+    """Return the counts of `count` samples; those that `samples` does not yield stay zero."""
     edges = _edges(samples)
     true, false, weight = (np.zeros((count, len(edges) + 1)) for _ in range(3))
     for sample, maps, masks in samples():
@@ -72,7 +75,8 @@ def count_samples(samples: Samples, count: int) -> SampleCounts:
         weight[sample] += np.bincount(at, weights, len(edges) + 1)
         normal = np.sort(maps[~masks])
         false[sample] += np.diff(np.searchsorted(normal, edges), prepend=0, append=len(normal))
-    return SampleCounts(true[:, ::-1], false[:, ::-1], weight[:, ::-1])
+    lowest = np.append(-np.inf, edges)[::-1]
+    return SampleCounts(lowest, true[:, ::-1], false[:, ::-1], weight[:, ::-1])
 
 
 def _edges(samples: Samples) -> Float[np.ndarray, " m"]:

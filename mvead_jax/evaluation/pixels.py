@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from mvead_jax.evaluation import curve as of_curve
 from mvead_jax.evaluation.batches import Batches, read
 from mvead_jax.evaluation.counting import NormalCounts, Sketch, count_defects, curve_of, thinned
-from mvead_jax.evaluation.curve import Bounds
 from mvead_jax.evaluation.defects import DefectPixels, Region, defect_pixels, join
+from mvead_jax.evaluation.metrics import FPR_LIMIT, Bounds, check_limit, f1_max_threshold, metrics_of_level
 
 EXACT_PIXELS = 2**22
 # Less than s = 2 MIXED_SHARE of the defects, and of what they weigh, lie between two neighbouring edges. Then
@@ -28,29 +27,25 @@ class PixelMetrics:
     """What a category's pixels say.
 
     Attributes:
-      auroc, ap, f1_max, aupro: each within its bounds; NaN where it is not defined.
-      f1_max_threshold: "defect if score >= t" has an F1 of f1_max.low; NaN without a defect.
+      bounds: within which each metric of pixels lies, by name; NaN where it is not defined.
+      f1_max_threshold: "defect if score >= t" has an F1 of the lower bound of f1_max; NaN without a defect.
       fpr_limit: of aupro.
       pixels, defective: counts.
       regions: in the order of the images; in an image by the first pixel.
     """
 
-    auroc: Bounds
-    ap: Bounds
-    f1_max: Bounds
+    bounds: Mapping[str, Bounds]
     f1_max_threshold: float
-    aupro: Bounds
     fpr_limit: float
     pixels: int
     defective: int
     regions: tuple[Region, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """For metrics.json; "error" says by how much each metric may be wrong, 0 where it is exact."""
-        bounds = {"auroc": self.auroc, "ap": self.ap, "f1_max": self.f1_max, "aupro": self.aupro}
+        """Return the values for metrics.json; "error" tells how wrong each may be, 0 where it is exact."""
         return {
-            **{name: one.value for name, one in bounds.items()},
-            "error": {name: one.error for name, one in bounds.items()},
+            **{name: float(one.value) for name, one in self.bounds.items()},
+            "error": {name: float(one.error) for name, one in self.bounds.items()},
             "f1_max_threshold": self.f1_max_threshold,
             "fpr_limit": self.fpr_limit,
             "pixels": self.pixels,
@@ -63,11 +58,11 @@ class PixelMetrics:
 def pixel_metrics(
     batches: Batches,
     *,
-    fpr_limit: float = 0.3,
+    fpr_limit: float = FPR_LIMIT,
     exact_pixels: int = EXACT_PIXELS,
     mixed_share: float = MIXED_SHARE,
 ) -> PixelMetrics:
-    """AUROC, AP, F1-max and AUPRO of a category's pixels, and its regions.
+    """Return the metrics of a category's pixels, and its regions.
 
     Exact if there are at most `exact_pixels` defect pixels, however many normal ones there are; the maps are
     then read twice. Otherwise they are read four times, the order is kept up to blocks of twice `mixed_share`
@@ -82,7 +77,7 @@ def pixel_metrics(
       ValueError: see `batches.read`; a second call that yields other pixels than the first; a limit
         outside (0, 1].
     """
-    of_curve.check_limit(fpr_limit)
+    check_limit(fpr_limit)
     reading = _Reading(batches, exact_pixels)
     sketches, kept = [], join([])
     for number, chunk in enumerate(reading):
@@ -107,17 +102,14 @@ def pixel_metrics(
             f"the second reading of the maps gave {normals.total + defective} pixels, the first {pixels}: "
             "every call must start again at the first image"
         )
-    curve = curve_of(normals, true, weight)
-    f1_max, threshold = of_curve.f1_max(curve)
+    curve = curve_of(normals, true, weight)._replace(fpr_limit=fpr_limit)
+    threshold = f1_max_threshold(curve)
     found = np.zeros(len(reading.regions), np.int64)
     for chunk in chunks:
         found += np.bincount(chunk.region[chunk.scores >= threshold], minlength=len(found))
     return PixelMetrics(
-        auroc=of_curve.auroc(curve),
-        ap=of_curve.average_precision(curve),
-        f1_max=f1_max,
+        bounds=metrics_of_level(curve, "pixel"),
         f1_max_threshold=threshold,
-        aupro=of_curve.aupro(curve, fpr_limit),
         fpr_limit=fpr_limit,
         pixels=pixels,
         defective=defective,

@@ -7,44 +7,44 @@ memory.
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from mvead_jax.evaluation import curve as of_curve
-from mvead_jax.evaluation.curve import Curve
+from mvead_jax.evaluation import metrics
+from mvead_jax.evaluation.metrics import Curve
 
 
 def auroc(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """Area under the ROC curve: P(defect above normal) + P(tie) / 2. NaN unless both labels occur."""
-    return of_curve.auroc(curve(scores, labels)).value
+    """Return the area under the ROC curve: P(defect above normal) + P(tie) / 2. NaN unless both labels occur."""
+    return float(metrics.auroc(curve(scores, labels)).value)
 
 
 def average_precision(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """Σ (R_t - R_{t-1}) P_t over distinct thresholds, scikit-learn's definition. NaN without a defect."""
-    return of_curve.average_precision(curve(scores, labels)).value
+    """Return Σ (R_t - R_{t-1}) P_t over distinct thresholds, scikit-learn's definition. NaN without a defect."""
+    return float(metrics.average_precision(curve(scores, labels)).value)
 
 
 def f1_max(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """The best F1 over all thresholds "defect if score >= t". NaN without a defect."""
-    return of_curve.f1_max(curve(scores, labels))[0].value
+    """Return the best F1 over all thresholds "defect if score >= t". NaN without a defect."""
+    return float(metrics.f1_max(curve(scores, labels)).value)
 
 
 def f1_max_threshold(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float:
-    """The t of `f1_max`: a score; the highest where several do. NaN without a defect."""
-    return of_curve.f1_max(curve(scores, labels))[1]
+    """Return the t of `f1_max`: a score; the highest where several do. NaN without a defect."""
+    return metrics.f1_max_threshold(curve(scores, labels))
 
 
 def fpr_at_tpr(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], tpr: float = 0.95) -> float:
-    """The lowest share of normals called defects by a threshold that finds at least `tpr` of the defects.
+    """Return the lowest share of normals called defects by a threshold that finds at least `tpr` of the defects.
 
     No interpolation between thresholds. NaN unless both labels occur.
     """
     if not 0 < tpr <= 1:
         raise ValueError(f"tpr is {tpr}: must be above 0 and at most 1")
-    return of_curve.fpr_at_tpr(curve(scores, labels), tpr)
+    return metrics.fpr_at_tpr(curve(scores, labels), tpr)
 
 
 def curve(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Curve:
-    """What evaluation/curve.py computes all metrics from: a block for each distinct score, none mixed.
+    """Return what metrics.py computes all metrics from: a block for each distinct score, none mixed.
 
     Raises:
       ValueError: a score is NaN, a label neither 0 nor 1, or there are not as many of them.
@@ -57,10 +57,15 @@ def curve(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Cur
         raise ValueError("a score is NaN: it has no place in a ranking")
     if not np.isin(labels, (0, 1)).all():
         raise ValueError("labels must be 0 or 1")
-    order = np.argsort(-scores, kind="stable")
-    scores, labels = scores[order], labels[order].astype(np.int64)
-    last_of_ties = np.flatnonzero(np.append(scores[1:] != scores[:-1], np.full(min(1, len(scores)), True)))
-    true = np.diff(np.cumsum(labels)[last_of_ties], prepend=0)
-    count = np.diff(last_of_ties, prepend=-1)
+    order, last = blocks(scores)
+    true = np.diff(np.cumsum(labels[order].astype(np.int64))[last], prepend=0)
+    count = np.diff(np.flatnonzero(last), prepend=-1)
     none = np.zeros(len(count))
-    return Curve(scores[last_of_ties], true, count - true, none, none > 0)
+    return Curve(scores[order][last], true, count - true, none, none > 0)
+
+
+def blocks(scores: Float[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Return the order of descending scores, and which places of it are the last of those that tie."""
+    order = np.argsort(-np.asarray(scores, np.float64), kind="stable")
+    ordered = np.asarray(scores)[order]
+    return order, np.append(ordered[1:] != ordered[:-1], np.full(min(1, len(ordered)), True))

@@ -26,9 +26,9 @@ from jaxtyping import Float16
 
 from mvead_jax.decision.decide import Decision
 from mvead_jax.evaluation.defects import Region
+from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.sealed_metrics import check_files
-from mvead_jax.evaluation.tables import LEVELS
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import whole, write_text
 

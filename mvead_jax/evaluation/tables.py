@@ -14,34 +14,28 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from mvead_jax.evaluation import curve as of_curve
 from mvead_jax.evaluation.bootstrap import interval
+from mvead_jax.evaluation.metrics import LEVELS, TITLES, f1_max_threshold, fpr_at_tpr, metrics_of_level
 from mvead_jax.evaluation.ranking import curve
-
-METRICS = ("auroc", "ap", "f1_max")
-# What each level has, in the order of the tables.
-LEVELS = {"sample": METRICS, "image": METRICS, "pixel": (*METRICS, "aupro")}
-TITLES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AUPRO", "base_rate": "base rate"}
 
 # Of one category: {"<level>_<metric>": its resampled values [B]}.
 Replicates = Mapping[str, Float[np.ndarray, " B"]]
 
 
-def level_metrics(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> dict[str, Any]:
-    """Metrics of samples or images with what they are of. NaN where the labels allow none.
+def level_metrics(
+    level: str, scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
+) -> dict[str, Any]:
+    """Return the metrics of samples or images with what they are of. NaN where the labels allow none.
 
     Beside those of `LEVELS`: the threshold of f1_max, and the lowest share of normals called defects by a
     threshold that finds 95 % of the defects.
     """
     ranked = curve(scores, labels)
-    best, threshold = of_curve.f1_max(ranked)
     count, defective = len(labels), int(labels.sum())
     return {
-        "auroc": of_curve.auroc(ranked).value,
-        "ap": of_curve.average_precision(ranked).value,
-        "f1_max": best.value,
-        "f1_max_threshold": threshold,
-        "fpr_at_tpr95": of_curve.fpr_at_tpr(ranked, 0.95),
+        **{name: float(own.value) for name, own in metrics_of_level(ranked, level).items()},
+        "f1_max_threshold": f1_max_threshold(ranked),
+        "fpr_at_tpr95": fpr_at_tpr(ranked, 0.95),
         "count": count,
         "defective": defective,
         "base_rate": defective / count if count else math.nan,
@@ -53,7 +47,7 @@ def metrics_of(
     protocol: Mapping[str, Any],
     replicates: Sequence[Replicates] = (),
 ) -> dict[str, Any]:
-    """The content of metrics.json.
+    """Return the content of metrics.json.
 
     Args:
       categories: {name: {level: metrics}}.
@@ -77,7 +71,7 @@ def metrics_of(
 
 
 def mean_replicates(values: Sequence[Float[np.ndarray, " B"]]) -> Float[np.ndarray, " B"]:
-    """The mean over the categories that have the metric: those without it are NaN in every resample."""
+    """Return the mean over the categories that have the metric: those without it are NaN in every resample."""
     known = [own for own in values if not np.isnan(own).all()]
     return np.mean(known, 0) if known else np.array([np.nan])
 
@@ -106,7 +100,7 @@ def _plain_mean(values: Sequence[float]) -> float:
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:
-    """The metrics in percent with their intervals, and the protocol, as Markdown in plain ASCII.
+    """Return the metrics in percent with their intervals, and the protocol, as Markdown in plain ASCII.
 
     A table for each level; a line for each category, and the mean.
     """

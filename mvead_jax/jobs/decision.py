@@ -27,8 +27,7 @@ from mvead_jax.decision.calibration import (
     read_calibrations,
 )
 from mvead_jax.decision.decide import Decision, decide, decide_by, located
-from mvead_jax.evaluation.curve import f1_max
-from mvead_jax.evaluation.ranking import curve
+from mvead_jax.evaluation.ranking import f1_max_threshold
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.manifest import Manifest
@@ -248,7 +247,7 @@ def check_labels(index: DatasetIndex) -> None:
 def _best_f1(found: Sequence[ScoredSample]) -> float:
     known = [one for one in found if one.sample.label is not None]
     labels = np.array([one.sample.label for one in known])
-    return f1_max(curve(np.array([one.score for one in known]), labels))[1]
+    return f1_max_threshold(np.array([one.score for one in known]), labels)
 
 
 def _present(sample: Sample, views: tuple[str, ...]) -> Bool[np.ndarray, " V"]:

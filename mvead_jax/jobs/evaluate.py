@@ -30,6 +30,7 @@ from mvead_jax.decision.rates import rates
 from mvead_jax.evaluation.bootstrap import copies, ranking_replicates
 from mvead_jax.evaluation.defects import Region
 from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.evaluation.pixel_bootstrap import pixel_replicates
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.pooling import (
@@ -50,7 +51,7 @@ from mvead_jax.evaluation.score_files import (
     write_replicates,
 )
 from mvead_jax.evaluation.sealed_metrics import write_sealed
-from mvead_jax.evaluation.tables import LEVELS, level_metrics, metrics_of
+from mvead_jax.evaluation.tables import level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
@@ -217,8 +218,8 @@ def metrics_of_category(scene: Scene, config: EvalConfig) -> Found:
     ):
         known = own_labels >= 0
         of_known = own_scores[known], own_labels[known]
-        levels[level] = level_metrics(*of_known)
-        values = ranking_replicates(*of_known, own_sample[known], drawn)
+        levels[level] = level_metrics(level, *of_known)
+        values = ranking_replicates(*of_known, own_sample[known], drawn, level)
         resampled |= {f"{level}_{metric}": own for metric, own in values.items()}
     levels["pixel"], values, regions = _pixels(scene, sample, drawn)
     resampled |= {f"pixel_{metric}": own for metric, own in values.items()}

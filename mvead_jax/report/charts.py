@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from mvead_jax.evaluation import curve as of_curve
-from mvead_jax.evaluation.curve import Curve
+from mvead_jax.evaluation.metrics import Curve, auroc, average_precision
 from mvead_jax.evaluation.ranking import curve
 from mvead_jax.report.findings import FoundSample
 from mvead_jax.report.outcomes import Cut
@@ -38,12 +37,12 @@ def charts_of(samples: Sequence[FoundSample], cut: Cut) -> dict[str, Any]:
         if {one.label for one in known} != {0, 1}:
             continue
         ranked = curve(np.array([one.score for one in known]), np.array([one.label for one in known]))
-        found["roc"].append({"of": name, "path": _path(*roc(ranked)), "value": of_curve.auroc(ranked).value})
+        found["roc"].append({"of": name, "path": _path(*roc(ranked)), "value": float(auroc(ranked).value)})
         found["pr"].append(
             {
                 "of": name,
                 "path": _path(*precision_recall(ranked)),
-                "value": of_curve.average_precision(ranked).value,
+                "value": float(average_precision(ranked).value),
                 "base": HEIGHT * (1 - ranked.positives / (ranked.positives + ranked.negatives)),
             }
         )

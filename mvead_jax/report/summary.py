@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mvead_jax.evaluation.tables import LEVELS, TITLES
+from mvead_jax.evaluation.metrics import LEVELS, TITLES
 from mvead_jax.report.findings import FoundSample
 from mvead_jax.report.outcomes import Cut
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from metric_cases import cases
 
-from mvead_jax.evaluation.bootstrap import copies, curve_replicates, interval, paired, ranking_replicates
+from mvead_jax.evaluation.bootstrap import copies, interval, paired, ranking_replicates, replicates
 from mvead_jax.evaluation.pixel_bootstrap import count_samples, pixel_replicates
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.ranking import auroc, average_precision, f1_max
@@ -31,7 +31,7 @@ def test_replicates_are_the_metrics_of_the_samples_that_were_drawn(digits):
     labels = (random.random(36) < 0.3).astype(int)
     scores = np.round(random.normal(size=36) + labels, digits)
     drawn = copies(np.arange(12) % 2, 40, 0, "a")
-    found = ranking_replicates(scores, labels, sample, drawn)
+    found = ranking_replicates(scores, labels, sample, drawn, "image")
     for row, own in enumerate(drawn):
         again = np.repeat(np.arange(36), own[sample])
         for name, metric in SLOW.items():
@@ -40,11 +40,13 @@ def test_replicates_are_the_metrics_of_the_samples_that_were_drawn(digits):
 
 def test_without_both_labels_or_any_score_a_replicate_is_not_defined():
     drawn = copies(np.zeros(4, int), 5, 0, "a")
-    found = ranking_replicates(np.arange(4.0), np.zeros(4, int), np.arange(4), drawn)
+    found = ranking_replicates(np.arange(4.0), np.zeros(4, int), np.arange(4), drawn, "image")
     assert all(np.isnan(own).all() for own in found.values())
     none = np.zeros(0, int)
-    assert ranking_replicates(np.arange(4.0), np.arange(4) % 2, np.arange(4), drawn[:0])["ap"].shape == (0,)
-    found = ranking_replicates(none, none, none, drawn)
+    assert ranking_replicates(np.arange(4.0), np.arange(4) % 2, np.arange(4), drawn[:0], "image")[
+        "ap"
+    ].shape == (0,)
+    found = ranking_replicates(none, none, none, drawn, "image")
     assert [len(own) for own in found.values()] == [5, 5, 5]
     assert all(map(math.isnan, interval(found["auroc"])))
 
@@ -55,7 +57,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
     for trial in range(200):
         scores = random.normal(size=120) + labels
         drawn = copies(labels, 200, trial, "a")
-        low, high = interval(ranking_replicates(scores, labels, np.arange(120), drawn)["auroc"])
+        low, high = interval(ranking_replicates(scores, labels, np.arange(120), drawn, "image")["auroc"])
         hits += low <= truth <= high
     assert 0.89 < hits / 200 < 0.99
 
@@ -67,7 +69,7 @@ def test_bins_cost_less_than_a_thousandth():
     assert counts.true.sum() == masks.sum()
     assert counts.false.sum() == (~masks).sum()
     assert counts.weight.sum() == pytest.approx(exact["regions"])
-    binned = curve_replicates(*counts.of(np.ones((1, 8), int)), 0.3)
+    binned = replicates(lambda part: counts.curves(part, 0.3), np.ones((1, 8), int), "pixel")
     for name, value in binned.items():
         assert value[0] == pytest.approx(exact[name], abs=1e-3), name
 
@@ -96,7 +98,9 @@ def test_the_same_run_twice_differs_by_nothing_and_a_better_one_surely():
     worse = random.normal(size=200) + labels
     better = worse + labels
     drawn = copies(labels, 500, 0, "a")
-    of_worse, of_better = (ranking_replicates(own, labels, sample, drawn)["auroc"] for own in (worse, better))
+    of_worse, of_better = (
+        ranking_replicates(own, labels, sample, drawn, "image")["auroc"] for own in (worse, better)
+    )
     assert paired(0.7, 0.7, of_worse, of_worse) == (0, (0, 0), 1)
     found = paired(auroc(better, labels), auroc(worse, labels), of_better, of_worse)
     assert found.interval[0] > 0
@@ -109,6 +113,6 @@ def test_of_equals_p_is_small_as_rarely_as_it_says():
     for trial in range(150):
         drawn = copies(labels, 200, trial, "a")
         runs = [random.normal(size=120) + labels for _ in range(2)]
-        values = [ranking_replicates(own, labels, sample, drawn)["auroc"] for own in runs]
+        values = [ranking_replicates(own, labels, sample, drawn, "image")["auroc"] for own in runs]
         small += paired(*(auroc(own, labels) for own in runs), *values).p < 0.1
     assert 0.03 < small / 150 < 0.19

@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn_metrics
 
 from mvead_jax.evaluation import ranking
 from mvead_jax.evaluation.counting import Sketch, thinned
-from mvead_jax.evaluation.curve import Curve, auroc
+from mvead_jax.evaluation.metrics import Curve, auroc
 from mvead_jax.evaluation.pixels import pixel_metrics
 from mvead_jax.evaluation.regions import aupro
 from mvead_jax.runtime.files import write_json
@@ -32,14 +32,18 @@ def test_exact_metrics_are_those_of_scikit_learn(name):
     maps, masks = cases()[name]
     found = pixel_metrics(in_batches(maps, masks))
     scores, labels = maps.ravel().astype(float), masks.ravel().astype(int)
-    assert found.auroc.value == pytest.approx(sklearn_metrics.roc_auc_score(labels, scores), abs=1e-9)
-    assert found.ap.value == pytest.approx(sklearn_metrics.average_precision_score(labels, scores), abs=1e-9)
-    assert found.f1_max.value == pytest.approx(ranking.f1_max(scores, labels), abs=1e-9)
+    assert found.bounds["auroc"].value == pytest.approx(
+        sklearn_metrics.roc_auc_score(labels, scores), abs=1e-9
+    )
+    assert found.bounds["ap"].value == pytest.approx(
+        sklearn_metrics.average_precision_score(labels, scores), abs=1e-9
+    )
+    assert found.bounds["f1_max"].value == pytest.approx(ranking.f1_max(scores, labels), abs=1e-9)
     assert found.f1_max_threshold == ranking.f1_max_threshold(scores, labels)
     f1 = sklearn_metrics.f1_score(labels, scores >= found.f1_max_threshold)
-    assert found.f1_max.value == pytest.approx(f1, abs=1e-9)
-    assert found.aupro.value == aupro(maps, masks)
-    assert [getattr(found, metric).error for metric in METRICS] == [0, 0, 0, 0]
+    assert found.bounds["f1_max"].value == pytest.approx(f1, abs=1e-9)
+    assert found.bounds["aupro"].value == aupro(maps, masks)
+    assert [found.bounds[metric].error for metric in METRICS] == [0, 0, 0, 0]
     assert (found.pixels, found.defective) == (maps.size, labels.sum())
 
 
@@ -64,13 +68,13 @@ def test_the_true_value_lies_within_the_bounds_that_streaming_reports(name, shar
     found = pixel_metrics(in_batches(maps, masks), exact_pixels=100, mixed_share=share)
     logarithms = math.log(masks.size) * 2.44
     for metric, apart in zip(METRICS, (1, logarithms, 2, 1), strict=True):
-        true, (low, high) = getattr(exact, metric).value, getattr(found, metric)
+        true, (low, high) = exact.bounds[metric].value, found.bounds[metric]
         assert low - 1e-12 <= true <= high + 1e-12
         assert high - low <= apart * 2 * share + 1e-12
     assert (found.pixels, found.defective) == (exact.pixels, exact.defective)
     labels, scores = masks.ravel().astype(int), maps.ravel()
     f1 = sklearn_metrics.f1_score(labels, scores >= found.f1_max_threshold)
-    assert found.f1_max.low == pytest.approx(f1, abs=1e-12)
+    assert found.bounds["f1_max"].low == pytest.approx(f1, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["smooth", "tied", "outlier", "narrow", "upside down"])
@@ -92,11 +96,11 @@ def test_streaming_as_it_is_set_is_never_wrong_by_more_than_1e_4(kind):
     exact = pixel_metrics(in_batches(maps, masks, 1))
     found = pixel_metrics(in_batches(maps, masks, 1), exact_pixels=2**20)
     for metric in METRICS:
-        true, bounds = getattr(exact, metric).value, getattr(found, metric)
+        true, bounds = exact.bounds[metric].value, found.bounds[metric]
         assert abs(bounds.value - true) <= bounds.error + 1e-12
         assert bounds.error < 1e-4
     if kind == "smooth":
-        assert found.auroc.error > 0  # or nothing was tested
+        assert found.bounds["auroc"].error > 0  # or nothing was tested
 
 
 def test_one_outlier_moves_no_metric_that_is_a_rank_of_all_others():
@@ -106,7 +110,7 @@ def test_one_outlier_moves_no_metric_that_is_a_rank_of_all_others():
         before = pixel_metrics(in_batches(maps, masks), exact_pixels=budget, mixed_share=2e-3)
         after = pixel_metrics(in_batches(spoiled, masks), exact_pixels=budget, mixed_share=2e-3)
         for metric in ("auroc", "aupro"):
-            one, other = getattr(before, metric), getattr(after, metric)
+            one, other = before.bounds[metric], after.bounds[metric]
             assert abs(one.value - other.value) < 2e-3
             assert other.error <= 1.1 * one.error + 1e-4
 
@@ -126,7 +130,7 @@ def test_images_may_differ_in_size():
     parts = [(maps[:5, :20], masks[:5, :20]), (maps[5:, :, :8], masks[5:, :, :8])]
     found = pixel_metrics(lambda: iter(parts))
     scores, labels = (np.concatenate([part[n].ravel() for part in parts]) for n in (0, 1))
-    assert found.auroc.value == ranking.auroc(scores, labels)
+    assert found.bounds["auroc"].value == ranking.auroc(scores, labels)
     assert found.pixels == len(scores)
 
 
@@ -149,17 +153,17 @@ def test_regions_say_how_much_of_them_is_above_the_best_threshold(budget):
 def test_of_one_class_only_what_is_defined_has_a_value(value):
     maps = np.random.default_rng(0).random((2, 4, 4), np.float32)
     found = pixel_metrics(in_batches(maps, np.full(maps.shape, value)))
-    assert math.isnan(found.auroc.value)
-    assert math.isnan(found.aupro.value)
-    assert found.ap.value == 1 if value else math.isnan(found.ap.value)
-    assert found.f1_max.value == 1 if value else math.isnan(found.f1_max.value)
+    assert math.isnan(found.bounds["auroc"].value)
+    assert math.isnan(found.bounds["aupro"].value)
+    assert found.bounds["ap"].value == 1 if value else math.isnan(found.bounds["ap"].value)
+    assert found.bounds["f1_max"].value == 1 if value else math.isnan(found.bounds["f1_max"].value)
     assert found.pixels == 32
 
 
 def test_without_a_pixel_nothing_is_defined():
     found = pixel_metrics(list)
     assert (found.pixels, found.defective, found.regions) == (0, 0, ())
-    assert all(math.isnan(getattr(found, metric).value) for metric in METRICS)
+    assert all(math.isnan(found.bounds[metric].value) for metric in METRICS)
 
 
 def test_the_content_of_metrics_json(tmp_path):
@@ -215,6 +219,6 @@ def test_between_two_edges_lies_less_than_the_share(pixels, chunk, share):
 
 def test_streaming_agrees_with_the_definition_of_aupro():
     maps, masks = cases(shape=(5, 32, 32))["random"]
-    low, high = pixel_metrics(in_batches(maps, masks), exact_pixels=40, mixed_share=0.1).aupro
+    low, high = pixel_metrics(in_batches(maps, masks), exact_pixels=40, mixed_share=0.1).bounds["aupro"]
     assert low < high
     assert low <= slow_aupro(maps, masks) <= high

@@ -7,7 +7,8 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from mvead_jax.data.records import Sample, View
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.evaluation.tables import LEVELS, format_table, level_metrics, metrics_of
+from mvead_jax.evaluation.metrics import LEVELS
+from mvead_jax.evaluation.tables import format_table, level_metrics, metrics_of
 from mvead_jax.runtime.files import write_json
 
 PROTOCOL = {"method": "patchcore", "image_score": "largest"}
@@ -26,7 +27,7 @@ def category(seed, defects=True):
     """({level: metrics}, {"<level>_<metric>": [B]}) of random scores."""
     random = np.random.default_rng(seed)
     labels = (np.arange(30) % 2) * defects
-    levels = {level: level_metrics(random.normal(size=30) + labels, labels) for level in LEVELS}
+    levels = {level: level_metrics(level, random.normal(size=30) + labels, labels) for level in LEVELS}
     aupro = random.random() if defects else math.nan
     levels["pixel"] |= {"aupro": aupro, "error": dict.fromkeys(LEVELS["pixel"], 0.0)}
     replicates = {
@@ -57,7 +58,7 @@ def test_a_missing_view_has_no_part_in_the_score():
 def test_metrics_of_a_level_are_scikit_learns_with_what_they_are_of():
     random = np.random.default_rng(0)
     scores, labels = random.normal(size=40), np.arange(40) % 4 == 0
-    found = level_metrics(scores, labels.astype(int))
+    found = level_metrics("image", scores, labels.astype(int))
     assert found["auroc"] == pytest.approx(roc_auc_score(labels, scores))
     assert (found["count"], found["defective"], found["base_rate"]) == (40, 10, 0.25)
     assert f1_score(labels, scores >= found["f1_max_threshold"]) == pytest.approx(found["f1_max"])

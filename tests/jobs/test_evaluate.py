@@ -17,7 +17,7 @@ from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.evaluation.regions import aupro
 from mvead_jax.evaluation.score_files import ScoreFiles, read_images, read_maps, read_replicates
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.evaluation.tables import LEVELS
+from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import scores_folder
 from mvead_jax.jobs.evaluate import evaluate

@@ -9,7 +9,7 @@ from typing import Any
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.markdown import figure, format_protocols, markdown
-from mvead_jax.evaluation.tables import LEVELS, TITLES
+from mvead_jax.evaluation.metrics import LEVELS, TITLES
 from mvead_jax.jobs.provenance import training_words
 from mvead_jax.serving.export.golden import TOLERANCE
 
