@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
+import grain
 import numpy as np
 from jaxtyping import Float32, Int
 
-from mvead_jax.data.loading import load_sample
+from mvead_jax.data.loading import iterate, load_sample
 from mvead_jax.data.records import DatasetIndex
-
-_THREADS = 8
 
 Images = Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]]
 
@@ -19,12 +17,14 @@ Images = Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]]
 def image_reader(index: DatasetIndex, size: int) -> Images:
     """Return a function that reads the normalised images [n,V,size,size,3] of samples by their positions.
 
-    Zeros where a view is missing. It raises UserError for an image that cannot be read.
+    Grain's workers decode them. Zeros where a view is missing. The function raises UserError for an image that
+    cannot be read.
     """
 
+    def load(position: int) -> Float32[np.ndarray, "V H W 3"]:
+        return load_sample(index, index.samples[position], size)[0]
+
     def read(positions: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n V H W 3"]:
-        with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
-            loaded = pool.map(lambda at: load_sample(index, index.samples[at], size)[0], positions)
-            return np.stack(list(loaded))
+        return np.stack(list(iterate(grain.MapDataset.source(positions.tolist()).map(load))))
 
     return read

@@ -87,10 +87,8 @@ def training_words(training: Sequence[Mapping[str, int]]) -> str:
 
 def _feature_words(config: Config, backbone: Backbone) -> str:
     """The feature maps that are read; of a transformer the block that gives the patch features."""
-    block = f"block{config.backbone.block}"
-    return ", ".join(
-        f"{tap} ({block})" if tap == PATCHES and block in backbone.info.taps else tap for tap in backbone.taps
-    )
+    block = f"{PATCHES} of block {config.backbone.block}" if backbone.info.heads > 1 else PATCHES
+    return ", ".join(block if tap == PATCHES else tap for tap in backbone.taps)
 
 
 def _geometry_words(config: Config, geometries: Mapping[str, CategoryGeometry]) -> str:
