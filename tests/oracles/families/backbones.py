@@ -20,8 +20,9 @@ from oracles.check import Difference, compare, sampled
 from mvead_jax.backbones.checkpoint import Arrays, Source
 from mvead_jax.backbones.efficientnet import family as efficientnet
 from mvead_jax.backbones.efficientnet.layers import BATCH_NORM_EPSILON, same_padding
-from mvead_jax.backbones.efficientnet.modeling import STEM_KERNEL, VARIANTS, block_of, block_shapes
-from mvead_jax.backbones.efficientnet.params import EFFICIENTNET_PYTORCH, TIMM, from_tensors, key_table
+from mvead_jax.backbones.efficientnet.naming import EFFICIENTNET_PYTORCH, TIMM, key_table
+from mvead_jax.backbones.efficientnet.params import from_tensors
+from mvead_jax.backbones.efficientnet.variants import STEM_KERNEL, VARIANTS, block_of, block_shapes
 from mvead_jax.backbones.info import Tap
 from mvead_jax.backbones.resnet import family as resnet
 from mvead_jax.backbones.resnet import params as resnet_params
