@@ -1,6 +1,7 @@
 """The door of all backbones: what each tells of itself is what it does, and the digest covers all of it."""
 
 import dataclasses
+from importlib.metadata import EntryPoint
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,9 @@ from mvead_jax.backbones import base
 from mvead_jax.backbones.base import as_function, load_backbone, load_network, weights_digest
 from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2Config, random_dinov2
 from mvead_jax.backbones.registry import BACKBONES, REGISTRY
+from mvead_jax.backbones.stored import STORED, write_stored
 from mvead_jax.config.schema import BackboneConfig
+from mvead_jax.runtime import registry
 from mvead_jax.runtime.errors import UserError
 
 SMALL = BackboneConfig(name="dinov2-small", weights="random", block=1)
@@ -232,6 +235,57 @@ def test_what_can_not_be_loaded_is_one_line_that_names_the_field(config, size, t
 def test_the_names_of_others_lead_to_ours(said, meant):
     with pytest.raises(UserError, match=f"did you mean '{meant}'"):
         REGISTRY.check(said)
+
+
+_TOY = """
+from flax import nnx
+import jax.numpy as jnp
+from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps
+
+class Squares(nnx.Module):
+    def __init__(self, power):
+        self.power = nnx.Param(jnp.full((1, 1, 1, 1), power, jnp.float32))
+    def __call__(self, images, taps):
+        return {tap: images[:, ::4, ::4] ** self.power[...] for tap in taps}
+
+def load(config, taps, seed):
+    known = {"patches": Tap(4, 3)}
+    check_taps(config.name, known, taps)
+    info = Info(config.name, "none", True, "public domain", "any", 4, known, ())
+    return Loaded(Squares(2.0), info, {"power": 2.0})
+
+def empty(recipe, dtype):
+    return Squares(0.0)
+"""
+
+
+def test_an_installed_package_adds_a_backbone_that_is_stored_like_ours(tmp_path, monkeypatch):
+    (tmp_path / "toy_backbone.py").write_text(_TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    added = [EntryPoint("squares", "toy_backbone", "mvead_jax.backbones")]
+    monkeypatch.setattr(registry, "entry_points", lambda group: [one for one in added if one.group == group])
+    config = BackboneConfig(name="squares")
+    backbone = load_backbone(config, 8, ("patches",))
+    np.testing.assert_allclose(backbone(images(8))["patches"], images(8)[:, ::4, ::4] ** 2, rtol=1e-6)
+    write_stored(tmp_path / STORED, load_network(config, ("patches",)), ("patches",))
+    again = load_backbone(dataclasses.replace(config, weights=str(tmp_path)), 8, ("patches",))
+    assert again.digest == backbone.digest
+    with pytest.raises(UserError, match="'squares' has no tap 'layer1'; it has patches"):
+        load_backbone(config, 8, ("layer1",))
+
+
+@pytest.mark.parametrize(
+    ("name", "tap", "size"),
+    [("dinov2-small", "block1", 28), ("resnet18", "layer1", 32), ("efficientnet-b4", "stride2", 32)],
+)
+def test_a_host_program_in_double_precision_gets_the_same_float32_maps(name, tap, size, monkeypatch):
+    monkeypatch.setitem(DINOV2_SIZES, "dinov2-small", dataclasses.replace(TINY, patch_size=14, image_size=28))
+    config = BackboneConfig(name=name, weights="random")
+    expected = load_backbone(config, size, (tap,))(images(size))[tap]
+    with jax.enable_x64(True):
+        found = load_backbone(config, size, (tap,))(images(size))[tap]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 def test_random_weights_are_said_loudly_and_trained_ones_have_a_licence(caplog):
