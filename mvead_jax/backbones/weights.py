@@ -81,7 +81,9 @@ def _complete(directory: Path, option: str) -> Path:
         raise UserError(
             f"{option}: {directory} lacks {TENSORS} ({_no_pickle(pickles[0], directory, directory)})"
         )
-    raise UserError(f"{option}: {directory} lacks {TENSORS}; put it there")
+    others = sorted(path.name for path in directory.glob("*.safetensors"))
+    advice = f"rename {others[0]} if it is that" if others else "put it there"
+    raise UserError(f"{option}: {directory} lacks {TENSORS}; {advice}")
 
 
 def _no_pickle(name: str, folder: Path, target: Path) -> str:

@@ -6,8 +6,8 @@ import pytest
 from sklearn.metrics import f1_score, roc_auc_score
 
 from mvead_jax.data.records import Sample, View
-from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.metrics import LEVELS
+from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.evaluation.tables import format_table, level_metrics, metrics_of
 from mvead_jax.runtime.files import write_json
 

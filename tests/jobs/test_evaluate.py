@@ -14,10 +14,10 @@ from mvead_jax.config.io import override, to_dict
 from mvead_jax.config.schema import BackboneConfig, DataConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.evaluation.regions import aupro
 from mvead_jax.evaluation.score_files import ScoreFiles, read_images, read_maps, read_replicates
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import scores_folder
 from mvead_jax.jobs.evaluate import evaluate

@@ -1,7 +1,7 @@
 """DINOv2 weights: where they are found, what their config.json says, and how they fill the network.
 
-Checkpoints of transformers, of timm and of the authors are read, whole or cut, plain or fine-tuned
-(naming.py); one strict table (checkpoint.py) sees to it that nothing is guessed.
+Checkpoints of transformers, of timm and of the authors are read (naming.py), whole or in parts, plain or
+fine-tuned; a strict table for each (tables.py) sees to it that nothing is guessed.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jax.typing import DTypeLike
 from mvead_jax.backbones.checkpoint import Source, Tensors, fill, unwrapped
 from mvead_jax.backbones.dinov2 import naming
 from mvead_jax.backbones.dinov2.modeling import DinoV2, DinoV2Config
+from mvead_jax.backbones.dinov2.tables import transformers_table
 from mvead_jax.backbones.weights import CONFIG, locate, opened
 from mvead_jax.runtime.errors import UserError
 
@@ -53,7 +54,7 @@ def locate_weights(name: str, policy: str, directory: Path) -> Path:
 
 def key_table(config: DinoV2Config) -> dict[str, Source]:
     """Return every key that a complete checkpoint of `config` has, by transformers' names."""
-    return naming.transformers_table(config)
+    return transformers_table(config)
 
 
 def load_dinov2(

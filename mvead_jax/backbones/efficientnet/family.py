@@ -9,15 +9,9 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mvead_jax.backbones.efficientnet.modeling import (
-    STRIDES,
-    VARIANTS,
-    EfficientNet,
-    Variant,
-    block_of,
-    block_shapes,
-)
+from mvead_jax.backbones.efficientnet.modeling import EfficientNet
 from mvead_jax.backbones.efficientnet.params import KINDS, load_efficientnet, load_lite0, random_efficientnet
+from mvead_jax.backbones.efficientnet.variants import STRIDES, VARIANTS, Variant, block_of, block_shapes
 from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, licence_of
 from mvead_jax.backbones.random_weights import no_numbers
 from mvead_jax.backbones.weights import locate

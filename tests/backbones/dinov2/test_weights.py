@@ -18,8 +18,10 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
+from mvead_jax.backbones.base import load_network
 from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2, DinoV2Config
 from mvead_jax.backbones.dinov2.params import HUB, key_table, load_dinov2, locate_weights, read_config
+from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError
 
 _SPEC = importlib.util.spec_from_file_location(
@@ -113,6 +115,18 @@ def test_half_precision_checkpoints_are_widened_exactly(directory, kind):
     widened = _leaves(load_dinov2(directory))["blocks.1.mlp.hidden.kernel"]
     expected = tensors["encoder.layer.1.mlp.fc1.weight"].astype(kind).astype(np.float32).T
     np.testing.assert_array_equal(widened, expected)
+
+
+def test_the_family_cuts_after_the_taps_and_gives_the_block_after_the_patch_features(directory, caplog):
+    config = BackboneConfig(name="dinov2-small", weights=str(directory), block=2)
+    loaded = load_network(config, ("patches",))
+    assert "is no dinov2-small as published: width 24, 3 blocks, 0 registers" in caplog.text
+    assert (loaded.info.weights, loaded.info.heads, len(loaded.network.blocks)) == (str(directory), 3, 2)
+    assert "unknown to this program" in loaded.info.licence
+    following = load_dinov2(directory).blocks[2]
+    pairs = zip(*(jax.tree.leaves(nnx.state(one)) for one in (loaded.next_block(), following)), strict=True)
+    assert all(np.array_equal(one, two) for one, two in pairs)
+    assert load_network(config, ("norm", "patches")).network.norm is not None
 
 
 def test_the_mask_token_may_be_there_or_not(directory):

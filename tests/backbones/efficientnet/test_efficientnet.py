@@ -23,16 +23,15 @@ from mvead_jax.backbones.efficientnet.layers import (
     depthwise,
     pointwise,
 )
-from mvead_jax.backbones.efficientnet.modeling import VARIANTS, EfficientNet, block_shapes, joined
+from mvead_jax.backbones.efficientnet.modeling import EfficientNet, joined
+from mvead_jax.backbones.efficientnet.naming import EFFICIENTNET_PYTORCH, TIMM, key_table
 from mvead_jax.backbones.efficientnet.params import (
-    EFFICIENTNET_PYTORCH,
-    TIMM,
     from_state_dict,
     from_tensors,
-    key_table,
     load_lite0,
     random_efficientnet,
 )
+from mvead_jax.backbones.efficientnet.variants import VARIANTS, block_shapes
 from mvead_jax.backbones.random_weights import from_seed, no_numbers
 from mvead_jax.backbones.torch_pickle import parse_state_dict
 from mvead_jax.runtime.errors import UserError

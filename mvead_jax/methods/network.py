@@ -1,0 +1,96 @@
+"""A network in Flax NNX as what a method learns: how it is trained, kept in a state, and put together again.
+
+The state of a network is {"parameters": ..., "statistics": ...}, nested by module: what the optimiser changes, and
+what the forward pass changes in training (running statistics of batch norms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from mvead_jax.config.schema import TrainConfig
+from mvead_jax.methods.base import RunContext, State, TrainData
+from mvead_jax.methods.batches import training_batch
+from mvead_jax.training.loop import Problem, fit_loop
+
+# (network, batch of `training_batch`, key) -> (loss, figures). The network is in training mode where it has one.
+Loss = Callable[[Any, Mapping[str, Any], Array], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+ReadBatch = Callable[[Int[np.ndarray, " n"], int, int], Mapping[str, Any]]
+
+
+def network_state(network: nnx.Module) -> State:
+    """Return the parameters and the statistics of a network, as it is."""
+    _, parameters, statistics = nnx.split(network, nnx.Param, ...)
+    return {"parameters": nnx.to_pure_dict(parameters), "statistics": nnx.to_pure_dict(statistics)}
+
+
+def network_graph(build: Callable[[], nnx.Module]) -> nnx.GraphDef:
+    """Return what a network is without its numbers; `build` is not computed."""
+    return nnx.split(nnx.eval_shape(build), nnx.Param, ...)[0]
+
+
+def merged(graph: nnx.GraphDef, state: State) -> Any:
+    """Return the network of a state. For use inside of a compiled function."""
+    return nnx.merge(graph, state["parameters"], state["statistics"])
+
+
+def train_network(
+    network: nnx.Module,
+    loss: Loss,
+    data: TrainData,
+    config: TrainConfig,
+    optimiser: Callable[[int], optax.GradientTransformation],
+    run: RunContext,
+    name: str,
+    *,
+    whole_batches: bool = False,
+    read: ReadBatch | None = None,
+) -> State:
+    """Train a network on the training samples; return its state.
+
+    Args:
+      network: as it starts.
+      loss: of a batch; samples of weight 0 must not count. The means of figures are logged.
+      optimiser: from the number of all steps.
+      name, whole_batches: as of `fit_loop` and `Problem`.
+      read: the batch of some positions, as of `Problem.batch`; None: `training_batch` of the data.
+
+    Raises:
+      Stopped, NotFinite: as of `fit_loop`.
+    """
+    graph, parameters, statistics = nnx.split(network, nnx.Param, ...)
+    parameters, statistics = nnx.to_pure_dict(parameters), nnx.to_pure_dict(statistics)
+    present, categories = data.index.present(), data.category_numbers()
+
+    def of_batch(parameters: State, statistics: State, batch: Mapping[str, Any], key: Array):
+        network = nnx.merge(graph, parameters, statistics)
+        value, figures = loss(network, batch, key)
+        _, _, after = nnx.split(network, nnx.Param, ...)
+        return value, ({"loss": value} | figures, nnx.to_pure_dict(after))
+
+    problem = Problem(
+        parameters=parameters,
+        extras=statistics,
+        begin=lambda: statistics,
+        loss=of_batch,
+        batch=read or (lambda chosen, size, epoch: training_batch(data, present, categories, chosen, size)),
+        names=[sample.id for sample in data.index.samples],
+        optimiser=optimiser,
+        whole_batches=whole_batches,
+    )
+    found = fit_loop(problem, config, run.seed, name, run.checkpoints)
+    return dict(zip(("parameters", "statistics"), jax.device_get(found), strict=True))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def apply_network(graph: nnx.GraphDef, function: Callable[..., Any], state: State, *arguments: Any) -> Any:
+    """Return function(network, *arguments), compiled. `function` must be the same object at every call."""
+    return function(merged(graph, state), *arguments)
