@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32
 
-from mvead_jax.backbones.info import Info, Loaded, Tap
+from mvead_jax.backbones.info import Info, Loaded, Tap, expanded
 from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.backbones.stored import STORED, read_stored
 from mvead_jax.config.schema import BackboneConfig
@@ -67,16 +67,16 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
     """Return the backbone that `config` names, giving the feature maps that `taps` names.
 
     Args:
-      taps: of `Info.taps`; "patches" is one of every backbone.
+      taps: of `Info.taps`; "patches" is one of every backbone, and "pyramid" stands for all of `Info.pyramid`.
       seed: of random weights.
 
     Raises:
       UserError: unknown name, a tap or block that it does not have, an image size that is no multiple of its
         own, or weights that can't be found or don't fit.
     """
-    taps = tuple(dict.fromkeys(taps))
     loaded = load_network(config, taps, seed)
     info = loaded.info
+    taps = expanded(info.name, taps, info.pyramid)
     if image_size % info.multiple or image_size < 1:
         near = max(info.multiple, round(image_size / info.multiple) * info.multiple)
         raise UserError(

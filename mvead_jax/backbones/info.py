@@ -69,6 +69,24 @@ class Loaded:
     next_block: Callable[[], Any] | None = None
 
 
+PYRAMID = "pyramid"  # stands for all taps of a backbone's pyramid where taps are asked for
+
+
+def expanded(name: str, taps: Sequence[str], pyramid: Sequence[str]) -> tuple[str, ...]:
+    """Return taps with those of the pyramid in the place of the word "pyramid".
+
+    Raises:
+      UserError: a backbone without a pyramid.
+    """
+    if PYRAMID in taps and not pyramid:
+        raise UserError(
+            f"backbone.name={name!r}: has feature maps of one scale, and this method reads several; take a ResNet "
+            "or an EfficientNet, for example --config.backbone.name=efficientnet-lite0"
+        )
+    found = (own for tap in taps for own in (pyramid if tap == PYRAMID else (tap,)))
+    return tuple(dict.fromkeys(found))
+
+
 def check_taps(name: str, known: Mapping[str, Tap], taps: Sequence[str]) -> None:
     """Raise a UserError unless a backbone has all of these taps."""
     if not taps:

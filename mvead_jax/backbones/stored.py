@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from safetensors import SafetensorError, safe_open
 
-from mvead_jax.backbones.info import Info, Loaded, Tap
+from mvead_jax.backbones.info import Info, Loaded, Tap, expanded
 from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError
@@ -61,7 +61,7 @@ def read_stored(path: Path, config: BackboneConfig, taps: Sequence[str]) -> Load
         recipe = facts.pop("recipe")
         facts["taps"] = {name: Tap(*map(int, tap)) for name, tap in facts["taps"].items()}
         info = Info(**{**facts, "pyramid": tuple(facts["pyramid"])})
-        _check_wanted(path, info, recipe, config, taps)
+        _check_wanted(path, info, recipe, config, expanded(info.name, taps, info.pyramid))
         network = _filled(recipe, config, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: not a backbone of scripts/export.py ({error}); export again") from error

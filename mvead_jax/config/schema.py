@@ -42,25 +42,16 @@ class DataConfig:
 class BackboneConfig:
     """The frozen feature extractor.
 
-        Attributes:
-    <<<<<<< HEAD
-          name: a name of backbones/registry.py: efficientnet-lite0, dinov2-small | base | large | giant (each also
-            with `-registers`), resnet18 ...
-          weights: `auto` (directory, hub cache, network), a directory, a hub id, or `random` (untrained).
-          directory: where `auto` looks first, for <directory>/<name>/{config.json,model.safetensors}.
-          block: of a DINOv2: the transformer block, from 1, whose output is the tap `patches`.
-    =======
-          name: dinov2-small | base | large | giant, each also with `-registers`; resnet18, resnet34, resnet50,
-            wide_resnet50_2; efficientnet-lite0; efficientnet-b4 or b5, padded for their nominal size as UniAD and
-            Multi-Flow do, and tf-efficientnet-b4 or b5, padded as timm does; or one that an installed package
-            adds.
-          weights: `auto` (directory, hub cache, hub), a directory, a hub id, or `random` (untrained). Files are
-            safetensors, one or several; for DINOv2 in the names of transformers, timm or the authors' own.
-          directory: where `auto` looks first, for <directory>/<name>/model.safetensors.
-          block: of DINOv2: the transformer block, from 1, whose patch tokens are the patch features.
-    >>>>>>> h-backbones
-          precision: of the computation; float32 means the highest matmul precision of the device.
-          batch_size: images per forward pass, at most.
+    Attributes:
+      name: dinov2-small | base | large | giant, each also with `-registers`; resnet18, resnet34, resnet50,
+        wide_resnet50_2; efficientnet-lite0; efficientnet-b4 or b5, padded for their nominal size as UniAD and
+        Multi-Flow do, and tf-efficientnet-b4 or b5, padded as timm does; or one that an installed package adds.
+      weights: `auto` (directory, hub cache, hub), a directory, a hub id, or `random` (untrained). Files are
+        safetensors, one or several; for DINOv2 in the names of transformers, timm or the authors' own.
+      directory: where `auto` looks first, for <directory>/<name>/model.safetensors.
+      block: of DINOv2: the transformer block, from 1, whose patch tokens are the tap `patches`.
+      precision: of the computation; float32 means the highest matmul precision of the device.
+      batch_size: images per forward pass, at most.
     """
 
     name: str = "dinov2-base"

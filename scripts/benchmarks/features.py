@@ -89,7 +89,7 @@ def backbones(name: str, block: int) -> tuple[Callable, Callable]:
         ours = load_dinov2(directory, num_blocks=block)
     theirs.encoder.layer = theirs.encoder.layer[:block]
     graph, state = nnx.split(ours)
-    forward = jax.jit(lambda state, images: nnx.merge(graph, state)(images)[f"block{block}"])
+    forward = jax.jit(lambda state, images: nnx.merge(graph, state).tokens(images)[f"block{block}"])
     return (
         lambda images: forward(state, images),
         lambda images: theirs.encoder(theirs.embeddings(images)).last_hidden_state,

@@ -16,7 +16,7 @@ from jax.typing import DTypeLike
 
 from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, Block, DinoV2, DinoV2Config, random_dinov2
 from mvead_jax.backbones.dinov2.params import HUB, architecture, load_dinov2, locate_weights
-from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, licence_of
+from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, expanded, licence_of
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError
 
@@ -32,6 +32,7 @@ def load(config: BackboneConfig, taps: Sequence[str], seed: int) -> Loaded:
     Raises:
       UserError: a block or tap that it does not have, or weights that can't be found or don't fit.
     """
+    taps = expanded(config.name, taps, ())
     directory, shape = None, DINOV2_SIZES[config.name]
     if config.weights != "random":
         directory = locate_weights(config.name, config.weights, Path(config.directory))

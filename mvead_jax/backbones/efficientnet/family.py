@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from mvead_jax.backbones.efficientnet.modeling import EfficientNet
 from mvead_jax.backbones.efficientnet.params import KINDS, load_efficientnet, load_lite0, random_efficientnet
 from mvead_jax.backbones.efficientnet.variants import STRIDES, VARIANTS, Variant, block_of, block_shapes
-from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, licence_of
+from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, expanded, licence_of
 from mvead_jax.backbones.random_weights import no_numbers
 from mvead_jax.backbones.weights import locate
 from mvead_jax.config.schema import BackboneConfig
@@ -40,6 +40,7 @@ def load(config: BackboneConfig, taps: Sequence[str], seed: int) -> Loaded:
     Raises:
       UserError: a tap that it does not have, or weights that can't be found or don't fit.
     """
+    taps = expanded(config.name, taps, PYRAMID)
     name, dtype = config.name, jnp.dtype(config.precision)
     kind = KINDS[name]
     variant = VARIANTS[kind.variant]

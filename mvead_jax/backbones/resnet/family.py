@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, licence_of
+from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, expanded, licence_of
 from mvead_jax.backbones.random_weights import no_numbers
 from mvead_jax.backbones.resnet.modeling import ARCHITECTURES, JOINED, JOINED_STRIDE, ResNet
 from mvead_jax.backbones.resnet.params import HUB, load_resnet, random_resnet
@@ -29,6 +29,7 @@ def load(config: BackboneConfig, taps: Sequence[str], seed: int) -> Loaded:
     Raises:
       UserError: a tap that it does not have, or weights that can't be found or don't fit.
     """
+    taps = expanded(config.name, taps, PYRAMID)
     name, dtype = config.name, jnp.dtype(config.precision)
     known = taps_of(name)
     check_taps(name, known, taps)
