@@ -176,8 +176,8 @@ def _decisions(
         present = pool.part(rows).present()
         made[word] = [
             decide(calibration, scores, has, config.decision.false_alarms)
-            for at, maps in scorer.maps(Inputs(pool.of(rows), present), np.arange(len(rows)))
-            for scores, has in zip(maps.reshape(*maps.shape[:2], -1).max(2), present[at], strict=True)
+            for found in scorer.score(Inputs(pool.of(rows), present), np.arange(len(rows)))
+            for scores, has in zip(found.views, present[found.rows], strict=True)
         ]
     return len(held), made
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from mvead_jax.decision.conformal import samples_needed, threshold
+from mvead_jax.postprocess.pooling import Pooling, pooled
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import whole
 
@@ -38,6 +39,7 @@ class Calibration:
       independent: a view's scores do not depend on which others there are: the pattern of all views stands
         for every other one.
       defective: held-out samples that are labelled defective: they are not among `samples`.
+      pooling: how the scores of a sample's views become its own.
     """
 
     views: tuple[str, ...]
@@ -45,6 +47,7 @@ class Calibration:
     scores: Mapping[str, Float32[np.ndarray, "n V"]]
     independent: bool
     defective: int = 0
+    pooling: Pooling = "max"
 
     def of(self, present: Bool[np.ndarray, " V"]) -> Float32[np.ndarray, "m V"]:
         """Scores of the samples that have all views of a pattern, scored without the others; none for a
@@ -55,8 +58,8 @@ class Calibration:
         return np.where(present, scores[complete], np.float32(np.nan))
 
     def sample_scores(self, present: Bool[np.ndarray, " V"]) -> Float32[np.ndarray, " m"]:
-        """The highest of each sample's views (eq. 11)."""
-        return self.of(present)[:, present].max(1)
+        """Return the score of each sample by the views of a pattern."""
+        return pooled(self.of(present)[:, present], self.pooling)
 
     def threshold(self, false_alarms: float) -> float:
         """Of samples with all views."""
@@ -127,6 +130,7 @@ def write_calibrations(
             "samples": own.samples,
             "independent": own.independent,
             "defective": own.defective,
+            "pooling": own.pooling,
         }
         tensors |= {f"{category}/{name}": np.ascontiguousarray(rows) for name, rows in own.scores.items()}
     with whole(path) as temporary:
@@ -150,7 +154,7 @@ def read_calibrations(path: Path) -> tuple[dict[str, Calibration], dict[str, Any
                 if any(rows.shape != (len(samples), len(views)) for rows in scores.values()):
                     raise ValueError(f"scores of {category} have another shape than its views and samples")
                 found[category] = Calibration(
-                    views, samples, scores, bool(own["independent"]), int(own["defective"])
+                    views, samples, scores, bool(own["independent"]), int(own["defective"]), own["pooling"]
                 )
             return found, header["scored_by"], header["facts"]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float32
 
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.conformal import allowed_above, p_value, threshold
+from mvead_jax.postprocess.pooling import Pooling, pooled
 
 OPTIMISTIC = "OPTIMISTIC, threshold from test labels"
 
@@ -47,7 +48,7 @@ class Decision:
 
     Attributes:
       decision: "undecided" where no held-out sample was scored with these views.
-      score: of samples.csv: the highest of any view (eq. 11).
+      score: of samples.csv: from those of the views by the method's rule, as the highest (eq. 11).
       p_value: conformal, of the sample; None without calibration.
       threshold: what the score of a sample that fails lies above; None without calibration.
       false_alarms: the target.
@@ -113,7 +114,7 @@ def decide(
 
     Args:
       calibration: of the sample's category.
-      scores: the highest patch score of each view, on the calibration's axis; not read where none is present.
+      scores: of each view, on the calibration's axis; not read where none is present.
       present: the views that the sample has, at least one.
       false_alarms: the target.
 
@@ -126,13 +127,13 @@ def decide(
         raise ValueError(f"scores {scores} of views {present}")
     places = np.flatnonzero(present)
     missing = tuple(view for view, has in zip(calibration.views, present, strict=True) if not has)
-    score = float(scores[present].max())
+    score = float(pooled(scores[None, present], calibration.pooling)[0])
     own = calibration.of(present)
     if not allowed_above(len(own), false_alarms):
         views = tuple(ViewScore(calibration.views[at], float(scores[at])) for at in places)
         blamed = max(views, key=lambda view: view.score).view
         return Decision("undecided", score, None, None, false_alarms, len(own), views, blamed, missing)
-    of_samples = own[:, present].max(1)
+    of_samples = pooled(own[:, present], calibration.pooling)
     limit = threshold(of_samples, false_alarms)
     views = tuple(
         ViewScore(
@@ -157,7 +158,11 @@ def decide(
 
 
 def decide_by(
-    views: tuple[str, ...], scores: Float32[np.ndarray, " V"], present: Bool[np.ndarray, " V"], lowest: float
+    views: tuple[str, ...],
+    scores: Float32[np.ndarray, " V"],
+    present: Bool[np.ndarray, " V"],
+    lowest: float,
+    pooling: Pooling = "max",
 ) -> Decision:
     """The decision by a threshold that test labels chose: a sample fails whose score is at least `lowest`.
 
@@ -165,10 +170,11 @@ def decide_by(
     """
     own = tuple(ViewScore(views[at], float(scores[at])) for at in np.flatnonzero(present))
     worst = max(own, key=lambda view: view.score)
-    decision = "fail" if worst.score >= lowest else "pass"
+    score = float(pooled(np.asarray(scores)[None, present], pooling)[0])
+    decision = "fail" if score >= lowest else "pass"
     missing = tuple(view for view, has in zip(views, present, strict=True) if not has)
     basis = "test_labels"
-    return Decision(decision, worst.score, None, lowest, math.nan, 0, own, worst.view, missing, basis)
+    return Decision(decision, score, None, lowest, math.nan, 0, own, worst.view, missing, basis)
 
 
 def located(

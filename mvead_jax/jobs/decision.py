@@ -115,12 +115,13 @@ def score_held_out(
                 # A sample says something of a pattern if it has its views; of single views always.
                 able = rows if independent else rows[present[rows][:, pattern].all(1)]
                 own = np.full((len(index), views), np.nan, np.float32)
-                for chosen, maps in scorer.maps(replace(inputs, present=present & pattern), able):
-                    own[chosen] = maps.reshape(*maps.shape[:2], -1).max(2)
+                for scored in scorer.score(replace(inputs, present=present & pattern), able):
+                    own[scored.rows] = scored.views
                 scores[pattern_name(pattern)] = own[rows]
                 bar.advance(len(rows))
             ids = tuple(index.samples[row].id for row in rows)
-            found[category] = Calibration(index.views, ids, scores, independent, defective[category])
+            pooling = model.method.requires.sample_score
+            found[category] = Calibration(index.views, ids, scores, independent, defective[category], pooling)
     return found
 
 
@@ -184,11 +185,10 @@ class Decider:
         made = []
         for one in found:
             present = _present(one.sample, one.views)
-            scores = one.maps.reshape(len(one.views), -1).max(1)
             if lowest is None:
-                own = decide(self.calibrations[category], scores, present, self.false_alarms)
+                own = decide(self.calibrations[category], one.view_scores, present, self.false_alarms)
             else:
-                own = decide_by(one.views, scores, present, lowest)
+                own = decide_by(one.views, one.view_scores, present, lowest, one.pooling)
             made.append(located_in(own, one, index) if own.decision == "fail" else own)
         if lowest is not None:
             return made, {"basis": "test_labels", "target": None, "threshold": lowest, "held_out": 0}

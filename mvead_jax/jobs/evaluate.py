@@ -95,6 +95,7 @@ def evaluate(
     """
     protocols = protocols_of(config, names)
     lines = read_images(folder)
+    scores = {(line.category, line.sample): line.score for line in read_samples(folder)}
     views = _views(folder, lines, index)
     of_parts = {(sample.category, sample.id): sample.label for sample in index.samples}
     found: dict[str, dict[str, Found]] = {protocol.name: {} for protocol in protocols}
@@ -106,7 +107,9 @@ def evaluate(
             of_views = [views[name, line.sample, line.view] for line in own]
             for protocol in protocols:
                 truth = Truth(index.root, of_views, protocol)
-                scene = Scene(own, maps, truth, protocol, labels_of_parts(own, of_parts))
+                names = list(dict.fromkeys(line.sample for line in own))
+                sample_scores = np.array([scores[name, sample] for sample in names], np.float32)
+                scene = Scene(own, maps, truth, protocol, labels_of_parts(own, of_parts), sample_scores)
                 found[protocol.name][name] = metrics_of_category(scene, config.eval)
                 bar.advance(note=f"{name} {protocol.name}")
     metrics = {}
@@ -140,6 +143,7 @@ class Scene:
     """A category under one protocol. lines, maps and truth are in the same order, samples together.
 
     of_samples: their labels by the list: 1, 0, or -1 where it is unknown.
+    sample_scores: those of samples.csv.
     """
 
     lines: Sequence[ImageLine]
@@ -147,6 +151,7 @@ class Scene:
     truth: Truth
     protocol: EvaluationProtocol
     of_samples: Int[np.ndarray, " S"]
+    sample_scores: Float32[np.ndarray, " S"]
 
     def enlarged(self, places: Sequence[int]) -> Float32[np.ndarray, "b H W"]:
         """The maps of some views as they are compared; the views have one size."""
@@ -207,7 +212,9 @@ def metrics_of_category(scene: Scene, config: EvalConfig) -> Found:
     scores, (labels, of_samples) = scene.image_scores(), scene.labels(sample)
     # Drawn by the list's labels under every protocol, so that all draw the same.
     drawn = copies(scene.of_samples, config.bootstrap, config.seed, lines[0].category)
-    if protocol.sample_score == "max":
+    if protocol.image_score == "patch":
+        pooled = scene.sample_scores
+    elif protocol.sample_score == "max":
         pooled = largest_of_views(scores, sample)
     else:
         pooled = np.bincount(sample, scores.astype(np.float64)) / np.bincount(sample)

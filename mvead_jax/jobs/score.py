@@ -354,13 +354,14 @@ def _score_model(
             found = []
             scorer = Scorer(model, category, keys[category], config.score)
             chosen = np.array([at for at, own in enumerate(index.samples) if own.category == category])
-            for rows, maps in scorer.maps(inputs, chosen):
-                bar.advance(len(rows))
+            pooling = model.method.requires.sample_score
+            for scored in scorer.score(inputs, chosen):
+                bar.advance(len(scored.rows))
                 if not is_first():
                     continue
-                samples = [index.samples[row] for row in rows]
                 found += [
-                    ScoredSample(sample, index.views, own) for sample, own in zip(samples, maps, strict=True)
+                    ScoredSample(index.samples[row], index.views, *own, pooling)
+                    for row, *own in zip(*scored, strict=True)
                 ]
 
             def attend(places, scorer=scorer, chosen=chosen):

@@ -225,7 +225,7 @@ def _statistics(job: Job, method: Method, state: State, data: TrainData) -> Scor
     for category in data.categories:
         own = [at for at in chosen if data.index.samples[at].category == category]
         scorer = Scorer(model, category, data.geometry[category], plain)
-        maps += [found for _, found in scorer.maps(inputs, np.array(own, int))] if own else []
+        maps += [found.maps for found in scorer.score(inputs, np.array(own, int))] if own else []
     return ScoreStatistics.of(np.concatenate(maps))
 
 

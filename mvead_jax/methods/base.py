@@ -42,6 +42,7 @@ class Requires:
       geometry: it uses how the views see each other: not at all, where it is known, or always.
       joint_views: the score of one view depends on which other views there are: then the decision is calibrated
         for each pattern of present views.
+      sample_score: how the scores of a sample's views become its own.
       min_views: with fewer views it does not work.
     """
 
@@ -49,6 +50,7 @@ class Requires:
     images: bool = False
     geometry: Literal["none", "optional", "required"] = "none"
     joint_views: bool = False
+    sample_score: Literal["max", "mean"] = "max"
     min_views: int = 1
 
 
@@ -180,6 +182,14 @@ class Method(Protocol):
 
         "fusion", "trained", "bank" and "patch_score", as far as the method has them; others may follow.
         """
+
+
+@runtime_checkable
+class ScoresImages(Protocol):
+    """A method whose score of an image is not the highest of its map."""
+
+    def image_scores(self, maps: Float32[Array, "B V h w"]) -> Float32[Array, "B V"]:
+        """Return the score of each image of a batch by the method's own rule."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,16 @@ from jaxtyping import Bool, Float32, Int
 
 from mvead_jax.config.schema import ScoreConfig
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.methods.base import PATCHES, Batch, Method, PlansGeometry, ShowsAttention, State, map_shape
+from mvead_jax.methods.base import (
+    PATCHES,
+    Batch,
+    Method,
+    PlansGeometry,
+    ScoresImages,
+    ShowsAttention,
+    State,
+    map_shape,
+)
 from mvead_jax.postprocess.evidence import evidence_grid, with_evidence
 from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime import sharding
@@ -37,6 +46,20 @@ class Inputs:
     features: Mapping[str, Any]
     present: Bool[np.ndarray, "S V"]
     images: Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]] | None = None
+
+
+class Scored(NamedTuple):
+    """What a scorer says of some samples; NaN where a view is missing.
+
+    Attributes:
+      rows: of the samples. maps: their anomaly maps.
+      views: scores by which samples are scored and decided about. images: scores of images by themselves.
+    """
+
+    rows: Int[np.ndarray, " b"]
+    maps: Float32[np.ndarray, "b V h w"]
+    views: Float32[np.ndarray, "b V"]
+    images: Float32[np.ndarray, "b V"]
 
 
 @dataclass(frozen=True)
@@ -77,10 +100,10 @@ class Scorer:
         object.__setattr__(self, "_planned", planned)
         object.__setattr__(self, "_mask", jnp.asarray(self.keys.mask))
 
-    def maps(
+    def score(
         self, inputs: Inputs, rows: Int[np.ndarray, " n"], most: int = _BATCH_SAMPLES
-    ) -> Iterator[tuple[Int[np.ndarray, " b"], Float32[np.ndarray, "b V h w"]]]:
-        """Yield anomaly maps of some samples, a batch after another; NaN where a view is missing.
+    ) -> Iterator[Scored]:
+        """Yield maps and scores of some samples, a batch after another; NaN where a view is missing.
 
         All processes must call; each reads the features of its own samples.
 
@@ -101,7 +124,15 @@ class Scorer:
                 )
                 maps = np.array(jax.vmap(fuse, (0, 0, None))(maps, present, self._mask))
             maps[~present] = np.nan
-            yield chosen, maps
+            views = self._view_scores(maps)
+            yield Scored(chosen, maps, views, views)
+
+    def _view_scores(self, maps: Float32[np.ndarray, "b V h w"]) -> Float32[np.ndarray, "b V"]:
+        """The highest of each map, or what the method's own rule makes of it."""
+        method = self.model.method
+        if isinstance(method, ScoresImages) and self.config.evidence == "none":
+            return np.asarray(method.image_scores(maps), np.float32)
+        return maps.max((2, 3))
 
     def attended(
         self, inputs: Inputs, rows: Int[np.ndarray, " n"], top: int

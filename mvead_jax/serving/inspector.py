@@ -45,6 +45,7 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
 )
+from mvead_jax.postprocess.pooling import Pooling, pooled
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.scoring.scorer import Inputs, Scorer
@@ -69,7 +70,8 @@ class Inspection:
 
     Attributes:
       category: the kind of part. views: the model's cameras, in the order of axis V.
-      maps: patch scores; NaN where the view is missing.
+      maps: anomaly maps; NaN where the view is missing, as in the scores.
+      view_scores: by which the part is scored and decided about. image_scores: of the images by themselves.
       sizes: (W, H) of the upright pictures, by the views that were given.
       decision: pass or fail, if the run holds samples out for that (docs/decision.md).
     """
@@ -77,13 +79,20 @@ class Inspection:
     category: str
     views: tuple[str, ...]
     maps: Float32[np.ndarray, "V h w"]
+    view_scores: Float32[np.ndarray, " V"]
+    image_scores: Float32[np.ndarray, " V"]
     sizes: Mapping[str, tuple[int, int]]
+    pooling: Pooling = "max"
     decision: Decision | None = None
 
     @property
     def scores(self) -> dict[str, float]:
-        """The highest patch score of each view that was given (eq. 11)."""
-        return {view: float(self.map_of(view).max()) for view in self.views if view in self.sizes}
+        """The score of each image that was given, as images.csv has it."""
+        return {
+            view: float(score)
+            for view, score in zip(self.views, self.image_scores, strict=True)
+            if view in self.sizes
+        }
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -92,13 +101,14 @@ class Inspection:
     @property
     def worst_view(self) -> str:
         """The view with the highest score; the first of them on a tie."""
-        scores = self.scores
-        return max(scores, key=scores.__getitem__)
+        given = [at for at, view in enumerate(self.views) if view in self.sizes]
+        return self.views[max(given, key=lambda at: self.view_scores[at])]
 
     @property
     def score(self) -> float:
-        """The highest score of any view (eq. 11)."""
-        return self.scores[self.worst_view]
+        """The score of the part, as samples.csv has it."""
+        given = [view in self.sizes for view in self.views]
+        return float(pooled(self.view_scores[None, given], self.pooling)[0])
 
     @property
     def place(self) -> Place:
@@ -237,7 +247,7 @@ class Inspector:
         size = self.backbone.image_size
         for category in self.categories:
             views = len(self.views(category))
-            self.maps(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
+            self.scored(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
 
     def inspect(
         self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
@@ -254,14 +264,14 @@ class Inspector:
         """
         category = self._category(category)
         pictures, present, sizes = self.preprocess(images, category)
-        maps = self.maps(category, pictures, present)
+        maps, views, images = self.scored(category, pictures, present)
         if not np.isfinite(maps[present]).all():
             raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
-        found = Inspection(category, self.views(category), maps, sizes)
+        pooling = self._scorers[category].model.method.requires.sample_score
+        found = Inspection(category, self.views(category), maps, views, images, sizes, pooling)
         if category not in self.calibrations:
             return found
-        highest = maps.reshape(len(maps), -1).max(1)
-        decision = decide(self.calibrations[category], highest, present, self.false_alarms)
+        decision = decide(self.calibrations[category], views, present, self.false_alarms)
         maps_by_view = {view: found.map_of(view) for view in sizes}
         return replace(found, decision=located(decision, maps_by_view, sizes))
 
@@ -285,18 +295,18 @@ class Inspector:
             sizes = dict(zip(given, pool.map(load, given), strict=True))
         return pictures, np.array([view in given for view in views]), sizes
 
-    def maps(
+    def scored(
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
-    ) -> Float32[np.ndarray, "V h w"]:
-        """Return the anomaly maps of a part's preprocessed pictures; NaN where `present` says there is none."""
+    ) -> tuple[Float32[np.ndarray, "V h w"], Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
+        """Return maps, view scores and image scores of preprocessed pictures; NaN where there is none."""
         features = {
             tap: np.asarray(as_stored(own, self._dtype), np.float32)[None]
             for tap, own in self.backbone(pictures).items()
         }
         scorer = self._scorers[category]
         images = (lambda rows: pictures[None]) if scorer.model.method.requires.images else None
-        scored = scorer.maps(Inputs(features, present[None], images), np.array([0]), most=1)
-        return next(iter(scored))[1][0]
+        found = next(scorer.score(Inputs(features, present[None], images), np.array([0]), most=1))
+        return found.maps[0], found.views[0], found.images[0]
 
     def _category(self, category: str | None) -> str:
         if category is None and len(self._scorers) == 1:

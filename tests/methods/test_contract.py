@@ -83,8 +83,8 @@ class Run:
     def maps(self, rows, *, present=None, most=8, scorer=None):
         inputs = self.inputs if present is None else dataclasses.replace(self.inputs, present=present)
         found = {}
-        for chosen, maps in (scorer or self.scorer()).maps(inputs, np.array(rows), most):
-            found |= dict(zip(chosen.tolist(), maps, strict=True))
+        for scored in (scorer or self.scorer()).score(inputs, np.array(rows), most):
+            found |= dict(zip(scored.rows.tolist(), scored.maps, strict=True))
         return np.stack([found[row] for row in rows])
 
 
