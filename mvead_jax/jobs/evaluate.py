@@ -107,8 +107,8 @@ def evaluate(
             of_views = [views[name, line.sample, line.view] for line in own]
             for protocol in protocols:
                 truth = Truth(index.root, of_views, protocol)
-                names = list(dict.fromkeys(line.sample for line in own))
-                sample_scores = np.array([scores[name, sample] for sample in names], np.float32)
+                parts = dict.fromkeys(line.sample for line in own)
+                sample_scores = np.array([scores[name, sample] for sample in parts], np.float32)
                 scene = Scene(own, maps, truth, protocol, labels_of_parts(own, of_parts), sample_scores)
                 found[protocol.name][name] = metrics_of_category(scene, config.eval)
                 bar.advance(note=f"{name} {protocol.name}")
