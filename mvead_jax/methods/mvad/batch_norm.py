@@ -42,13 +42,17 @@ class BatchNorm(nnx.Module):
         if train:
             mean, variance, count = _statistics(x, weights, axis_name)
             unbiased = variance * (count / jnp.maximum(count - 1, 1))
-            for running, found in ((self.mean, mean), (self.variance, unbiased)):
-                found = jax.lax.stop_gradient(found)
-                running[...] = running[...] + self.momentum * (found - running[...])
+            # New variables, because a merged module shares the old ones with the state it was merged from,
+            # which may belong to the function outside of the one that is differentiated.
+            self.mean = self.mean.replace(self._moved(self.mean[...], mean))
+            self.variance = self.variance.replace(self._moved(self.variance[...], unbiased))
         else:
             mean, variance = self.mean[...], self.variance[...]
         gain = self.scale[...] / jnp.sqrt(variance + self.epsilon)
         return (x - mean[None, None, None]) * gain[None, None, None] + self.bias[...][None, None, None]
+
+    def _moved(self, running: Float[Array, " C"], found: Float[Array, " C"]) -> Float[Array, " C"]:
+        return running + self.momentum * (jax.lax.stop_gradient(found) - running)
 
 
 def _statistics(

@@ -60,9 +60,11 @@ def _gathered(table: Float[Array, "M P d"], selection: Selection) -> Float[Array
     return rows.reshape(len(rows), -1, table.shape[-1])
 
 
-def _masked(logits: Float[Array, "M P KP"], selection: Selection) -> Float[Array, "M P KP"]:
-    where = jnp.repeat(selection.where, logits.shape[-1] // selection.where.shape[-1], axis=1)
-    return jnp.where(where[:, None], logits, -jnp.inf)
+def _logits(q: Float[Array, "M P d"], keys: Float[Array, "M KP d"], where: Bool[Array, "M K"]):
+    """Return the products [M,P,KP], and -inf for the keys of a window that is not attended to."""
+    bias = jnp.where(jnp.repeat(where, q.shape[1], axis=1), 0, -jnp.inf).astype(q.dtype)
+    # A sum, because a selection by the mask would take as long as the product itself on a CPU.
+    return _product("mpd,mkd->mpk", q, keys) + bias[:, None]
 
 
 @jax.custom_vjp
@@ -74,7 +76,7 @@ def _one_head(
 
 def _forward(q, k, v, selection):
     keys = _gathered(k, selection)
-    logits = _masked(_product("mpd,mkd->mpk", q, keys), selection)
+    logits = _logits(q, keys, selection.where)
     # Not -inf, also where nothing is chosen: exp(-inf + inf) is no number.
     highest = jnp.maximum(logits.max(-1, keepdims=True), jnp.finfo(logits.dtype).min)
     weights = jnp.exp(logits - highest)
@@ -94,7 +96,7 @@ def _backward(saved, g: Float[Array, "M P d"]):
     q, k, v, selection, output, log_total = saved
     keys = _gathered(k, selection)
     values = keys if v is None else _gathered(v, selection)
-    weights = jnp.exp(_masked(_product("mpd,mkd->mpk", q, keys), selection) - log_total)
+    weights = jnp.exp(_logits(q, keys, selection.where) - log_total)
     mean = (g * output).sum(-1, keepdims=True)
     d_logits = weights * (_product("mpd,mkd->mpk", g, values) - mean)
     d_keys, d_values = _product("mpk,mpd->mkd", d_logits, q), _product("mpk,mpd->mkd", weights, g)
