@@ -1,13 +1,11 @@
-"""Golden numbers of MVAD's released code: attention, network, gradients, one step, maps, rates, parameters.
+"""Golden numbers of MVAD's released code: its network in evaluation and training, gradients, and one step.
 
 Everything is read from a case's own arrays; the tag of a case's weights is its `tag` where it has one, else
-the first of mvad-A, mvad-B, ... with which the case's loss comes out. Tolerances are relative to the largest
-expected number: a few times what separates the authors' code in float32 from itself in float64.
+the first of mvad-A, mvad-B, ... with which the case's loss comes out. Tolerances: see mvad_parts.py.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import string
 from collections.abc import Callable, Iterator, Sequence
@@ -21,103 +19,31 @@ import numpy as np
 import optax
 from flax import nnx
 from oracles import recipes
-from oracles.check import Difference, compare, sampled
-from scipy.ndimage import gaussian_filter
+from oracles.check import Difference, compare
+from oracles.families.mvad_parts import (
+    AMBIGUOUS,
+    channels_last,
+    compared_maps,
+    near,
+    near_sampled,
+    numbered,
+)
 
 from mvead_jax.methods.mvad import objective
 from mvead_jax.methods.mvad.fusion import position_map
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig
-from mvead_jax.methods.mvad.mvas import mvas, partition, routing_scores, select_windows
-from mvead_jax.methods.mvad.optimizer import LEARNING_RATE, optimizer, schedule
+from mvead_jax.methods.mvad.mvas import routing_scores, select_windows
+from mvead_jax.methods.mvad.optimizer import optimizer
 from mvead_jax.methods.mvad.params import from_released, key_table
-from mvead_jax.methods.mvad.window_attention import Selection
 
-CASES = ("mvad_*.npz", "misc_anomaly_map*.npz", "lr_mvad*.json", "params_mvad*.json")
-AMBIGUOUS = 1e-4  # of a routing score: two windows closer than that may be chosen either way
+CASES = ("mvad_small*.npz", "mvad_full*.npz", "mvad_step*.npz")
 
 
 def check(path: Path) -> Iterator[Difference]:
-    if path.suffix == ".json":
-        case = json.loads(path.read_text())
-        return _rates(case) if "steps_per_epoch" in case else _parameters(case)
     case = dict(np.load(path))
     if "lr" in case:
         return _step(path, case)
-    if "features" in case:
-        return _mvas(case)
-    if "images_uint8" in case:
-        return _full(path, case)
-    return _maps(case) if "fpn0" not in case else _small(path, case)
-
-
-def _channels_last(x: np.ndarray, samples: int) -> jax.Array:
-    """Return [B,V,H,W,C] of [N,C,H,W]."""
-    x = np.asarray(x).transpose(0, 2, 3, 1)
-    return jnp.asarray(x.reshape(samples, -1, *x.shape[1:]))
-
-
-def _near(name: str, found: Any, expected: Any, relative: float) -> Difference:
-    return compare(name, found, expected, relative * float(np.abs(expected).max()))
-
-
-def _near_sampled(case: dict, name: str, found: Any, relative: float) -> Difference:
-    expected = case[name] if name in case else case[f"{name}.val"]
-    return sampled(case, name, found, relative * float(np.abs(expected).max()))
-
-
-# ---- attention alone
-
-
-def _mvas(case: dict) -> Iterator[Difference]:
-    heads, (windows, top) = int(case["config"][-1]), case["config"][4:6].tolist()
-    features, position = jnp.asarray(case["features"]), jnp.asarray(case["position"])
-    views = features.shape[1]
-    query = features + position[None, None]
-    yield _near("position", position_map(*position.shape), position, 2e-6)
-    means = jax.vmap(lambda x: partition(x, windows).mean(2))(query)
-    yield _near("query_window_mean", means, case["query_window_mean"], 1e-6)
-    own = jax.vmap(lambda q, k: select_windows(q, k, windows=windows, top=top))(query, features)
-    stored = _numbered(case["selected"], windows**2)
-    clear = case["gap_k"] > AMBIGUOUS
-    found = np.asarray(own.window).reshape(stored.shape)
-    yield compare("selected", np.sort(found)[clear], np.sort(stored)[clear], 0)
-    scores = jax.vmap(lambda q, k: routing_scores(q, k, windows))(query, features)
-    scores = np.asarray(scores) * features.shape[-1] ** -0.5
-    for view in range(views):
-        others = np.delete(scores[:, view], view, axis=2).reshape(case["routing_logits"][:, view].shape)
-        yield _near("routing_logits", others, case["routing_logits"][:, view], 2e-6)
-
-    selection = Selection(jnp.asarray(stored.reshape(own.window.shape), jnp.int32), own.where)
-
-    @jax.jit
-    def attend(query, keys, selection):
-        options = {"windows": windows, "top": top, "heads": heads}
-        return jax.vmap(lambda q, k, s: mvas(q, k, selection=s, **options))(query, keys, selection)
-
-    cut = [
-        jax.vmap(lambda x: partition(x, windows))(x) for x in (attend(query, features, own), case["output"])
-    ]
-    yield _near("output of the own choice", *(np.asarray(x)[clear] for x in cut), 1e-6)
-    output, pull = jax.vjp(lambda q, k: attend(q, k, selection), query, features)
-    yield _near("output", output, case["output"], 1e-6)
-    for key in case:
-        if match := re.fullmatch(r"cotangent_v(\d+)", key):
-            view = int(match[1])
-            cotangent = jnp.zeros_like(output).at[:, view].set(case[key])
-            d_query, d_keys = pull(cotangent)
-            yield _near(f"grad_query_v{view}", d_query[:, view], case[f"grad_query_v{view}"], 2e-6)
-            others = np.delete(d_keys, view, axis=1)
-            yield _near(f"grad_keys_v{view}", others, case[f"grad_keys_v{view}"], 2e-6)
-
-
-def _numbered(selected: np.ndarray, windows: int) -> np.ndarray:
-    """Numbers of windows of all views, from those of the other views alone [B,V,n²,K]."""
-    other, window = np.divmod(np.asarray(selected, np.int64), windows)
-    view = np.arange(selected.shape[1])[None, :, None, None]
-    return (other + (other >= view)) * windows + window
-
-
-# ---- the network
+    return _full(path, case) if "images_uint8" in case else _small(path, case)
 
 
 class Weights:
@@ -145,7 +71,7 @@ class Weights:
 
 def _fitting(path: Path, case: dict, run: Callable[[Weights], dict], key: str) -> dict:
     """Return the results of the weights of a case: by its tag, or else the first ones that give its `key`."""
-    recipe = path.parent / "recipe_mvad.json"
+    recipe = path.parent / str(case.get("recipe", "recipe_mvad.json"))
     if "tag" in case:
         return run(Weights(recipe, str(case["tag"])))
     first = None
@@ -200,14 +126,14 @@ def _blocks(graph: Any, state: Any, teacher: Sequence[jax.Array]) -> dict[str, j
 def _compared_blocks(case: dict, found: dict[str, jax.Array]) -> Iterator[Difference]:
     for key, expected in case.items():
         if match := re.fullmatch(r"((?:mvas|norm|mlp)\d+)_v(\d+)", key):
-            yield _near(key, found[match[1]][:, int(match[2])], expected, 3e-6)
+            yield near(key, found[match[1]][:, int(match[2])], expected, 3e-6)
         elif key.startswith("selected_mvas"):
             own = np.asarray(found[key]).reshape(expected.shape)
             scores = np.array(found[key.replace("selected_mvas", "scores")])  # [B,V,n²,V,n²]
             scores[:, np.arange(scores.shape[1]), :, np.arange(scores.shape[1])] = -np.inf
             scores = -np.sort(-scores.reshape(*own.shape[:3], -1) * scores.shape[-1] ** -0.5)
             clear = scores[..., own.shape[-1] - 1] - scores[..., own.shape[-1]] > AMBIGUOUS
-            stored = _numbered(expected, own.shape[2])
+            stored = numbered(expected, own.shape[2])
             yield compare(key, np.sort(own)[clear], np.sort(stored)[clear], 0)
 
 
@@ -216,12 +142,12 @@ def _compared(case: dict, found: dict[str, Any], relative: float) -> Iterator[Di
     for name, x in found.items():
         if name in case or f"{name}.val" in case:
             x = np.asarray(x)
-            yield _near_sampled(case, name, x.transpose(0, 3, 1, 2) if x.ndim == 4 else x, relative)
+            yield near_sampled(case, name, x.transpose(0, 3, 1, 2) if x.ndim == 4 else x, relative)
 
 
 def _small(path: Path, case: dict) -> Iterator[Difference]:
     samples, _, *windows, top, heads = case["config"].tolist()
-    teacher = [_channels_last(case[f"teacher{scale}"], samples) for scale in range(3)]
+    teacher = [channels_last(case[f"teacher{scale}"], samples) for scale in range(3)]
     train = any(".running_mean" in key for key in case)
 
     def run(weights: Weights) -> dict:
@@ -237,15 +163,15 @@ def _small(path: Path, case: dict) -> Iterator[Difference]:
     if train:
         running = dict(nnx.to_flat_state(found["state"]))
         for key in [key for key in case if ".running_" in key]:
-            yield _near(key, running[found["table"][key].path][...], case[key], 2e-6)
+            yield near(key, running[found["table"][key].path][...], case[key], 2e-6)
     else:
         yield from _compared_blocks(case, _blocks(*found["blocks"], teacher))
-        yield from _compared_maps(case, teacher, found)
+        yield from compared_maps(case, teacher, found)
 
 
 def _full(path: Path, case: dict) -> Iterator[Difference]:
     images = recipes.normalised(case["images_uint8"])
-    yield _near_sampled(case, "input", images.transpose(0, 3, 1, 2), 1e-6)
+    yield near_sampled(case, "input", images.transpose(0, 3, 1, 2), 1e-6)
     choices = [case[f"selected_mvas{scale}"].shape for scale in range(3)]  # [B,V,n²,K]
     samples = choices[0][0]
     windows, top = [round(own[2] ** 0.5) for own in choices], [own[3] for own in choices]
@@ -260,7 +186,7 @@ def _full(path: Path, case: dict) -> Iterator[Difference]:
     found = _fitting(path, case, run, "loss")
     yield from _compared(case, found, 3e-6)
     yield from _compared_blocks(case, _blocks(*found["blocks"], found["teacher"]))
-    yield from _compared_maps(case, found["teacher"], found)
+    yield from compared_maps(case, found["teacher"], found)
 
 
 def _teacher(weights: dict[str, np.ndarray], x: jax.Array) -> list[jax.Array]:
@@ -318,11 +244,11 @@ def _step(path: Path, case: dict) -> Iterator[Difference]:
 
     found = _fitting(path, case, run, "loss_before")
     before, after, evaluated = case["loss_float64"]
-    yield _near("loss_before", found["loss_before"], before, 1e-6)
-    yield _near("loss_after_train", found["loss_after"], after, 1e-6)
+    yield near("loss_before", found["loss_before"], before, 1e-6)
+    yield near("loss_after_train", found["loss_after"], after, 1e-6)
     # The sign of a convolution's bias before a batch norm is noise in the first step, and shows here.
-    yield _near("loss_after_eval", found["loss_evaluated"], evaluated, 1e-3)
-    yield _near("grad_norm_total", found["norm"], case["float64/grad_norm_total"], 1e-6)
+    yield near("loss_after_eval", found["loss_evaluated"], evaluated, 1e-3)
+    yield near("grad_norm_total", found["norm"], case["float64/grad_norm_total"], 1e-6)
     for key in [key for key in case if key.startswith("float64/grad/")]:
         name = key.removeprefix("float64/grad/")
         released, source = found["released"][name], found["table"][name]
@@ -331,11 +257,11 @@ def _step(path: Path, case: dict) -> Iterator[Difference]:
         gradient[places] = np.asarray(found["gradient"][source.path]).reshape(-1)
         stepped[places] = np.asarray(found["after"][source.path]).reshape(-1)
         at = case[f"grad/{name}.pos"]
-        yield _near(key, gradient[at], case[key], 3e-6)
+        yield near(key, gradient[at], case[key], 3e-6)
         norm = case[f"float64/gradnorm/{name}"]
-        yield _near(f"gradnorm/{name}", np.linalg.norm(gradient), norm, 1e-6)
+        yield near(f"gradnorm/{name}", np.linalg.norm(gradient), norm, 1e-6)
         at = case[f"after/{name}.pos"]
-        yield _near(f"after/{name}", stepped[at], case[f"float64/after/{name}"], 1e-6)
+        yield near(f"after/{name}", stepped[at], case[f"float64/after/{name}"], 1e-6)
 
 
 def _stepped(graph: Any, state: Any, teacher: Sequence[jax.Array], rate: float) -> dict[str, Any]:
@@ -364,67 +290,3 @@ def _stepped(graph: Any, state: Any, teacher: Sequence[jax.Array], rate: float) 
         "gradient": {path: np.asarray(leaf[...]) for path, leaf in flat[0].items()},
         "after": {path: np.asarray(leaf[...]) for path, leaf in flat[1].items()},
     }
-
-
-# ---- maps, learning rates, parameters
-
-
-def _maps(case: dict) -> Iterator[Difference]:
-    teacher, student = (
-        [
-            _channels_last(case[f"{who}{scale}"], 1)
-            for scale in range(sum(key.startswith(who) for key in case))
-        ]
-        for who in ("teacher", "student")
-    )
-    size = case["map_sigma0"].shape[1:]
-    maps = np.asarray(_anomaly_maps(teacher, student, size))
-    for key in [key for key in case if key.startswith("map_sigma")]:
-        yield _near(key, _smoothed(maps, float(key.removeprefix("map_sigma"))), case[key], 3e-6)
-
-
-def _compared_maps(case: dict, teacher: Sequence[jax.Array], found: dict) -> Iterator[Difference]:
-    student = [found[f"student{scale}"].reshape(x.shape) for scale, x in enumerate(teacher)]
-    maps = np.asarray(_anomaly_maps(teacher, student, case["map_raw"].shape[1:]))
-    smooth = _smoothed(maps, 4)
-    for name, own in (("map_raw", maps), ("map_smooth", smooth)):
-        yield _near(name, own, case[name], 1e-3 if case[name].dtype == np.float16 else 3e-6)
-        if f"{name}32.val" in case:
-            yield _near_sampled(case, f"{name}32", own, 3e-6)
-    scores = objective.image_scores(jnp.asarray(smooth)).reshape(teacher[0].shape[:2])
-    yield _near("image_score", scores.reshape(-1), case["image_score"], 3e-6)
-    samples = objective.sample_score(scores, jnp.ones(scores.shape, bool))
-    yield _near("sample_score", samples, case["sample_score"].reshape(-1), 3e-6)
-
-
-def _anomaly_maps(
-    teacher: Sequence[jax.Array], student: Sequence[jax.Array], size: tuple[int, int]
-) -> jax.Array:
-    """Return the maps [N,height,width] before smoothing."""
-    own = jax.vmap(jax.vmap(lambda t, s: objective.anomaly_map(t, s, size)))(teacher, student)
-    return own.reshape(-1, *size)
-
-
-def _smoothed(maps: np.ndarray, sigma: float) -> np.ndarray:
-    return np.stack([gaussian_filter(x.astype(np.float64), sigma) for x in maps]) if sigma else maps
-
-
-def _rates(case: dict) -> Iterator[Difference]:
-    steps = case["steps_per_epoch"]
-    epochs = -(-(1 + max(at for at, _ in case["iteration_and_lr"])) // steps)
-    rate = schedule(LEARNING_RATE, epochs, steps)
-    for at, expected in case["iteration_and_lr"]:
-        yield compare(f"learning rate at {at}", rate(jnp.int32(at)), expected, 1e-7 * expected)
-
-
-def _parameters(case: dict) -> Iterator[Difference]:
-    network = nnx.eval_shape(lambda: MVADNetwork(NetworkConfig(), nnx.Rngs(0)))
-    leaves = dict(nnx.to_flat_state(nnx.state(network, nnx.Param)))
-    sizes = {
-        key: leaves[source.path].size for key, source in key_table(network).items() if source.path in leaves
-    }
-    yield compare("neck and student", sum(sizes.values()), case["mff_oce"] + case["net_s"], 0)
-    for name, expected in case.items():
-        if not name.startswith("net_t") and name != "total":
-            found = sum(size for key, size in sizes.items() if key.startswith(f"{name}."))
-            yield compare(name, found, expected, 0)
