@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -39,34 +41,61 @@ class BatchNorm(nnx.Module):
           axis_name: the mesh axis over which the batch is divided inside `jax.shard_map`; the statistics are
             those of the whole batch. Arrays that `jax.jit` divides by itself need none.
         """
-        if train:
-            mean, variance, count = _statistics(x, weights, axis_name)
-            unbiased = variance * (count / jnp.maximum(count - 1, 1))
-            # New variables, because a merged module shares the old ones with the state it was merged from,
-            # which may belong to the function outside of the one that is differentiated.
-            self.mean = self.mean.replace(self._moved(self.mean[...], mean))
-            self.variance = self.variance.replace(self._moved(self.variance[...], unbiased))
-        else:
-            mean, variance = self.mean[...], self.variance[...]
-        gain = self.scale[...] / jnp.sqrt(variance + self.epsilon)
-        return (x - mean[None, None, None]) * gain[None, None, None] + self.bias[...][None, None, None]
+        scale, bias = self.scale[...], self.bias[...]
+        if not train:
+            gain = scale / jnp.sqrt(self.variance[...] + self.epsilon)
+            return (x - _channels(self.mean[...])) * _channels(gain) + _channels(bias)
+        weights = jnp.ones(len(x), x.dtype) if weights is None else weights.astype(x.dtype)
+        y, mean, variance, count = _normalise(x, scale, bias, weights, self.epsilon, axis_name)
+        unbiased = variance * (count / jnp.maximum(count - 1, 1))
+        # New variables, because a merged module shares the old ones with the state it was merged from, which
+        # may belong to the function outside of the one that is differentiated.
+        self.mean = self.mean.replace(self._moved(self.mean[...], mean))
+        self.variance = self.variance.replace(self._moved(self.variance[...], unbiased))
+        return y
 
     def _moved(self, running: Float[Array, " C"], found: Float[Array, " C"]) -> Float[Array, " C"]:
         return running + self.momentum * (jax.lax.stop_gradient(found) - running)
 
 
-def _statistics(
-    x: Float[Array, "N H W C"], weights: Float[Array, " N"] | None, axis_name: str | None
-) -> tuple[Float[Array, " C"], Float[Array, " C"], Float[Array, ""]]:
-    """Return mean, biased variance and the number of pixels, of all images that count."""
-    images, height, width, _ = x.shape
-    weights = jnp.ones(images, x.dtype) if weights is None else weights.astype(x.dtype)
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _normalise(x, scale, bias, weights, epsilon, axis_name):
+    """Return the normalised maps, and mean, biased variance and number of pixels of the images that count.
 
-    def whole(total):
-        return total if axis_name is None else jax.lax.psum(total, axis_name)
+    Only the maps have a derivative. It is written out because JAX's own takes half as long again and keeps
+    more than x.
+    """
+    return _forward(x, scale, bias, weights, epsilon, axis_name)[0]
 
-    count = jnp.maximum(whole(weights.sum()), 1) * (height * width)
-    mean = whole(jnp.einsum("nhwc,n->c", x, weights, precision="highest")) / count
-    squares = jnp.square(x - mean[None, None, None])
-    variance = whole(jnp.einsum("nhwc,n->c", squares, weights, precision="highest")) / count
-    return mean, variance, count
+
+def _forward(x, scale, bias, weights, epsilon, axis_name):
+    count = jnp.maximum(_whole(weights.sum(), axis_name), 1) * (x.shape[1] * x.shape[2])
+    mean = _whole((x.sum((1, 2)) * weights[:, None]).sum(0), axis_name) / count
+    squares = jnp.square(x - _channels(mean)).sum((1, 2))
+    variance = _whole((squares * weights[:, None]).sum(0), axis_name) / count
+    inverse = 1 / jnp.sqrt(variance + epsilon)
+    y = (x - _channels(mean)) * _channels(scale * inverse) + _channels(bias)
+    return (y, mean, variance, count), (x, scale, weights, mean, inverse, count)
+
+
+def _backward(epsilon, axis_name, saved, cotangents):
+    """Return the gradients: every image's g moves the statistics, which all images that count make."""
+    x, scale, weights, mean, inverse, count = saved
+    g = cotangents[0]
+    d_bias = g.sum((1, 2)).sum(0)
+    d_scale = (g * (x - _channels(mean))).sum((1, 2)).sum(0) * inverse
+    all_bias, all_scale = _whole(d_bias, axis_name), _whole(d_scale, axis_name)
+    shared = _channels(all_bias) + (x - _channels(mean)) * _channels(inverse * all_scale)
+    d_x = _channels(scale * inverse) * (g - (weights / count)[:, None, None, None] * shared)
+    return d_x, d_scale, d_bias, None
+
+
+_normalise.defvjp(_forward, _backward)
+
+
+def _whole(total: Array, axis_name: str | None) -> Array:
+    return total if axis_name is None else jax.lax.psum(total, axis_name)
+
+
+def _channels(values: Float[Array, " C"]) -> Float[Array, "1 1 1 C"]:
+    return values[None, None, None]

@@ -6,6 +6,7 @@ head.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -25,6 +26,7 @@ class Selection(NamedTuple):
     where: Bool[Array, "M K"]
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def attend_windows(
     query: Float[Array, "M P C"],
     key: Float[Array, "M P C"],
@@ -40,15 +42,70 @@ def attend_windows(
       selection: a window without any choice gives 0.
       heads: h; the channels are cut into h groups in their order.
     """
-    windows, pixels, channels = query.shape
+    return _forward(query, key, value, selection, heads)[0]
 
-    def by_head(x: Float[Array, "M P C"]) -> Float[Array, "h M P d"]:
-        return x.reshape(-1, pixels, heads, channels // heads).transpose(2, 0, 1, 3)
 
+def _forward(query, key, value, selection, heads):
+    arrays = [None if x is None else _split(x, heads) for x in (query, key, value)]
     # One head after the other keeps logits and gathered keys in the processor's cache.
-    arrays = by_head(query), by_head(key), None if value is None else by_head(value)
-    mixed = jax.lax.map(lambda own: _one_head(*own, selection), arrays)
-    return mixed.transpose(1, 2, 0, 3).reshape(windows, pixels, channels)
+    output, log_total = jax.lax.map(lambda own: _one_head(*own, selection), arrays)
+    output = _join(output)
+    return output, (query, key, value, selection, output, log_total)
+
+
+def _backward(heads, saved, g: Float[Array, "M P C"]):
+    """Return the gradients, from the weights p = softmax(q k) computed again.
+
+    dv = pᵀ g and the gradient of the logits is p (g·v - g·output). JAX's own derivative would keep the
+    weights of all samples, which are larger than all maps of the teacher, and is slower.
+    """
+    query, key, value, selection, output, log_total = saved
+    arrays = [None if x is None else _split(x, heads) for x in (query, key, value, g * output, g)]
+    found = jax.lax.map(lambda own: _gradients(*own, selection), (*arrays, log_total))
+    return *(None if x is None else _join(x) for x in found), None
+
+
+attend_windows.defvjp(_forward, _backward)
+
+
+def _one_head(q: Float[Array, "M P d"], k: Float[Array, "M P d"], v: Float[Array, "M P d"] | None, selection):
+    """Return the output of one head and the logarithms of the softmax's sums [M,P,1]."""
+    keys = _gathered(k, selection)
+    logits = _logits(q, keys, selection.where)
+    # Not -inf, also where nothing is chosen: exp(-inf + inf) is no number.
+    highest = jnp.maximum(logits.max(-1, keepdims=True), jnp.finfo(logits.dtype).min)
+    weights = jnp.exp(logits - highest)
+    total = weights.sum(-1, keepdims=True)
+    total = jnp.where(total > 0, total, 1)
+    values = keys if v is None else _gathered(v, selection)
+    return _product("mpk,mkd->mpd", weights, values) / total, highest + jnp.log(total)
+
+
+def _gradients(q, k, v, g_output, g, log_total, selection):
+    """Return the gradients of one head's q, k and v."""
+    keys = _gathered(k, selection)
+    values = keys if v is None else _gathered(v, selection)
+    weights = jnp.exp(_logits(q, keys, selection.where) - log_total)
+    mean = g_output.sum(-1, keepdims=True)
+    d_logits = weights * (_product("mpd,mkd->mpk", g, values) - mean)
+    d_keys, d_values = _product("mpk,mpd->mkd", d_logits, q), _product("mpk,mpd->mkd", weights, g)
+    if v is None:
+        d_keys, d_values = d_keys + d_values, None
+
+    def scattered(update: Float[Array, "M KP d"]) -> Float[Array, "M P d"]:
+        update = update.reshape(*selection.window.shape, *k.shape[1:])
+        return jnp.zeros_like(k).at[selection.window].add(update, mode="promise_in_bounds")
+
+    d_v = None if d_values is None else scattered(d_values)
+    return _product("mpk,mkd->mpd", d_logits, keys), scattered(d_keys), d_v
+
+
+def _split(x: Float[Array, "M P C"], heads: int) -> Float[Array, "h M P d"]:
+    return x.reshape(*x.shape[:2], heads, -1).transpose(2, 0, 1, 3)
+
+
+def _join(x: Float[Array, "h M P d"]) -> Float[Array, "M P C"]:
+    return x.transpose(1, 2, 0, 3).reshape(*x.shape[1:3], -1)
 
 
 def _product(subscripts: str, x: Array, y: Array) -> Array:
@@ -65,50 +122,3 @@ def _logits(q: Float[Array, "M P d"], keys: Float[Array, "M KP d"], where: Bool[
     bias = jnp.where(jnp.repeat(where, q.shape[1], axis=1), 0, -jnp.inf).astype(q.dtype)
     # A sum, because a selection by the mask would take as long as the product itself on a CPU.
     return _product("mpd,mkd->mpk", q, keys) + bias[:, None]
-
-
-@jax.custom_vjp
-def _one_head(
-    q: Float[Array, "M P d"], k: Float[Array, "M P d"], v: Float[Array, "M P d"] | None, selection: Selection
-) -> Float[Array, "M P d"]:
-    return _forward(q, k, v, selection)[0]
-
-
-def _forward(q, k, v, selection):
-    keys = _gathered(k, selection)
-    logits = _logits(q, keys, selection.where)
-    # Not -inf, also where nothing is chosen: exp(-inf + inf) is no number.
-    highest = jnp.maximum(logits.max(-1, keepdims=True), jnp.finfo(logits.dtype).min)
-    weights = jnp.exp(logits - highest)
-    total = weights.sum(-1, keepdims=True)
-    total = jnp.where(total > 0, total, 1)
-    values = keys if v is None else _gathered(v, selection)
-    output = _product("mpk,mkd->mpd", weights, values) / total
-    return output, (q, k, v, selection, output, highest + jnp.log(total))
-
-
-def _backward(saved, g: Float[Array, "M P d"]):
-    """Return the gradients, from the weights p = softmax(q k) computed again.
-
-    dv = pᵀ g and the gradient of the logits is p (g·v - g·output). JAX's own derivative would keep the
-    weights of all samples, which are larger than all maps of the teacher, and is slower.
-    """
-    q, k, v, selection, output, log_total = saved
-    keys = _gathered(k, selection)
-    values = keys if v is None else _gathered(v, selection)
-    weights = jnp.exp(_logits(q, keys, selection.where) - log_total)
-    mean = (g * output).sum(-1, keepdims=True)
-    d_logits = weights * (_product("mpd,mkd->mpk", g, values) - mean)
-    d_keys, d_values = _product("mpk,mpd->mkd", d_logits, q), _product("mpk,mpd->mkd", weights, g)
-    if v is None:
-        d_keys, d_values = d_keys + d_values, None
-
-    def scattered(update: Float[Array, "M KP d"]) -> Float[Array, "M P d"]:
-        update = update.reshape(*selection.window.shape, *k.shape[1:])
-        return jnp.zeros_like(k).at[selection.window].add(update, mode="promise_in_bounds")
-
-    d_value = None if d_values is None else scattered(d_values)
-    return _product("mpk,mkd->mpd", d_logits, keys), scattered(d_keys), d_value, None
-
-
-_one_head.defvjp(_forward, _backward)

@@ -121,6 +121,29 @@ def test_batch_norm_in_evaluation_uses_its_running_statistics_and_keeps_them():
     np.testing.assert_array_equal(state["mean"][...], mean)
 
 
+def test_the_derivative_of_batch_norm_is_that_of_differences():
+    weights, rng = jnp.array([1, 0, 1], jnp.float32), np.random.default_rng(0)
+    graph, state = nnx.split(started())
+    with jax.enable_x64(True):
+        state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), np.float64), state)
+        arrays = state, jnp.asarray(rng.normal(size=(3, 2, 2, 3)))
+        factors = jnp.asarray(rng.normal(size=(3, 2, 2, 3)))
+
+        @jax.jit
+        def total(arrays):
+            state, x = arrays
+            return (nnx.merge(graph, state)(x, train=True, weights=weights) * factors).sum()
+
+        step = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), arrays)
+        ahead, behind = (
+            total(jax.tree.map(lambda x, d, side=side: x + side * d, arrays, step)) for side in (1e-6, -1e-6)
+        )
+        slope = sum(
+            (g * d).sum() for g, d in zip(*map(jax.tree.leaves, (jax.grad(total)(arrays), step)), strict=True)
+        )
+        np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, rtol=1e-7)
+
+
 @pytest.mark.parametrize("manual", [True, False])
 def test_batch_norm_over_four_devices_is_that_of_one(manual):
     norm, x = started(), draw(7, 8, 2, 5, 3) + 3
