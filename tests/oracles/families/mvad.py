@@ -6,6 +6,7 @@ the first of mvad-A, mvad-B, ... with which the case's loss comes out. Tolerance
 
 from __future__ import annotations
 
+import importlib
 import re
 import string
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from oracles.families.mvad_parts import (
     near,
     near_sampled,
     numbered,
+    own_resnet,
 )
 
 from mvead_jax.methods.mvad import objective
@@ -181,12 +183,30 @@ def _full(path: Path, case: dict) -> Iterator[Difference]:
         teacher = [x.reshape(samples, -1, *x.shape[1:]) for x in maps]
         graph, state = nnx.split(weights.network(windows, top, 8))
         found = _results(graph, state, teacher, False) | {"teacher": teacher, "blocks": (graph, state)}
-        return found | {f"teacher{scale}": x for scale, x in enumerate(maps)}
+        found |= {f"teacher{scale}": x for scale, x in enumerate(maps)}
+        return found | {"released": weights.released}
 
     found = _fitting(path, case, run, "loss")
+    yield from _own_teacher(case, found["released"], images)
     yield from _compared(case, found, 3e-6)
     yield from _compared_blocks(case, _blocks(*found["blocks"], found["teacher"]))
     yield from compared_maps(case, found["teacher"], found)
+
+
+def _own_teacher(case: dict, weights: dict[str, np.ndarray], images: np.ndarray) -> Iterator[Difference]:
+    """Compare the project's ResNet-34 with the teacher's maps."""
+    resnet = own_resnet()
+    if resnet is None:
+        return
+    checkpoint = importlib.import_module("mvead_jax.backbones.checkpoint")
+    own = {key[6:]: value for key, value in weights.items() if key.startswith("net_t.")}
+    network = resnet.from_tensors("resnet34", checkpoint.Arrays("net_t", own), 3, held=3)
+    graph, state = nnx.split(network)
+    taps = ("layer1", "layer2", "layer3")
+    maps = jax.jit(lambda state, x: nnx.merge(graph, state)(x, taps))(state, jnp.asarray(images))
+    for scale, tap in enumerate(taps):
+        named = {f"teacher{scale}.{key}": case[f"teacher{scale}.{key}"] for key in ("pos", "val", "shape")}
+        yield near_sampled(named, f"teacher{scale}", maps[tap].transpose(0, 3, 1, 2), 3e-6)
 
 
 def _teacher(weights: dict[str, np.ndarray], x: jax.Array) -> list[jax.Array]:

@@ -6,10 +6,12 @@ times what separates the authors' code in float32 from itself in float64.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -161,7 +163,21 @@ def _parameters(case: dict) -> Iterator[Difference]:
         key: leaves[source.path].size for key, source in key_table(network).items() if source.path in leaves
     }
     yield compare("neck and student", sum(sizes.values()), case["mff_oce"] + case["net_s"], 0)
+    if resnet := own_resnet():
+        teacher = {
+            key: np.prod(source.shape, dtype=int) for key, source in resnet.key_table("resnet34", 3).items()
+        }
+        sizes |= {f"net_t.{key}": size for key, size in teacher.items() if "running_" not in key}
+        yield compare("total", sum(sizes.values()), case["total"], 0)
     for name, expected in case.items():
-        if not name.startswith("net_t") and name != "total":
+        if name != "total" and (resnet or not name.startswith("net_t")):
             found = sum(size for key, size in sizes.items() if key.startswith(f"{name}."))
             yield compare(name, found, expected, 0)
+
+
+def own_resnet() -> ModuleType | None:
+    """Return the module of the project's ResNets; None, and a line about it, where there is none yet."""
+    if importlib.util.find_spec("mvead_jax.backbones.resnet") is None:
+        print("mvead_jax.backbones.resnet is not there: its part of MVAD's cases is not compared")
+        return None
+    return importlib.import_module("mvead_jax.backbones.resnet.params")
