@@ -19,8 +19,8 @@ TINY = {
     "windows": (3, 2, 2),
     "top": (2, 2, 2),
     "heads": 2,
-    "blocks": (1, 2, 1),
-    "decoder_blocks": (1, 1, 2),
+    "blocks": (1, 1, 1),
+    "decoder_blocks": (1, 1, 1),
 }
 
 
@@ -91,18 +91,16 @@ def test_what_stands_in_a_missing_view_changes_nothing_about_the_others(network,
     assert all(np.isfinite(x).all() for x in alone)
 
 
-def test_a_missing_view_is_as_if_the_sample_had_one_view_less(network):
+def test_a_missing_view_is_as_if_the_samples_had_one_view_less_also_in_the_statistics_of_training(network):
     teacher, present = teacher_maps(), np.array([[True, False, True]] * B)
     less = tuple(x[:, present[0]] for x in teacher)
-    for train in (False, True):
-        found, statistics = run(network, teacher, present, train=train)
-        expected, same = run(network, less, np.ones((B, 2), bool), train=train)
-        # In training the last batch norms see four values a channel, which amplifies the rounding.
-        options = {"rtol": 2e-3, "atol": 2e-3} if train else {"rtol": 1e-5, "atol": 1e-5}
-        for one, other in zip(found, expected, strict=True):
-            np.testing.assert_allclose(one[:, present[0]], other, **options)
-        for one, other in zip(jax.tree.leaves(statistics), jax.tree.leaves(same), strict=True):
-            np.testing.assert_allclose(one, other, **options)
+    found, statistics = run(network, teacher, present, train=True)
+    expected, same = run(network, less, np.ones((B, 2), bool), train=True)
+    # The last batch norms see four values a channel, which amplifies the rounding.
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one[:, present[0]], other, rtol=2e-3, atol=2e-3)
+    for one, other in zip(jax.tree.leaves(statistics), jax.tree.leaves(same), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3)
 
 
 def test_the_order_of_views_only_reorders_the_result(network):
