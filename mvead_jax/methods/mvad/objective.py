@@ -1,0 +1,96 @@
+"""MVAD's loss, anomaly map and scores (seed 003 eq. 10; the released code where the paper is silent).
+
+Written for one image or one sample; the caller vmaps. A teacher's and a student's three maps go from fine to
+coarse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+LOSS_WEIGHT = 5.0  # the released code's; the paper has a plain sum
+_SMALLEST_NORM = 1e-8
+
+
+def image_loss(
+    teacher: Sequence[Float[Array, "H W C"]],
+    student: Sequence[Float[Array, "H W C"]],
+    weight: float = LOSS_WEIGHT,
+) -> Float[Array, ""]:
+    """Return the loss of one image: weight times the sum over scales of the mean squared difference.
+
+    All images have maps of the same sizes, so the loss of a batch is the mean of this over its images.
+    """
+    return weight * sum(jnp.square(t - s).mean() for t, s in zip(teacher, student, strict=True))
+
+
+def batch_loss(
+    teacher: Sequence[Float[Array, "*batch H W C"]],
+    student: Sequence[Float[Array, "*batch H W C"]],
+    counted: Bool[Array, "*batch"],
+    weight: float = LOSS_WEIGHT,
+) -> Float[Array, ""]:
+    """Return the mean of `image_loss` over the images that count; 0 if none does."""
+    total = jnp.zeros(counted.shape, teacher[0].dtype)
+    for t, s in zip(teacher, student, strict=True):
+        total = total + jnp.square(t - s).mean((-3, -2, -1))
+    # jnp.where and not a product, because a missing view's map may hold what is no number.
+    total = jnp.where(counted, total, 0).sum()
+    return weight * total / jnp.maximum(counted.sum(), 1).astype(total.dtype)
+
+
+def anomaly_map(
+    teacher: Sequence[Float[Array, "H W C"]], student: Sequence[Float[Array, "H W C"]], size: tuple[int, int]
+) -> Float[Array, "height width"]:
+    """Return one image's anomaly map at the evaluation size, before smoothing; higher is more abnormal.
+
+    The maps of 1 - cosine at each scale are enlarged, added, and divided by the square of their number, as in
+    the released code, so that the result is a third of their mean for three scales.
+    """
+    total = sum(enlarge(cosine_distance(t, s), size) for t, s in zip(teacher, student, strict=True))
+    return total / len(teacher) ** 2
+
+
+def cosine_distance(t: Float[Array, "H W C"], s: Float[Array, "H W C"]) -> Float[Array, "H W"]:
+    """Return 1 - cos of the two features of each pixel, norms being at least 1e-8."""
+    norms = [jnp.maximum(jnp.sqrt(jnp.square(x).sum(-1)), _SMALLEST_NORM) for x in (t, s)]
+    return 1 - (t * s).sum(-1) / (norms[0] * norms[1])
+
+
+def enlarge(values: Float[Array, "h w"], size: tuple[int, int]) -> Float[Array, "height width"]:
+    """Return the map at another size: bilinear, corner pixels on corner pixels ("align_corners")."""
+    rows, columns = (
+        jnp.asarray(interpolation(old, new), values.dtype)
+        for old, new in zip(values.shape, size, strict=True)
+    )
+    tall = jnp.matmul(rows, values, precision="highest")
+    return jnp.matmul(tall, columns.T, precision="highest")
+
+
+def interpolation(old: int, new: int) -> Float[np.ndarray, "new old"]:
+    """Return the matrix that enlarges one axis: linear interpolation that keeps the end points.
+
+    A single new pixel is the first old one.
+    """
+    place = np.arange(new) * ((old - 1) / max(new - 1, 1))
+    low = np.minimum(place.astype(int), max(old - 2, 0))
+    matrix = np.zeros((new, old))
+    matrix[np.arange(new), low] = 1 - (place - low)
+    matrix[np.arange(new), np.minimum(low + 1, old - 1)] += place - low
+    return matrix
+
+
+def image_scores(maps: Float[Array, "*batch H W"]) -> Float[Array, "*batch"]:
+    """Return the score of each image: the largest value of its smoothed map."""
+    return maps.max((-2, -1))
+
+
+def sample_score(
+    scores: Float[Array, "*batch V"], present: Bool[Array, "*batch V"]
+) -> Float[Array, "*batch"]:
+    """Return the score of each sample: the largest of the views that it has."""
+    return jnp.where(present, scores, -jnp.inf).max(-1)
