@@ -2,7 +2,7 @@
 
 A method may leave the background out of its loss and its scores. A mask is boolean, True = part. It comes
 from one of three sources: `none` (every patch counts), `files` (a PNG for each image), `automatic` (patches
-that are unlike the border of the image). All functions are pure functions of arrays, except `read_foreground`.
+that are unlike the border of the image). All functions are pure, except `read_foreground`.
 """
 
 from __future__ import annotations

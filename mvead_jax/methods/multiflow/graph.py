@@ -1,8 +1,8 @@
 """Which views send messages to which: the graph of Multi-Flow, as data.
 
 A view takes its own prediction plus the mean of the messages that arrive from other views (released code:
-for the camera above 1/4 of the sum over four sides, for a side camera 1/3 of the sum over the camera above and
-its two neighbours on the ring). When a view is missing, its messages are left out of that mean.
+for the camera above 1/4 of the sum over four sides, for a side camera 1/3 of the sum over the camera above
+and its two neighbours on the ring). When a view is missing, its messages are left out of that mean.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def named_graph(
         if name == "top-ring" and above != 1:
             raise UserError(
                 f"config multiflow.graph='top-ring': {above} of {count} cameras have an elevation of at "
-                f"least {_LEAST_TOP:g} degrees and one should; take complete, or list the edges (C1<>C2,C2<>C3)"
+                f"least {_LEAST_TOP:g} degrees and one should; take complete or list the edges"
             )
         return nominal_graph(elevations, azimuths)
     return _listed(name, views)

@@ -1,7 +1,7 @@
 """Weights by the names of the released code: one strict table from its state dictionary to ours.
 
 Its couplings are nodes of a graph of modules: one node for the condition, one for each view, then a
-permutation and a coupling in turn, so that coupling k of a flow with condition and five views is node 7 + 2 k.
+permutation and a coupling in turn. Coupling k of a flow with condition and five views is node 7 + 2 k.
 View 0 is the camera above; the convolutions of its messages have names of their own.
 """
 
