@@ -172,7 +172,5 @@ def _two_pixels(size: int, cells: int) -> tuple[Shaped[np.ndarray, " cells"], ..
     """Return, for each cell along an axis, the two pixels it lies between and their weights of 2048."""
     place = (np.arange(cells) + 0.5) * (size / cells) - 0.5
     low = np.floor(place).astype(np.int64)
-    share = np.where((low < 0) | (low >= size - 1), 0.0, place - low)  # beyond the outer centres: that pixel
-    low = np.clip(low, 0, size - 1)
-    weights = [np.rint(2048 * own).astype(np.int64) for own in (1 - share, share)]
-    return low, np.minimum(low + 1, size - 1), *weights
+    weights = [np.rint(2048 * own).astype(np.int64) for own in (low + 1 - place, place - low)]
+    return np.clip(low, 0, size - 1), np.clip(low + 1, 0, size - 1), *weights

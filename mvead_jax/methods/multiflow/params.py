@@ -131,7 +131,8 @@ def _to_ours(tensor: np.ndarray) -> np.ndarray:
 
 def _to_theirs(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Undo `_to_ours`."""
-    return (array.transpose(3, 2, 0, 1) if array.ndim == 4 else array).reshape(shape)
+    # safetensors writes the bytes as they lie in memory.
+    return np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array).reshape(shape)
 
 
 def _check_keys(table: Mapping[str, Source], keys: set[str], name: str) -> None:
