@@ -22,6 +22,7 @@ from mvead_jax.runtime.errors import UserError
 Source = Literal["none", "files", "automatic"]
 Resize = Literal["area", "nearest", "released"]
 SUFFIX = ".foreground.png"
+_UNIFORM = 0.75  # share of the variance between the halves of a uniform distribution
 _SMALLEST_PIECE = 0.05  # of the largest piece's area; smaller ones are dirt
 
 Mask = Bool[np.ndarray, "h w"]
@@ -76,29 +77,44 @@ def read_foreground(mask: Picture, image: Picture) -> Mask:
 # ---- from features
 
 
-def unlike_border(features: Float[np.ndarray, "h w D"]) -> Mask:
-    """Return the patches unlike the median patch of the border, cut by Otsu's threshold (Otsu 1979).
+def automatic_foreground(features: Float[np.ndarray, "h w D"]) -> Mask:
+    """Return the part in a map of features: what is unlike the border, without holes and without specks.
 
-    Nothing where all patches are equal.
+    The border should show mostly background. Where nothing stands out clearly from it, all patches are
+    foreground, so that no patch is left out by mistake: two groups of patches count as two if the groups
+    explain more of the variance of the distances than they would of a uniform distribution (3/4).
     """
+    distance = border_distance(features)
+    part = above_otsu(distance)
+    if not _separability(distance, part) > _UNIFORM:
+        return np.ones(part.shape, bool)
+    return largest_pieces(ndimage.binary_fill_holes(part))
+
+
+def border_distance(features: Float[np.ndarray, "h w D"]) -> Float[np.ndarray, "h w"]:
+    """Return how far each patch is from the median patch of the border."""
     border = np.ones(features.shape[:2], bool)
     border[1:-1, 1:-1] = False
-    unlike = np.linalg.norm(features - np.median(features[border], axis=0), axis=-1)
-    most = unlike.max()
+    return np.linalg.norm(features - np.median(features[border], axis=0), axis=-1)
+
+
+def above_otsu(values: Float[np.ndarray, "h w"]) -> Mask:
+    """Return which values, at least 0, lie above Otsu's threshold (Otsu 1979); none where all are 0."""
+    most = values.max()
     if not most > 0:
-        return np.zeros(unlike.shape, bool)
-    levels = np.round(255 * unlike / most).astype(np.uint8)
+        return np.zeros(values.shape, bool)
+    levels = np.round(255 * values / most).astype(np.uint8)
     cut, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)
     return levels > cut
 
 
-def automatic_foreground(features: Float[np.ndarray, "h w D"]) -> Mask:
-    """Return the part in a map of features: what is unlike the border, without holes and without specks.
-
-    All patches where nothing stands out, so that nothing is left out by mistake.
-    """
-    part = largest_pieces(ndimage.binary_fill_holes(unlike_border(features)))
-    return part if part.any() else np.ones(part.shape, bool)
+def _separability(values: Float[np.ndarray, "h w"], above: Mask) -> float:
+    """Return the share of the variance that lies between two groups of values (Otsu 1979, eq. 12)."""
+    share = above.mean()
+    if not 0 < share < 1:
+        return 0.0
+    between = share * (1 - share) * (values[above].mean() - values[~above].mean()) ** 2
+    return float(between / values.var())
 
 
 def largest_pieces(part: Mask) -> Mask:

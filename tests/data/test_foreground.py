@@ -6,7 +6,9 @@ import pytest
 from PIL import Image
 
 from mvead_jax.data.foreground import (
+    above_otsu,
     automatic_foreground,
+    border_distance,
     filled_and_grown,
     foreground_path,
     largest_pieces,
@@ -15,7 +17,6 @@ from mvead_jax.data.foreground import (
     resize_fixed_point,
     resize_foreground,
     resize_nearest,
-    unlike_border,
 )
 from mvead_jax.runtime.errors import UserError
 
@@ -106,13 +107,27 @@ def test_a_part_on_a_plain_background_is_found_without_its_holes_and_without_spe
     features[7, 6] = features[0, 0]  # a hole
     features[13, 14] += 3  # a speck
     np.testing.assert_array_equal(automatic_foreground(features), truth)
-    assert not unlike_border(features)[7, 6]
-    assert unlike_border(features)[13, 14]
+    raw = above_otsu(border_distance(features))
+    assert not raw[7, 6]
+    assert raw[13, 14]
 
 
-def test_where_nothing_stands_out_everything_is_foreground():
-    assert automatic_foreground(np.ones((5, 6, 3))).all()
-    assert not unlike_border(np.ones((5, 6, 3))).any()
+@pytest.mark.parametrize("width", [1, 8, 100])
+def test_where_nothing_stands_out_everything_is_foreground(width):
+    random = np.random.default_rng(1)
+    for features in (
+        np.ones((5, 6, width)),
+        random.normal(size=(24, 24, width)),
+        random.random((16, 9, width)),
+    ):
+        assert automatic_foreground(features).all()
+
+
+def test_otsus_threshold_parts_two_groups():
+    random = np.random.default_rng(2)
+    values = np.concatenate([random.normal(1, 0.1, (10, 10)), random.normal(3, 0.3, (10, 6))], 1)
+    np.testing.assert_array_equal(above_otsu(values), values > 2)
+    assert not above_otsu(np.zeros((3, 3))).any()
 
 
 def test_pieces_that_are_small_beside_the_largest_are_left_out():
