@@ -2,12 +2,14 @@
 
 Its couplings are nodes of a graph of modules: one node for the condition, one for each view, then a
 permutation and a coupling in turn. Coupling k of a flow with condition and five views is node 7 + 2 k.
-View 0 is the camera above; the convolutions of its messages have names of their own.
+View 0 is the camera above; the convolutions of its messages have names of their own. The names of the others
+(cross_convAB from view A to view B) hold for at most ten views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import safetensors
 from flax import nnx
 
 from mvead_jax.methods.multiflow.flow import FlowConfig, MultiFlow
+from mvead_jax.methods.multiflow.graph import Graph
 from mvead_jax.runtime.errors import UserError
 
 _TYPES = ("F32", "F16", "BF16")
@@ -54,6 +57,20 @@ def key_table(config: FlowConfig) -> dict[str, Source]:
             for edge, ends in enumerate(config.graph.edges):
                 table |= _convolution(prefix + _edge_name(*ends), (*path, "message"), edge, out_of)
     return table
+
+
+def released_graph(keys: Iterable[str]) -> Graph:
+    """Return the graph whose messages a state dictionary has, by the names of its convolutions."""
+    views, edges = set(), set()
+    for key in keys:
+        if found := re.search(r"\.gamma(\d+)$", key):
+            views.add(int(found[1]))
+        elif found := re.search(r"\.topview_(up|down)(\d+)\.", key):
+            ends = (0, int(found[2]) + 1)
+            edges.add(ends if found[1] == "up" else ends[::-1])
+        elif found := re.search(r"\.cross_conv(\d)(\d)\.", key):
+            edges.add((int(found[1]), int(found[2])))
+    return Graph(len(views), tuple(sorted(edges)))
 
 
 def _edge_name(source: int, target: int) -> str:

@@ -9,8 +9,14 @@ from multiflow_flows import features, forward, random_flow
 from safetensors.numpy import save_file
 
 from mvead_jax.methods.multiflow.flow import FlowConfig
-from mvead_jax.methods.multiflow.graph import top_ring
-from mvead_jax.methods.multiflow.params import key_table, load_released, read_released, released_tensors
+from mvead_jax.methods.multiflow.graph import complete, top_ring, unconnected
+from mvead_jax.methods.multiflow.params import (
+    key_table,
+    load_released,
+    read_released,
+    released_graph,
+    released_tensors,
+)
 from mvead_jax.runtime.errors import UserError
 
 CONFIG = FlowConfig(5, top_ring(4), 3, (3, 5))
@@ -43,6 +49,11 @@ def test_names_and_layouts_are_the_released_ones():
     bias = FLOW.couplings[0].s1.message.bias[...]
     np.testing.assert_array_equal(TENSORS["net.module_list.6.s1.topview_up2.bias"], bias[up])
     np.testing.assert_array_equal(TENSORS["net.module_list.6.s1.topview_down1.bias"], bias[down])
+
+
+@pytest.mark.parametrize("graph", [top_ring(1), top_ring(4), complete(5), unconnected(3)])
+def test_the_names_tell_the_graph(graph):
+    assert released_graph(key_table(FlowConfig(4, graph))) == graph
 
 
 def test_a_flow_without_condition_starts_one_node_earlier_and_has_one_channel_less():
