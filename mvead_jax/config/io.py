@@ -213,9 +213,10 @@ def _methods_with(section: str) -> list[str]:
 
 
 def _parse(kind: Any, text: str, key: str) -> Any:
-    """`text` as a value of type `kind`: str, int, float, bool, Literal of str, or tuple[str, ...]."""
+    """`text` as a value of type `kind`: str, int, float, bool, Literal of str, or a tuple of one of them."""
     if typing.get_origin(kind) is tuple:
-        return tuple(part.strip() for part in text.split(",") if part.strip())
+        own = typing.get_args(kind)[0]
+        return tuple(_parse(own, part.strip(), key) for part in text.split(",") if part.strip())
     if typing.get_origin(kind) is Literal:
         return checked(kind, text, key)
     try:

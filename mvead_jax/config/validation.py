@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from mvead_jax.runtime.errors import UserError
 
+_TITLES = {str: "names", int: "whole numbers", float: "numbers"}
+
 
 def number(
     default: float,
@@ -45,7 +47,7 @@ def check_config(node: Any, prefix: str = "") -> None:
 
 
 def checked(kind: Any, value: Any, name: str) -> Any:
-    """Return `value` if it is of a field's type: str, int, float, bool, a Literal of texts, or texts in a tuple.
+    """Return `value` if it is of a field's type: str, int, float, bool, a Literal of texts, or a tuple of one type.
 
     A list becomes a tuple, and a whole number a float where the field wants one.
 
@@ -60,8 +62,9 @@ def checked(kind: Any, value: Any, name: str) -> Any:
             )
         return value
     if typing.get_origin(kind) is tuple:
-        if not isinstance(value, list | tuple) or not all(isinstance(part, str) for part in value):
-            raise UserError(f"config {name}={value!r}: expected a list of names")
+        part = typing.get_args(kind)[0]
+        if not isinstance(value, list | tuple) or not all(type(own) is part for own in value):
+            raise UserError(f"config {name}={value!r}: expected a list of {_TITLES[part]}")
         return tuple(value)
     if kind is float and type(value) is int:
         return float(value)

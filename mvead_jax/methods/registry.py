@@ -7,6 +7,7 @@ METHODS = Registry(
     {
         "patchcore": "mvead_jax.methods.patchcore.config:PatchCoreConfig",
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
+        "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
     },
     "mvead_jax.methods",
 )
