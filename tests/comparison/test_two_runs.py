@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
-from test_evaluate import WORDS, config_for, drawn_scores
+from jobs.test_evaluate import WORDS, config_for, drawn_scores
 
 from mvead_jax.comparison.agreement_text import format_comparison
 from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
