@@ -27,7 +27,7 @@ from mvead_jax.geometry.matching import (
     with_mirror_images,
 )
 from mvead_jax.geometry.rig_fit import Nominal
-from mvead_jax.jobs.estimate_geometry import calibrate, parse_nominal
+from mvead_jax.jobs.estimate_geometry import estimate_geometries, parse_nominal
 from mvead_jax.methods.mvead.config import MveadConfig
 from mvead_jax.rig.cameras import five_cameras, mirror, project
 from mvead_jax.rig.dataset import render_rig
@@ -86,7 +86,7 @@ def test_patch_features_find_the_rig_too(rig, points, tmp_path):
         backbone=BackboneConfig(name="efficientnet-lite0"),
         geometry=GeometryConfig(matches="features"),
     )
-    geometry = calibrate(config, load_index(rig), tmp_path)["cogwheel"]
+    geometry = estimate_geometries(config, load_index(rig), tmp_path)["cogwheel"]
     assert geometry.mirrored == (False, True, False, False, False)
     for (a, b), pair in geometry.pairs.items():
         assert (pair.source, pair.quality["evidence"]) == ("rig_fit", "features")
@@ -280,22 +280,24 @@ def test_the_script_writes_files_and_pictures_and_keeps_what_is_there(rig, tmp_p
     config = MveadConfig(
         data=DataConfig(root=str(rig)), geometry=GeometryConfig(cameras=str(rig / "cameras.json"))
     )
-    calibrate(MveadConfig(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
+    estimate_geometries(MveadConfig(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
     path = tmp_path / "geometry/cogwheel.json"
     assert path.read_bytes() == before
-    won = calibrate(config, load_index(rig), tmp_path)["cogwheel"]  # given cameras win over an old estimate
+    won = estimate_geometries(config, load_index(rig), tmp_path)[
+        "cogwheel"
+    ]  # given cameras win over an old estimate
     assert {pair.source for pair in won.pairs.values()} == {"given"}
     assert path.read_bytes() != before
     four = json.loads(before)
     four["views"][4] = "C6"
     path.write_text(json.dumps(four).replace('"C5"', '"C6"'))
     with pytest.raises(UserError, match=r"cogwheel.json: of views C1.*C6, the data has C1.*C5; delete it"):
-        calibrate(MveadConfig(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
+        estimate_geometries(MveadConfig(data=DataConfig(root=str(rig))), load_index(rig), tmp_path)
     path.write_bytes(before)
-    given = calibrate(config, load_index(rig), tmp_path / "other")["cogwheel"]
+    given = estimate_geometries(config, load_index(rig), tmp_path / "other")["cogwheel"]
     assert {pair.source for pair in given.pairs.values()} == {"given"}
     with pytest.raises(UserError, match="is a file; name a folder"):
-        calibrate(config, load_index(rig), rig / "cameras.json")
+        estimate_geometries(config, load_index(rig), rig / "cameras.json")
 
 
 def test_a_nominal_rig_is_elevation_and_azimuth():
