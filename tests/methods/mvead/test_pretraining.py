@@ -1,23 +1,17 @@
 """Pre-training: what it changes, what it costs to stop it (nothing), and what it says when it goes wrong."""
 
 import dataclasses
-from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from methods.mvead.normal_samples import GRID, D, Keeper, N, S, V, samples_of, start
 
-from mvead_jax.data.records import DatasetIndex, Sample, View
-from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.methods.base import PATCHES, TrainData
-from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention
 from mvead_jax.methods.mvead.config import PretrainConfig
 from mvead_jax.methods.mvead.objective import multi_center_loss
 from mvead_jax.methods.mvead.pretraining import (
-    NormalSamples,
     attend_all,
     k_means_centers,
     pretrain,
@@ -27,75 +21,7 @@ from mvead_jax.runtime.errors import Stopped
 from mvead_jax.training.checkpoints import Checkpoints
 from mvead_jax.training.loop import NotFinite, order_of_epoch
 
-S, V, N, D = 5, 3, 4, 8
-GRID, VIEWS = (2, 2), ("C1", "C2", "C3")
 SMALL = PretrainConfig(epochs=3, batch_size=2, learning_rate=1e-2, centers=3, negatives=2, mask_ratio=0.3)
-
-
-class Keeper:
-    """Keeps everything in memory; asks to stop after step `stop`."""
-
-    def __init__(self, stop=None):
-        self.stop, self.states, self.events = stop, [], []
-
-    def restore(self, like):
-        if not self.states:
-            return None
-        state = self.states[-1]
-        jax.tree.map(lambda a, b: np.testing.assert_equal(np.shape(a), np.shape(b)), state, like)
-        return state
-
-    def save(self, state):
-        self.states.append(jax.tree.map(np.array, state))
-
-    def record(self, event):
-        self.events.append(event)
-
-    def stopping(self):
-        return self.stop is not None and self.events[-1]["step"] == self.stop
-
-
-@dataclass
-class Case:
-    """Normal samples as a test changes them. features: [S,V,N,D]. masks: of each category. category: [S]."""
-
-    features: np.ndarray
-    present: np.ndarray
-    masks: np.ndarray
-    category: np.ndarray
-
-    def normal(self):
-        """The same as pre-training takes them."""
-
-        def views_of(i):
-            return tuple(View(VIEWS[v], f"{i}{VIEWS[v]}") for v in np.flatnonzero(self.present[i]))
-
-        samples = [
-            Sample(f"sample{i}", f"kind{number}", "train", views_of(i))
-            for i, number in enumerate(self.category)
-        ]
-        index = DatasetIndex(Path("root"), tuple(samples), VIEWS)
-        geometry = {
-            f"kind{number}": EpipolarKeys(mask, np.zeros((V, V, 3, 3)), 1.0, GRID)
-            for number, mask in enumerate(self.masks)
-        }
-        features = {PATCHES: self.features.reshape(len(self.features), V, *GRID, D)}
-        keys = tuple(jnp.asarray(geometry[name].mask) for name in index.categories)
-        return NormalSamples(TrainData(index, features, geometry, None), keys)
-
-
-def samples_of(seed=0, count=S, missing=(), categories=1):
-    """Normal samples: four kinds of patches, in the same places, with noise."""
-    rng = np.random.default_rng(seed)
-    kinds = rng.normal(size=(V, N, D)) * 2
-    features = (kinds + 0.3 * rng.normal(size=(count, V, N, D))).astype("f4")
-    present = np.ones((count, V), bool)
-    for sample, view in missing:
-        present[sample, view] = False
-        features[sample, view] = 0
-    masks = rng.random((categories, V, V, N, N)) < 0.6
-    masks[:, np.arange(V), np.arange(V)] = False
-    return Case(features, present, masks, np.arange(count, dtype="i4") % categories)
 
 
 def attended(samples, chosen=None, **options):
@@ -104,10 +30,6 @@ def attended(samples, chosen=None, **options):
     found = attend_all(start(), samples.normal(), chosen, **options)
     assert found.shape == (len(chosen), V, *GRID, D)
     return found.reshape(len(chosen), V, N, D)
-
-
-def start(seed=0):
-    return EpipolarAttention(AttentionConfig(width=D, heads=2, init="random"), nnx.Rngs(seed))
 
 
 def run(samples, config=SMALL, seed=0, keeper=None):
