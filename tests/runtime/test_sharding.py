@@ -12,7 +12,8 @@ import pytest
 from fake_realiad import write_realiad
 from flax import nnx
 from jax.sharding import AxisType, Mesh
-from methods.mvead.normal_samples import D, Keeper, N, V, samples_of, start
+from methods.mvead.normal_samples import D, N, V, samples_of, start
+from training.keeper import Keeper
 
 from mvead_jax.backbones.base import load_backbone
 from mvead_jax.bank.config import BankConfig, BankScoreConfig

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -16,29 +15,6 @@ from mvead_jax.methods.mvead.pretraining import NormalSamples
 
 S, V, N, D = 5, 3, 4, 8
 GRID, VIEWS = (2, 2), ("C1", "C2", "C3")
-
-
-class Keeper:
-    """Keeps everything in memory; asks to stop after step `stop`."""
-
-    def __init__(self, stop=None):
-        self.stop, self.states, self.events = stop, [], []
-
-    def restore(self, like):
-        if not self.states:
-            return None
-        state = self.states[-1]
-        jax.tree.map(lambda a, b: np.testing.assert_equal(np.shape(a), np.shape(b)), state, like)
-        return state
-
-    def save(self, state):
-        self.states.append(jax.tree.map(np.array, state))
-
-    def record(self, event):
-        self.events.append(event)
-
-    def stopping(self):
-        return self.stop is not None and self.events[-1]["step"] == self.stop
 
 
 @dataclass

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from methods.mvead.normal_samples import GRID, D, Keeper, N, S, V, samples_of, start
+from methods.mvead.normal_samples import GRID, D, N, S, V, samples_of, start
+from training.keeper import Keeper
 
 from mvead_jax.methods.mvead.config import PretrainConfig
 from mvead_jax.methods.mvead.objective import multi_center_loss
