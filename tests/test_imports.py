@@ -89,13 +89,16 @@ def test_a_room_imports_only_from_rooms_before_it(trees):
     assert not wrong
 
 
+NAMES = set(METHODS.names())
+FOLDERS = {path.name for path in (PACKAGE / "methods").iterdir() if path.is_dir()}
+
+
 def names_a_method(where, tree):
     """What in a file outside methods/ is the name of a method, or the folder of one."""
-    folders = {path.name for path in (PACKAGE / "methods").iterdir() if path.is_dir()}
     for name in imported(tree):
-        if name.startswith("methods.") and name.split(".")[1] in folders:
+        if name.startswith("methods.") and name.split(".")[1] in FOLDERS:
             yield f"{where}: import of {name}"
-    yield from (f"{where}: {text!r}" for text in set(texts(tree)).intersection(METHODS.names()))
+    yield from (f"{where}: {text!r}" for text in NAMES.intersection(texts(tree)))
 
 
 def test_no_code_outside_methods_names_a_method(trees):
