@@ -183,8 +183,7 @@ def test_smaller_banks_follow_from_the_key_and_differ_between_views(kind):
 # ---- what is told of it
 
 
-@pytest.mark.parametrize("per_view", [True, False])
-@pytest.mark.parametrize("kind", ["full", "coreset", "kmeans"])
+@pytest.mark.parametrize(("kind", "per_view"), [("full", True), ("coreset", False), ("kmeans", True)])
 def test_the_bytes_of_a_state_are_those_of_its_banks(kind, per_view):
     method = method_of(per_view, kind=kind, share=0.25, projection=4)
     state = fit(method, index_of(4), random_features(0, 4))
