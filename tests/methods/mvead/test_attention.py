@@ -189,13 +189,13 @@ def test_heads_are_the_configs_or_the_backbones_and_fit_the_block_to_copy(fusion
 
 # ---- the backbone's block as a start (decision D4)
 
-TINY = DinoV2Config(hidden_size=D, num_hidden_layers=8, num_attention_heads=2, image_size=20, patch_size=4)
+TINY = DinoV2Config(hidden_size=D, num_hidden_layers=1, num_attention_heads=2, image_size=20, patch_size=4)
 
 
 @pytest.fixture(scope="module")
 def block():
-    """Block 8 with random numbers where a fresh one has zeros and ones."""
-    block = random_dinov2(TINY, seed=3).blocks[7]
+    """A block with random numbers where a fresh one has zeros and ones."""
+    block = random_dinov2(TINY, seed=3).blocks[0]
     rng = np.random.default_rng(0)
     state = nnx.state(block)
     nnx.update(
