@@ -23,7 +23,7 @@ def number(
     below: float | None = None,
 ) -> Any:
     """Declare a field of a config whose number has bounds: at least, at most, above, below."""
-    bounds = {"at least": least, "at most": most, "above": above, "below": below}
+    bounds = {"at least": least, "above": above, "at most": most, "below": below}
     return dataclasses.field(default=default, metadata={"bounds": bounds})
 
 

@@ -9,6 +9,7 @@ views, is left out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Protocol
 
@@ -23,16 +24,23 @@ from mvead_jax.geometry.matching import CategoryMatches, Matches, PairKey, pool_
 from mvead_jax.runtime.errors import UserError
 
 TURNS = 4
+_TAP = "patches"  # the feature map that is matched; every backbone has it
 _LEAST_VARIANCE = 1e-2  # of the mean variance: directions of less are not blown up by whitening
 
 
 class Extractor(Protocol):
-    """What is needed of a backbone: a square input, a square grid, images [B,S,S,3] -> features [B,N,D]."""
+    """What is needed of a backbone: a square input, images [B,S,S,3] -> square feature maps [B,h,w,D] by tap.
+
+    Attributes:
+      shapes: (h, w, D) of each map.
+    """
 
     image_size: int
-    grid: tuple[int, int]
+    shapes: Mapping[str, tuple[int, int, int]]
 
-    def __call__(self, images: Float[np.ndarray, "B S S 3"]) -> Float[np.ndarray, "B N D"]: ...
+    def __call__(
+        self, images: Float[np.ndarray, "B S S 3"]
+    ) -> Mapping[str, Float[np.ndarray, "B h w D"]]: ...
 
 
 def match_features(
@@ -44,6 +52,8 @@ def match_features(
       UserError: no sample, an unreadable picture, pictures of one view in different sizes, or features that
         are not finite.
     """
+    rows, columns, width = extractor.shapes[_TAP]
+    grid = rows, columns
 
     def look(sample: Sample, position: int) -> tuple[dict[str, tuple[int, int]], dict[PairKey, Matches]]:
         sizes = {view.name: image_size(index.root / view.image) for view in sample.views}
@@ -51,15 +61,16 @@ def match_features(
         shown = appearances(images).reshape(-1, *images.shape[1:])
         parts = [shown[at : at + batch_size] for at in range(0, len(shown), batch_size)]
         parts[-1] = np.concatenate([parts[-1], np.zeros_like(shown[: len(parts[0]) - len(parts[-1])])])
-        features = np.concatenate([np.asarray(extractor(part), np.float32) for part in parts])[: len(shown)]
+        maps = [np.asarray(extractor(part)[_TAP], np.float32) for part in parts]
+        features = np.concatenate(maps)[: len(shown)]
         if not np.isfinite(features).all():
             raise UserError(f"{sample.id}: features that are not finite; check the backbone's weights")
-        features = features.reshape(2 * TURNS, len(images), *features.shape[1:])
-        patches = match_patches(in_place(features, extractor.grid), present, extractor.grid)
+        features = features.reshape(2 * TURNS, len(images), -1, width)
+        patches = match_patches(in_place(features, grid), present, grid)
         found = {}
         for (a, b, flipped), ends in patches.items():
             points = [
-                end * np.asarray(sizes.get(index.views[view], (1, 1))) / extractor.grid[::-1]
+                end * np.asarray(sizes.get(index.views[view], (1, 1))) / grid[::-1]
                 for end, view in zip(ends, (a, b), strict=True)
             ]
             found[a, b, flipped] = Matches(*points, np.full(len(points[0]), position))

@@ -39,11 +39,11 @@ def write_state(folder: Path, state: State, facts: Mapping[str, Any]) -> dict[st
     tensors, rows = {}, {}
     for name, leaf in named_leaves(state).items():
         if isinstance(leaf, Bank):
-            tensors[f"{name}/{_ROWS}"] = np.ascontiguousarray(leaf.rows, np.float32)
-            tensors[f"{name}/{_SAMPLE}"] = np.ascontiguousarray(leaf.sample, np.int32)
+            tensors[f"{name}/{_ROWS}"] = np.asarray(leaf.rows, np.float32, order="C")
+            tensors[f"{name}/{_SAMPLE}"] = np.asarray(leaf.sample, np.int32, order="C")
             rows[name] = len(leaf.rows)
         else:
-            tensors[name] = np.ascontiguousarray(leaf)
+            tensors[name] = np.asarray(leaf, order="C")  # np.ascontiguousarray would make a row of a scalar
     if folder.is_dir():
         for path in folder.iterdir():
             remove(path)
@@ -85,13 +85,19 @@ def read_state(folder: Path, like: State) -> State:
                 rows = map_rows(path, name)
                 if rows.shape[1] != leaf.rows.shape[1]:
                     raise ValueError(f"{name} is {rows.shape[1]} wide, expected {leaf.rows.shape[1]}")
-                found[name] = Bank(_on_devices(rows), file.get_tensor(f"{name}/{_SAMPLE}"))
+                sample = _tensor(file, f"{name}/{_SAMPLE}", (len(rows),), np.dtype(np.int32))
+                found[name] = Bank(_on_devices(rows), sample)
                 continue
-            value = file.get_tensor(name)
-            if (value.shape, value.dtype) != (leaf.shape, leaf.dtype):
-                raise ValueError(f"{name} is {value.dtype} {value.shape}, expected {leaf.dtype} {leaf.shape}")
-            found[name] = sharding.replicate(value)
+            found[name] = sharding.replicate(_tensor(file, name, leaf.shape, leaf.dtype))
     return with_leaves(like, found)
+
+
+def _tensor(file: Any, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Return a tensor of an open file. Raises ValueError: it has another shape or type."""
+    value = file.get_tensor(name)
+    if (value.shape, value.dtype) != (shape, dtype):
+        raise ValueError(f"{name} is {value.dtype} {value.shape}, expected {dtype} {shape}")
+    return value
 
 
 def bank_sizes(folder: Path) -> dict[str, tuple[int, int]]:

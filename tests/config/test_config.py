@@ -4,9 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from mvead_jax.bank.config import BankConfig, BankScoreConfig
 from mvead_jax.config.io import differences, from_dict, load_config, override, split_overrides, to_dict
-from mvead_jax.config.schema import Config, DataConfig
-from mvead_jax.methods.mvead.config import MveadConfig
+from mvead_jax.config.schema import Config, DataConfig, ScoreConfig
+from mvead_jax.methods.mvead.config import FusionConfig, MveadConfig
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 
 
@@ -35,13 +37,13 @@ def test_an_empty_list_clears_the_field():
         ("data", "x", "is a section"),
         ("seed.x", "1", "seed is a value"),
         ("seed", "abc", "expected int"),
-        ("seed", "-1", "must not be negative"),
+        ("seed", "-1", "must be at least 0"),
         ("data.image_size", "2.5", "expected int"),
         ("data.image_size", "0", "at least 1"),
         ("bank.per_view", "maybe", "expected true or false"),
         ("bank.share", "0", "above 0 and at most 1"),
         ("bank.share", "nan", "above 0 and at most 1"),
-        ("bank.projection", "-1", "must not be negative"),
+        ("bank.projection", "-1", "must be at least 0"),
         ("setting", "singel", "did you mean 'single'"),
     ],
 )
@@ -64,13 +66,53 @@ def test_a_config_survives_its_json_form():
     assert from_dict(to_dict(config), "config.json") == config
 
 
-def test_a_config_file_of_another_version_is_refused_by_name():
-    with pytest.raises(
-        UserError, match=r"run/config.json: unknown config key 'data.rot'; did you mean 'root'"
-    ):
-        from_dict({"data": {"rot": "x"}}, "run/config.json")
-    with pytest.raises(UserError, match=r"config seed='x': expected int"):
-        from_dict({"seed": "x"}, "run/config.json")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"data": {"rot": "x"}}, r"run/config.json: unknown config key 'data.rot'; did you mean 'root'"),
+        ({"seed": "x"}, r"config seed='x': expected int"),
+        ({"bank": {"share": 2.0}}, r"config bank.share=2.0: must be above 0 and at most 1"),
+        ({"bank": []}, r"run/config.json: config bank is not an object"),
+        ({"method": "mvaed"}, r"config method='mvaed'.* did you mean 'mvead'"),
+        ({"method": None}, r"run/config.json: not a config: it names no method"),
+    ],
+)
+def test_a_config_file_of_another_version_is_refused_by_name(values, message):
+    with pytest.raises(UserError, match=message) as error:
+        from_dict({"method": "mvead"} | values, "run/config.json")
+    assert "\n" not in str(error.value)
+
+
+def test_another_method_keeps_the_sections_that_it_has_too_and_brings_its_own_defaults():
+    config = override(
+        MveadConfig(bank=BankConfig(share=0.5), fusion=FusionConfig(heads=3)),
+        {"bank.kind": "coreset", "seed": "4", "method": "patchcore", "score.search": "bfloat16"},
+    )
+    bank = BankConfig(kind="coreset", share=0.5)
+    assert config == PatchCoreConfig(seed=4, bank=bank, score=BankScoreConfig(search="bfloat16"))
+    back = override(config, {"method": "mvead"})
+    assert back == MveadConfig(seed=4, bank=bank, score=config.score)
+
+
+def test_a_section_that_another_method_has_is_told_with_the_methods_that_have_it():
+    with pytest.raises(UserError, match=r"'fusion.heads': method patchcore has none, mvead has") as error:
+        override(PatchCoreConfig(), {"fusion.heads": "2"})
+    assert "\n" not in str(error.value)
+
+
+def test_a_config_of_another_class_than_its_methods_is_refused():
+    with pytest.raises(UserError, match="its config is a MveadConfig, not a PatchCoreConfig"):
+        PatchCoreConfig(method="mvead")
+    with pytest.raises(UserError, match="expected a section BankScoreConfig"):
+        PatchCoreConfig(score=ScoreConfig())
+    with pytest.raises(UserError, match="config method='': there is none of that name"):
+        Config()
+
+
+def test_mvead_of_one_view_or_without_fusion_is_patchcore_with_the_same_bank_and_scores():
+    config = MveadConfig(seed=2, bank=BankConfig(kind="kmeans"), score=BankScoreConfig("all"))
+    assert config.for_views(2) is config
+    assert config.for_views(1) == PatchCoreConfig(seed=2, bank=config.bank, score=config.score)
 
 
 def test_differences_name_field_and_both_values():

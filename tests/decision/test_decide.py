@@ -10,7 +10,6 @@ from mvead_jax.decision.calibration import (
     pattern_name,
     patterns,
     read_calibrations,
-    scored_by,
     write_calibrations,
 )
 from mvead_jax.decision.decide import OPTIMISTIC, decide, decide_by, located
@@ -151,7 +150,7 @@ def test_all_patterns_up_to_five_views_then_one_missing():
 def test_a_calibration_survives_its_file(tmp_path, plain):
     other = calibration_of(np.full((3, 3), 0.25), independent=False, **{"011": np.ones((3, 3))})
     path = tmp_path / "decision.safetensors"
-    scored = scored_by(BankScoreConfig())
+    scored = BankScoreConfig().deciding()
     write_calibrations(path, {"a/b": plain, "böl t": other}, scored, {"model": "x"})
     found, by, facts = read_calibrations(path)
     assert (by, facts) == (scored, {"model": "x"})
@@ -167,8 +166,8 @@ def test_a_calibration_survives_its_file(tmp_path, plain):
 
 
 def test_only_settings_that_change_scores_tell_calibrations_apart():
-    assert scored_by(BankScoreConfig(weight=2, search="bfloat16")) == scored_by(BankScoreConfig())
-    assert scored_by(BankScoreConfig("epipolar", weight=2)) != scored_by(BankScoreConfig("epipolar"))
+    assert BankScoreConfig(weight=2, search="bfloat16").deciding() == BankScoreConfig().deciding()
+    assert BankScoreConfig("epipolar", weight=2).deciding() != BankScoreConfig("epipolar").deciding()
 
 
 @pytest.mark.parametrize(

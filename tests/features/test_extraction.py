@@ -10,6 +10,7 @@ from fake_realiad import edit_list, write_realiad
 from PIL import Image
 
 from mvead_jax.backbones.base import Backbone
+from mvead_jax.backbones.info import Info, Tap
 from mvead_jax.config.schema import FeaturesConfig
 from mvead_jax.data import contents as contents_module
 from mvead_jax.data.contents import image_paths
@@ -20,8 +21,9 @@ from mvead_jax.features import cache as feature_cache
 from mvead_jax.features import extraction as module
 from mvead_jax.features.cache import Extraction, as_stored
 from mvead_jax.features.extraction import extract
+from mvead_jax.features.images import image_reader
 from mvead_jax.features.store import FeatureStore
-from mvead_jax.jobs import plan
+from mvead_jax.runtime import disk
 from mvead_jax.runtime.errors import DataProblems, UserError
 
 FLOAT32 = FeaturesConfig()
@@ -30,37 +32,61 @@ FLOAT32 = FeaturesConfig()
 def mean_colours(images):
     """The plainest backbone: the mean colour of every 8 x 8 patch."""
     count, size = images.shape[:2]
-    patches = np.asarray(images).reshape(count, size // 8, 8, size // 8, 8, 3).mean((2, 4))
-    return patches.reshape(count, -1, 3)
+    return {"patches": np.asarray(images).reshape(count, size // 8, 8, size // 8, 8, 3).mean((2, 4))}
 
 
 def brightened(images):
     """A backbone that gives a blank picture features that are not zero."""
-    return mean_colours(images) + 1
+    return {"patches": mean_colours(images)["patches"] + 1}
 
 
-def backbone(digest="one", apply=mean_colours):
-    return Backbone("means", "none", True, digest, 16, 8, (2, 2), 3, apply)
+def two_scales(images):
+    """A backbone of two taps: the mean colours, and the red and green of single pixels."""
+    return mean_colours(images) | {"pixels": np.asarray(images)[..., :2]}
+
+
+TAPS = {"patches": Tap(8, 3), "pixels": Tap(1, 2)}
+
+
+def backbone(digest="one", apply=mean_colours, taps=("patches",)):
+    info = Info("means", "none", True, "none", "none", 8, TAPS, ())
+    shapes = {"patches": (2, 2, 3), "pixels": (16, 16, 2)}
+    return Backbone(info, taps, {tap: shapes[tap] for tap in taps}, 16, digest, None, apply)
+
+
+def patches_of(index, cache, batch_size=7, apply=mean_colours, config=FLOAT32):
+    return extract(Extraction(index, backbone(apply=apply), config, cache, batch_size))["patches"]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    root = tmp_path_factory.mktemp("written") / "data"
+    return write_realiad(root, categories=("cap",), size=20, train=21, normal=1, defective=0)
 
 
 @pytest.fixture
-def index(tmp_path):
-    root = write_realiad(tmp_path / "data", categories=("cap",), size=20, train=21, normal=1, defective=0)
-    return load_index(root).select(split="train")
+def index(written, tmp_path):
+    """Of pictures that a test may change."""
+    shutil.copytree(written, tmp_path / "data")
+    return load_index(tmp_path / "data").select(split="train")
 
 
 def chunks(cache):
     return list(cache.glob("*.npy"))
 
 
+def decoded(index):
+    return np.stack([sample_pipeline(index, 16)[at]["images"] for at in range(len(index))])
+
+
 def expected_features(index):
-    images = np.stack([sample_pipeline(index, 16)[at]["images"] for at in range(len(index))])
-    return mean_colours(images.reshape(-1, 16, 16, 3)).reshape(len(index), len(index.views), 4, 3)
+    images = decoded(index)
+    return mean_colours(images.reshape(-1, 16, 16, 3))["patches"].reshape(*images.shape[:2], 2, 2, 3)
 
 
 def test_features_are_those_of_the_backbone_in_the_order_of_the_index(index, tmp_path):
-    store = extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 7))
-    assert store.shape == (21, 5, 4, 3)
+    store = patches_of(index, tmp_path / "cache")
+    assert store.shape == (21, 5, 2, 2, 3)
     np.testing.assert_array_equal(store[:], expected_features(index))
 
 
@@ -68,17 +94,38 @@ def test_features_are_those_of_the_backbone_in_the_order_of_the_index(index, tmp
     "key", [3, slice(14, 19), np.array([20, 2, 2]), (slice(None), 4), (np.array([17, 0]), 1)]
 )
 def test_a_store_reads_like_an_array(index, tmp_path, key):
-    store = extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 7))
+    store = patches_of(index, tmp_path / "cache")
     np.testing.assert_array_equal(store[key], expected_features(index)[key])
 
 
+def test_every_tap_has_its_own_map_and_file_and_is_computed_in_one_pass(index, tmp_path):
+    cache = tmp_path / "cache"
+    both = backbone(apply=two_scales, taps=("patches", "pixels"))
+
+    def check(expected):
+        found = extract(Extraction(index, both, FLOAT32, cache, 7))
+        assert list(found) == ["patches", "pixels"]
+        np.testing.assert_array_equal(found["patches"][:], expected_features(index))
+        np.testing.assert_array_equal(found["pixels"][:], decoded(index)[..., :2])
+        assert len(chunks(cache)) == expected
+
+    check(4)
+    victim = next(path for path in chunks(cache) if path.stem.endswith("pixels"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    check(4)
+    (other,) = (path for path in chunks(cache) if path.name == victim.name.replace("pixels", "patches"))
+    victim.unlink()
+    other.write_bytes(b"")
+    check(4)
+
+
 def test_bfloat16_is_rounded_once_and_takes_half_the_room(index, tmp_path):
-    store = extract(Extraction(index, backbone(), FeaturesConfig(dtype="bfloat16"), tmp_path / "half", 7))
+    store = patches_of(index, tmp_path / "half", config=FeaturesConfig(dtype="bfloat16"))
     full = expected_features(index)
     np.testing.assert_array_equal(store[:], full.astype(ml_dtypes.bfloat16).astype(np.float32))
     np.testing.assert_array_equal(store[:], as_stored(full, "bfloat16"))
     np.testing.assert_array_equal(full, as_stored(full, "float32"))
-    extract(Extraction(index, backbone(), FLOAT32, tmp_path / "full", 7))
+    patches_of(index, tmp_path / "full")
     header = 128 + 32  # and the seal
     sizes = [sum(p.stat().st_size - header for p in chunks(tmp_path / name)) for name in ("half", "full")]
     assert sizes[1] == 2 * sizes[0]
@@ -95,10 +142,9 @@ class Counting:
 
 def images_computed(index, cache, **changes):
     counting = Counting()
-    options = {"backbone": backbone(apply=counting), "config": FLOAT32, "batch_size": 5, **changes}
-    if "digest" in changes:
-        options["backbone"] = backbone(options.pop("digest"), counting)
-    store = extract(Extraction(index, options["backbone"], options["config"], cache, options["batch_size"]))
+    own = backbone(changes.pop("digest", "one"), counting)
+    options = {"config": FLOAT32, "batch_size": 5, **changes}
+    store = extract(Extraction(index, own, options["config"], cache, options["batch_size"]))["patches"]
     np.testing.assert_allclose(store[:], expected_features(index), rtol=1e-2)
     return counting.images
 
@@ -186,7 +232,7 @@ def test_a_picture_that_is_replaced_between_reading_and_decoding_is_a_problem(in
 
     monkeypatch.setattr(module, "sample_pipeline", replaced)
     with pytest.raises(DataProblems, match=f"{one}: changed while it was read; run again"):
-        extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 5))
+        patches_of(index, tmp_path / "cache", 5)
     assert len(chunks(tmp_path / "cache")) == 1  # of the others
     monkeypatch.undo()
     assert images_computed(index, tmp_path / "cache") == 80
@@ -217,7 +263,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(index, tmp_path):
             return super().__call__(images)
 
     with pytest.raises(Killed):
-        extract(Extraction(index, backbone(apply=KilledLater()), FLOAT32, cache, 5))
+        patches_of(index, cache, 5, KilledLater())
     assert images_computed(index, cache) == 25
     whole = {p.name: p.read_bytes() for p in cache.iterdir()}
     assert len(whole) == 3  # two chunks, and what the pictures hold
@@ -253,28 +299,28 @@ def test_unreadable_pictures_are_all_named_and_the_rest_is_kept(index, tmp_path)
         path = index.root / index.samples[at].views[0].image
         path.write_bytes(path.read_bytes()[:400])
     with pytest.raises(DataProblems) as error:
-        extract(Extraction(index, backbone(), FLOAT32, tmp_path / "cache", 5))
+        patches_of(index, tmp_path / "cache", 5)
     assert len(error.value.problems) == 2
     assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
 
 
 def test_features_that_are_not_finite_stop_with_the_sample(index, tmp_path):
     def broken(images):
-        return mean_colours(images) * np.inf
+        return {"patches": mean_colours(images)["patches"] * np.inf}
 
     with (
         pytest.raises(UserError, match="cap_0001_OK: features that are not finite"),
         np.errstate(invalid="ignore"),
     ):
-        extract(Extraction(index, backbone(apply=broken), FLOAT32, tmp_path / "cache", 5))
+        patches_of(index, tmp_path / "cache", 5, broken)
 
 
 def test_a_full_disk_is_noticed_before_the_work(index, tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(plan.shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: usage._replace(free=1000))
     counting = Counting()
     with pytest.raises(UserError, match=r"MB needed \(features .* MB free; make room"):
-        extract(Extraction(index, backbone(apply=counting), FLOAT32, tmp_path / "cache", 5))
+        patches_of(index, tmp_path / "cache", 5, counting)
     assert counting.images == 0
 
 
@@ -282,18 +328,32 @@ def test_a_missing_view_is_zero(tmp_path):
     root = write_realiad(tmp_path / "data", categories=("cap",), size=20)
     edit_list(root, "cap", lambda content: content["train"].pop(1))
     index = load_index(root, incomplete="keep").select(split="train")
-    store = extract(Extraction(index, backbone(apply=brightened), FLOAT32, tmp_path / "cache", 5))
+    store = patches_of(index, tmp_path / "cache", 5, brightened)
     assert (store[0, 1] == 0).all()
     assert (store[0, 2] != 0).any()
 
 
 def test_stores_with_other_views_join_on_the_common_axis():
-    a = FeatureStore([np.ones((2, 1, 4, 3), np.float32)], [("C2",)], ("C2",))
-    b = FeatureStore([np.full((1, 2, 4, 3), 2, np.float32)], [("C1", "C2")], ("C1", "C2"))
+    a = FeatureStore([np.ones((2, 1, 2, 2, 3), np.float32)], [("C2",)], ("C2",))
+    b = FeatureStore([np.full((1, 2, 2, 2, 3), 2, np.float32)], [("C1", "C2")], ("C1", "C2"))
     joined = FeatureStore.concatenate([a, b], ("C1", "C2"))
-    assert joined.shape == (3, 2, 4, 3)
-    np.testing.assert_array_equal(joined[:, 0][:, 0, 0], [0, 0, 2])
-    np.testing.assert_array_equal(joined[:][:, 1, 0, 0], [1, 1, 2])
+    assert joined.shape == (3, 2, 2, 2, 3)
+    np.testing.assert_array_equal(joined[:, 0][:, 0, 0, 0], [0, 0, 2])
+    np.testing.assert_array_equal(joined[:][:, 1, 0, 0, 0], [1, 1, 2])
+
+
+def test_images_of_samples_are_those_of_the_pipeline_and_zero_where_a_view_is_missing(tmp_path):
+    root = write_realiad(tmp_path / "data", categories=("cap",), size=20)
+    edit_list(root, "cap", lambda content: content["train"].pop(1))
+    index = load_index(root, incomplete="keep").select(split="train")
+    images = image_reader(index, 16)(np.array([1, 0, 1]))
+    assert images.shape == (3, len(index.views), 16, 16, 3)
+    np.testing.assert_array_equal(images, decoded(index)[[1, 0, 1]])
+    assert (images[1, 1] == 0).all()
+    broken = root / index.samples[1].views[0].image
+    broken.write_bytes(broken.read_bytes()[:100])
+    with pytest.raises(UserError, match=broken.name):
+        image_reader(index, 16)(np.array([0, 1]))
 
 
 def test_the_digest_covers_all_that_decides_the_numbers(index, monkeypatch):

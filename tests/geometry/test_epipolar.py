@@ -38,17 +38,14 @@ def rig(seed):
 
 def slow_mask(F, threshold=1.0):
     """The definition, patch by patch."""
-    h, w = GRID
-    views, n = len(F), h * w
-    mask = np.zeros((views, views, n, n), bool)
-    for a in range(views):
-        for b in range(views):
-            for j in range(n):
-                line = F[a, b].T @ [(j % w + 0.5) * PATCH, (j // w + 0.5) * PATCH, 1]
-                for k in range(n):
-                    p = np.array([(k % w + 0.5) * PATCH, (k // w + 0.5) * PATCH, 1])
-                    if a != b and np.hypot(*line[:2]) > 0:
-                        mask[a, b, j, k] = abs(line @ p) / np.hypot(*line[:2]) <= threshold * PATCH
+    (h, w), views = GRID, len(F)
+    points = np.array([[(k % w + 0.5) * PATCH, (k // w + 0.5) * PATCH, 1] for k in range(h * w)])
+    mask = np.zeros((views, views, h * w, h * w), bool)
+    for a, b, j in np.ndindex(mask.shape[:3]):
+        line = F[a, b].T @ points[j]
+        norm = np.hypot(*line[:2])
+        if a != b and norm > 0:
+            mask[a, b, j] = abs(points @ line) / norm <= threshold * PATCH
     return mask
 
 

@@ -94,7 +94,7 @@ def test_constant_features_and_missing_views_give_no_match():
 class Colours:
     """A backbone of sorts: mean colour and contrast of 8 x 8 pixels; not the same when flipped or turned."""
 
-    image_size, grid = 64, GRID
+    image_size, shapes = 64, {"patches": (*GRID, 9)}
 
     def __init__(self, bad=False):
         self.bad, self.calls = bad, []
@@ -103,8 +103,8 @@ class Colours:
         self.calls.append(len(images))
         tiles = np.asarray(images).reshape(len(images), 8, 8, 8, 8, 3)
         parts = [tiles.mean((2, 4)), tiles[:, :, :4].mean((2, 4)), tiles[:, :, :, :, 4:].mean((2, 4))]
-        features = np.concatenate(parts, axis=-1).reshape(len(images), 64, 9)
-        return features * np.nan if self.bad else features
+        features = np.concatenate(parts, axis=-1)
+        return {"patches": features * np.nan if self.bad else features}
 
 
 @pytest.fixture

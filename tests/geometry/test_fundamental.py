@@ -211,7 +211,7 @@ def test_chessboard_stereo_agrees_with_opencv():
 
 def test_aloe_is_found_to_a_pixel():
     folder = real_photos("opencv_doc")
-    sift = cv2.SIFT_create()
+    sift = cv2.SIFT_create(4000)
     (ka, da), (kb, db) = (
         sift.detectAndCompute(cv2.imread(str(folder / name), 0), None) for name in ("aloeL.jpg", "aloeR.jpg")
     )

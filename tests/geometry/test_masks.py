@@ -104,14 +104,14 @@ def test_the_digest_follows_the_mask(geometry):
         keys_of(geometry).digest,
         keys_of(geometry, threshold=0.5).digest,
         keys_of(geometry, on_failure="unconstrained").digest,
-        all_keys(3, 16).digest,
+        all_keys(3, GRID).digest,
     ]
     assert len(set(digests)) == 4
     assert keys_of(geometry).digest == digests[0]
 
 
 def test_without_geometry_every_patch_of_every_other_view_is_a_key():
-    keys = all_keys(3, 16)
+    keys = all_keys(3, GRID)
     for a, b in np.ndindex(3, 3):
         assert keys.mask[a, b].all() == keys.mask[a, b].any() == (a != b)
     assert not keys.F.any()

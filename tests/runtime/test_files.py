@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mvead_jax.jobs.plan import Part, check_room
 from mvead_jax.jobs.scores_folder import check_output
 from mvead_jax.runtime import errors, files
+from mvead_jax.runtime.disk import Part, check_room
 from mvead_jax.runtime.errors import DataProblems, UserError, run
 from mvead_jax.runtime.files import _machine, append_line, locked, read_json, whole, write_json, write_text
 from mvead_jax.runtime.progress import progress

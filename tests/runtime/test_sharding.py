@@ -12,22 +12,27 @@ import pytest
 from fake_realiad import write_realiad
 from flax import nnx
 from jax.sharding import AxisType, Mesh
-from mvead_jax.methods.mvead.pretrain import NormalSamples, attend_all, make_batch, pretrain
+from methods.mvead.normal_samples import D, N, V, samples_of, start
+from training.keeper import Keeper
 
 from mvead_jax.backbones.base import load_backbone
+from mvead_jax.bank.config import BankConfig, BankScoreConfig
 from mvead_jax.bank.fill import Bank
+from mvead_jax.bank.memory import MemoryBanks
 from mvead_jax.config.schema import BackboneConfig, FeaturesConfig
 from mvead_jax.data.realiad import load_index
 from mvead_jax.features.cache import Extraction
 from mvead_jax.features.extraction import extract
-from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention, attend_batch
+from mvead_jax.methods.base import PATCHES
+from mvead_jax.methods.batches import training_batch
+from mvead_jax.methods.mvead.attention import attend_batch
 from mvead_jax.methods.mvead.config import PretrainConfig
-from mvead_jax.methods.patchcore.method import PatchCore
+from mvead_jax.methods.mvead.pretraining import attend_all, pretrain
 from mvead_jax.runtime import processes, sharding
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import _on_devices
 
-S, V, N, D = 7, 3, 4, 8
+S = 7
 DEVICES = (1, 2, 4)
 
 
@@ -38,9 +43,7 @@ def on(monkeypatch):
     def choose(count):
         mesh = Mesh(np.array(jax.devices()[:count]), (sharding.AXIS,), axis_types=(AxisType.Auto,))
         monkeypatch.setattr(sharding, "mesh", lambda: mesh)
-        monkeypatch.setattr("mvead_jax.scoring.model_store.mesh", lambda: mesh)
-        for module in ("sharding", "backbone.extractor", "backbone.features"):
-            monkeypatch.setattr(f"mvead_jax.{module}.local_mesh", lambda: mesh)
+        monkeypatch.setattr(sharding, "local_mesh", lambda: mesh)
         return mesh
 
     return choose
@@ -73,36 +76,7 @@ def test_rows_go_to_the_devices_and_come_back(on, count):
 
 
 def normal_samples():
-    rng = np.random.default_rng(0)
-    features = (rng.normal(size=(V, N, D)) * 2 + 0.3 * rng.normal(size=(S, V, N, D))).astype("f4")
-    present = np.ones((S, V), bool)
-    present[1, 2], features[1, 2] = False, 0
-    masks = rng.random((2, V, V, N, N)) < 0.6
-    masks[:, np.arange(V), np.arange(V)] = False
-    category = np.arange(S, dtype="i4") % 2
-    keys = tuple(jnp.asarray(mask) for mask in masks)
-    return NormalSamples(features, present, keys, masks, category, tuple(map(str, range(S))))
-
-
-def attention():
-    return EpipolarAttention(AttentionConfig(width=D, heads=2, init="random"), nnx.Rngs(0))
-
-
-class Keeper:
-    def __init__(self):
-        self.states, self.events = [], []
-
-    def restore(self, like):
-        return None
-
-    def save(self, state):
-        self.states.append(jax.tree.map(np.array, state))
-
-    def record(self, event):
-        self.events.append(event)
-
-    def stopping(self):
-        return False
+    return samples_of(count=S, missing=((1, 2),), categories=2).normal()
 
 
 @pytest.mark.parametrize("count", DEVICES)
@@ -110,15 +84,17 @@ def test_attended_features_are_those_of_one_device_bit_for_bit(on, count):
     samples = normal_samples()
     expected = np.stack(
         [
-            attend_batch(*nnx.split(attention()), samples.features[i][None], samples.present[i][None], mask)[
-                0
-            ]
+            attend_batch(
+                *nnx.split(start()),
+                samples.features[i][None],
+                samples.present[i][None],
+                samples.keys[samples.category[i]],
+            )[0]
             for i in range(S)
-            for mask in [samples.keys[samples.category[i]]]
         ]
     )
     on(count)
-    np.testing.assert_array_equal(attend_all(attention(), samples, np.arange(S), batch_size=2), expected)
+    np.testing.assert_array_equal(attend_all(start(), samples, np.arange(S), batch_size=2), expected)
 
 
 def test_pre_training_draws_and_learns_the_same_on_any_number_of_devices(on):
@@ -130,7 +106,7 @@ def test_pre_training_draws_and_learns_the_same_on_any_number_of_devices(on):
     found = {}
     for count in DEVICES:
         on(count)
-        keeper, trained = Keeper(), attention()
+        keeper, trained = Keeper(), start()
         centers = pretrain(trained, normal_samples(), config, 0, keeper, "cap")
         found[count] = keeper.events, centers, jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(trained)))
     events, centers, parameters = found[1]
@@ -148,22 +124,30 @@ def test_pre_training_draws_and_learns_the_same_on_any_number_of_devices(on):
 def test_a_batch_filled_up_holds_the_chosen_samples_first_and_the_rest_weighs_nothing(on, count):
     on(count)
     samples = normal_samples()
-    batch = make_batch(samples, np.array([4, 2]), 3)
+    batch = training_batch(samples.data, samples.present, samples.category, np.array([4, 2]), 3)
     size = sharding.padded(3)
+    filled = np.resize([4, 2], size)
     np.testing.assert_array_equal(batch["weight"], np.arange(size) < 2)
-    np.testing.assert_array_equal(batch["z"], samples.features[np.resize([4, 2], size)])
+    np.testing.assert_array_equal(batch["features"][PATCHES], samples.features[filled])
+    np.testing.assert_array_equal(batch["present"], samples.present[filled])
+    np.testing.assert_array_equal(batch["category"], samples.category[filled])
+    assert "images" not in batch
+    pixels = np.random.default_rng(0).normal(size=(S, V, 4, 4, 3)).astype("f4")
+    seeing = dataclasses.replace(samples.data, images=lambda chosen: pixels[chosen])
+    batch = training_batch(seeing, samples.present, samples.category, np.array([4, 2]), 3)
+    np.testing.assert_array_equal(batch["images"], pixels[filled])
 
 
 @pytest.mark.parametrize("count", DEVICES)
 def test_distances_to_banks_are_those_of_one_device(on, count):
     rng = np.random.default_rng(1)
     rows = {f"C{v}": rng.normal(size=(41, D)).astype("f4") for v in range(V)}
-    features = rng.normal(size=(4, V, N, D)).astype("f4")
-    method = PatchCore(tuple(rows), (2, 2))
-    expected = method.anomaly_maps({name: Bank(own) for name, own in rows.items()}, features, None)
-    mesh = on(count)
+    features = rng.normal(size=(4, V, 2, N // 2, D)).astype("f4")
+    memory = MemoryBanks(tuple(rows), BankConfig(), BankScoreConfig())
+    expected = memory.distances({name: Bank(own) for name, own in rows.items()}, features)
+    on(count)
     banks = {name: Bank(_on_devices(own)) for name, own in rows.items()}
-    found = method.anomaly_maps(banks, jnp.asarray(sharding.place(features)), None, mesh)
+    found = memory.distances(banks, jnp.asarray(sharding.place(features)))
     np.testing.assert_array_equal(found, expected)
 
 
@@ -176,7 +160,7 @@ def test_features_are_the_same_bytes_on_any_number_of_devices(on, tmp_path, name
     found = {}
     for count in DEVICES:
         on(count)
-        backbone = load_backbone(config, size)
+        backbone = load_backbone(config, size, (PATCHES,))
         assert (backbone.on_devices is not None) == (count > 1)
         cache = tmp_path / f"cache{count}"
         extract(Extraction(index, backbone, FeaturesConfig(), cache, 12))

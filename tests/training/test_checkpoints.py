@@ -33,7 +33,7 @@ def state_of(step, seed=0):
     return {
         "parameters": parameters,
         "optimizer": optax.adamw(1e-3).init(parameters),
-        "centers": rng.normal(size=(2, 3, 4)).astype("f4"),
+        "extras": rng.normal(size=(2, 3, 4)).astype("f4"),
         "step": np.int32(step),
     }
 
@@ -62,7 +62,7 @@ def assert_is(found, step):
     np.testing.assert_array_equal(
         found["parameters"]["query"]["kernel"], expected["parameters"]["query"]["kernel"]
     )
-    np.testing.assert_array_equal(found["centers"], expected["centers"])
+    np.testing.assert_array_equal(found["extras"], expected["extras"])
     assert type(found["optimizer"][0]) is type(expected["optimizer"][0])
 
 
@@ -175,7 +175,7 @@ def test_states_of_other_settings_or_data_are_refused_and_stay(open_states, tmp_
     with pytest.raises(UserError) as error:
         open_states(ORIGIN | changes)
     assert str(error.value) == (
-        f"{folder}: 2 states of a pre-training with other settings or data {told}; go back to those, take "
+        f"{folder}: 2 states of a training with other settings or data {told}; go back to those, take "
         "another --workdir, or delete the folder to start over"
     )
     assert sorted(folder.rglob("*")) == before
@@ -237,15 +237,15 @@ def test_lines_that_are_made_again_go_and_all_others_stay(open_states, tmp_path)
         states.record({"step": step, "loss": 0.5})
     write(states, 3)
     with metrics.open("a") as file:
-        file.write('{"stage": "pre-training", "name": "bolt", "step": 9}\n')
-        file.write('{"stage": "banks", "name": "cap"}\n{"stage": "pre-tr')
+        file.write('{"stage": "training", "name": "bolt", "step": 9}\n')
+        file.write('{"stage": "model", "name": "cap"}\n{"stage": "trai')
     open_states().restore(state_of(0))
     events = [json.loads(line) for line in metrics.read_text().splitlines()]
     assert [(event["stage"], event.get("name"), event.get("step")) for event in events] == [
         ("start", None, None),
-        *(("pre-training", "cap", step) for step in range(3)),
-        ("pre-training", "bolt", 9),
-        ("banks", "cap", None),
+        *(("training", "cap", step) for step in range(3)),
+        ("training", "bolt", 9),
+        ("model", "cap", None),
     ]
 
 
@@ -278,5 +278,5 @@ def test_sigterm_asks_to_stop_and_the_earlier_handler_comes_back(open_states):
 
 
 def test_sigterm_after_the_last_step_is_not_forgotten(open_states):
-    with pytest.raises(Stopped, match="pre-training cap"), open_states().heeding_sigterm():
+    with pytest.raises(Stopped, match="training cap"), open_states().heeding_sigterm():
         os.kill(os.getpid(), signal.SIGTERM)

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.backbones import base as extractor
-from mvead_jax.backbones.base import next_block
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2Config, random_dinov2
-from mvead_jax.config.schema import BackboneConfig
+from mvead_jax.backbones.dinov2.modeling import DinoV2Config, random_dinov2
+from mvead_jax.backbones.info import Info
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,
     EpipolarAttention,
@@ -17,6 +15,8 @@ from mvead_jax.methods.mvead.attention import (
     copy_block,
     similar_windows,
 )
+from mvead_jax.methods.mvead.config import FusionConfig
+from mvead_jax.runtime.errors import UserError
 
 V, N, D = 3, 6, 8
 
@@ -33,9 +33,9 @@ def random_mask(seed=0, share=0.4, views=V, patches=N):
     return mask
 
 
-def attention(seed=0, kind=EpipolarAttention, gate=False, options=None, **changes):
+def attention(seed=0, kind=EpipolarAttention, options=None, **changes):
     """One whose every parameter is random, so that none can be forgotten."""
-    config = AttentionConfig(width=D, **({"heads": 2} | changes), gate="patch" if gate else "none")
+    config = AttentionConfig(width=D, **({"heads": 2} | changes))
     module = kind(config, nnx.Rngs(0), **(options or {}))
     rng = np.random.default_rng(seed)
     state = jax.tree.map(
@@ -63,7 +63,7 @@ def oracle(module, z, mask, present=None):
     normed = (z - mean) / np.sqrt(variance + cfg.epsilon) * p["norm"]["scale"] + p["norm"]["bias"]
     query, key, value = (normed @ p[n]["kernel"] + p[n]["bias"] for n in ("query", "key", "value"))
     size = cfg.width // cfg.heads
-    out = z.copy() if cfg.residual else np.zeros_like(z)
+    out = z.copy()
 
     def softmax_sum(a, j, keys):
         mixed = np.zeros(cfg.width)
@@ -83,19 +83,11 @@ def oracle(module, z, mask, present=None):
             continue
         groups = keys if cfg.combine == "mean" else [[pair for own in keys for pair in own]]
         mixed = np.mean([softmax_sum(a, j, own) for own in groups], axis=0)
-        attended = mixed @ p["output"]["kernel"] + p["output"]["bias"]
-        if cfg.gate == "patch":
-            both = np.concatenate([normed[a, j], attended])
-            attended = attended / (1 + np.exp(-(both @ p["gate"]["kernel"] + p["gate"]["bias"])))
-        out[a, j] += attended
+        out[a, j] += mixed @ p["output"]["kernel"] + p["output"]["bias"]
     return out
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [{}, {"heads": 1}, {"heads": 8}, {"combine": "mean"}, {"residual": False}, {"gate": True}],
-    ids=str,
-)
+@pytest.mark.parametrize("changes", [{}, {"heads": 1}, {"heads": 8}, {"combine": "mean"}], ids=str)
 def test_attention_is_a_softmax_over_the_keys_that_the_mask_allows(changes):
     module, z, mask = attention(**changes), features(), random_mask()
     np.testing.assert_allclose(call(module, z, mask), oracle(module, z, mask), atol=1e-5)
@@ -110,7 +102,7 @@ def test_the_mean_over_views_counts_only_views_with_a_key():
 
 
 def test_jit_equals_the_eager_call():
-    module, z, mask = attention(gate=True), features(), random_mask()
+    module, z, mask = attention(), features(), random_mask()
     np.testing.assert_allclose(call(module, z, mask), module(z, jnp.asarray(mask)), atol=2e-6)
 
 
@@ -152,21 +144,12 @@ def test_the_order_of_views_and_of_patches_only_reorders_the_result(combine):
 
 
 def test_a_similarity_start_attends_to_the_patch_that_looks_most_alike():
-    module = EpipolarAttention(AttentionConfig(width=D, heads=1, residual=False), nnx.Rngs(0))
+    module = EpipolarAttention(AttentionConfig(width=D, heads=1), nnx.Rngs(0))
     z = jnp.tile(jnp.concatenate([jnp.eye(D)[:2], -jnp.eye(D)[:1]]), (2, 1, 1))
     mask = jnp.broadcast_to(~jnp.eye(2, dtype=bool)[..., None, None], (2, 2, 3, 3))
-    out = call(module, z, mask)
+    out = call(module, z, mask) - np.asarray(z)
     normed = np.asarray(module.norm(z))
     np.testing.assert_array_equal((out[0] @ normed[1].T).argmax(1), [0, 1, 2])
-
-
-def test_a_gate_starts_half_open():
-    z, mask = features(), random_mask()
-    gated, plain = (
-        EpipolarAttention(AttentionConfig(width=D, heads=2, gate=gate), nnx.Rngs(0))
-        for gate in ("patch", "none")
-    )
-    np.testing.assert_allclose(call(gated, z, mask) - z, (call(plain, z, mask) - z) / 2, atol=1e-6)
 
 
 def test_a_random_start_is_a_function_of_the_seed():
@@ -183,15 +166,36 @@ def test_heads_that_do_not_divide_the_width_are_refused():
         AttentionConfig(width=8, heads=3)
 
 
+@pytest.mark.parametrize(
+    ("fusion", "has_next", "expected"),
+    [
+        ({}, True, (4, "similarity")),  # what is copied over that start is the block
+        ({"init": "random"}, False, (4, "random")),
+        ({"heads": 2, "init": "similarity"}, True, (2, "similarity")),
+        ({"heads": 2}, False, (2, "similarity")),
+        ({"heads": 3}, False, "config fusion.heads=3: must divide the features' width 8"),
+        ({"heads": 2}, True, "config fusion.heads=2: the block to copy has 4"),
+    ],
+)
+def test_heads_are_the_configs_or_the_backbones_and_fit_the_block_to_copy(fusion, has_next, expected):
+    backbone = Info("none", "none", True, "", "", 8, {}, (), heads=4, has_next=has_next)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            AttentionConfig.of(FusionConfig(**fusion), D, backbone)
+        return
+    found = AttentionConfig.of(FusionConfig(combine="mean", **fusion), D, backbone)
+    assert found == AttentionConfig(D, *expected, "mean")
+
+
 # ---- the backbone's block as a start (decision D4)
 
-TINY = DinoV2Config(hidden_size=D, num_hidden_layers=8, num_attention_heads=2, image_size=20, patch_size=4)
+TINY = DinoV2Config(hidden_size=D, num_hidden_layers=1, num_attention_heads=2, image_size=20, patch_size=4)
 
 
 @pytest.fixture(scope="module")
 def block():
-    """Block 8 with random numbers where a fresh one has zeros and ones."""
-    block = random_dinov2(TINY, seed=3).blocks[7]
+    """A block with random numbers where a fresh one has zeros and ones."""
+    block = random_dinov2(TINY, seed=3).blocks[0]
     rng = np.random.default_rng(0)
     state = nnx.state(block)
     nnx.update(
@@ -215,16 +219,6 @@ def test_a_block_of_another_shape_is_not_copied(block):
         module = EpipolarAttention(AttentionConfig(**({"width": D, "heads": 2} | changes)), nnx.Rngs(0))
         with pytest.raises(ValueError, match="a block of 2 heads and width 8 does not fit"):
             copy_block(module, block)
-
-
-def test_the_next_block_is_the_one_after_the_features_or_none(monkeypatch):
-    monkeypatch.setitem(DINOV2_SIZES, "dinov2-small", TINY)
-    config = BackboneConfig(name="dinov2-small", weights="random", block=7)
-    expected = jax.tree.leaves(nnx.state(random_dinov2(TINY, 5).blocks[7]))
-    found = jax.tree.leaves(nnx.state(next_block(config, seed=5)))
-    assert all(np.array_equal(a, b) for a, b in zip(found, expected, strict=True))
-    assert next_block(BackboneConfig(name="dinov2-small", weights="random", block=8)) is None
-    assert next_block(BackboneConfig(name=extractor.EFFICIENTNET)) is None
 
 
 # ---- windows by similarity (MVAS)
@@ -274,17 +268,3 @@ def test_mvas_attends_to_its_windows_whatever_the_geometry_says():
         expected = oracle(module, z, windows_oracle(z, pairs, (2, 3), 2, 2))
         for mask in (random_mask(), np.zeros((V, V, N, N), bool)):
             np.testing.assert_allclose(call(module, z, mask, there), expected, atol=1e-5)
-
-
-def test_better_keys_are_those_that_stand_out_among_all_patches_of_their_view():
-    module, z, mask = attention(keys="better"), features(), random_mask()
-    normed = module.norm(jnp.asarray(z))
-    query, key = (np.asarray(linear(normed), np.float64) for linear in (module.query, module.key))
-    better = np.zeros_like(mask)
-    for a, b, j in np.ndindex(mask.shape[:3]):
-        likeness = key[b] @ query[a, j]
-        better[a, b, j] = likeness > likeness.mean() + likeness.std()
-    assert 0 < (mask & better).sum() < mask.sum()
-    plain = attention()
-    nnx.update(plain, nnx.state(module))
-    np.testing.assert_allclose(call(module, z, mask), call(plain, z, mask & better), atol=1e-6)

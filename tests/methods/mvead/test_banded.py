@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +14,15 @@ from mvead_jax.rig.cameras import five_cameras
 PATCH = 14.0
 
 
+def mask_of(F, grid):
+    return np.asarray(jax.jit(epipolar_mask, static_argnums=(1, 2))(F, grid, PATCH))
+
+
 def rig_mask(grid):
     """F and mask of the rig of five cameras, whose pictures are cropped to the grid."""
     rig = five_cameras(int(max(grid) * PATCH))
     F = fundamental_from_cameras(rig.K, rig.R, rig.t)
-    return F, np.asarray(epipolar_mask(F, grid, PATCH))
+    return F, mask_of(F, grid)
 
 
 def random_qkv(seed, shape):
@@ -24,14 +30,18 @@ def random_qkv(seed, shape):
     return tuple(random.normal(size=shape).astype("f4") for _ in range(3))
 
 
-def value_and_gradient(attention, qkv, *rest):
-    """Attention's output and the gradient of the sum of its squares."""
-
-    def loss(q, k, v):
+@functools.cache  # each shape is compiled once
+def compiled(attention):
+    def loss(q, k, v, *rest):
         output = attention(q, k, v, *rest)
         return (output**2).sum(), output
 
-    (_, output), gradient = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))(*qkv)
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
+
+
+def value_and_gradient(attention, qkv, *rest):
+    """Attention's output and the gradient of the sum of its squares."""
+    (_, output), gradient = compiled(attention)(*qkv, *rest)
     return output, *gradient
 
 
@@ -71,7 +81,7 @@ def test_any_mask_is_served_exactly_whatever_the_order(share):
 def test_pairs_without_geometry_have_no_keys(nothing):
     F, _ = rig_mask((4, 6))
     F[0, 1] = F[1, 0] = nothing
-    mask = np.asarray(epipolar_mask(F, (4, 6), PATCH))
+    mask = mask_of(F, (4, 6))
     assert_same(random_qkv(2, (5, 24, 2, 8)), mask, plan_bands(mask, F, (4, 6), PATCH, block=8))
 
 

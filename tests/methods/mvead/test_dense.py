@@ -51,6 +51,7 @@ def test_a_patch_without_keys_gives_zero():
 def test_the_gradient_is_right_and_finite_for_patches_without_keys():
     query, key, value, mask = random_case(1)
 
+    @jax.jit
     def loss(q, k, v):
         return (masked_attention(q, k, v, mask) ** 2).sum()
 
