@@ -95,6 +95,7 @@ def test_every_sample_gets_a_finite_score_and_a_metric_is_a_number_or_null(tmp_p
         "data.image_size": "32",
         "data.incomplete": "keep",
         "backbone.name": "efficientnet-lite0",
+        "backbone.batch_size": "2",
         "eval.bootstrap": "5",
     }
     train(load_config("configs/realiad.py", fields | METHODS[method]), tmp_path / "run")

@@ -33,7 +33,7 @@ def config_for(root, **changes):
     return override(
         PatchCoreConfig(
             data=DataConfig(root=str(root), image_size=32),
-            backbone=BackboneConfig(name="efficientnet-lite0"),
+            backbone=BackboneConfig(name="efficientnet-lite0", batch_size=2),
         ),
         fields,
     )

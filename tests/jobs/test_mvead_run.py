@@ -38,6 +38,7 @@ def fields_for(root, **changes):
         "data.root": str(root),
         "data.image_size": "64",
         "backbone.name": "efficientnet-lite0",
+        "backbone.batch_size": "2",
         "geometry.cameras": "cameras.json",
         "fusion.init": "random",
         "train.epochs": "2",

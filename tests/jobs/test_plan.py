@@ -21,11 +21,13 @@ HEADERS = 20_000  # of all files of a part
 def fields(root, **changes):
     own = {
         "data.root": str(root),
-        "data.image_size": "64",
+        "data.image_size": "32",
         "backbone.name": "efficientnet-lite0",
+        "backbone.batch_size": "2",
         "fusion.kind": "mvas",
         "fusion.windows": "2",
         "train.epochs": "1",
+        "train.batch_size": "2",
         "train.centers": "2",
         "eval.bootstrap": "5",
     }

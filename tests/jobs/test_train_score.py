@@ -37,7 +37,7 @@ def config_for(root, **changes):
     return override(
         PatchCoreConfig(
             data=DataConfig(root=str(root), image_size=32),
-            backbone=BackboneConfig(name="efficientnet-lite0"),
+            backbone=BackboneConfig(name="efficientnet-lite0", batch_size=2),  # whatever is read, one program
             eval=EvalConfig(bootstrap=20),
         ),
         {key.replace("__", "."): value for key, value in changes.items()},
@@ -645,39 +645,48 @@ def scripts(*commands, path=()):
     )
 
 
-def test_the_scripts_run_without_torch_or_tensorflow_and_print_the_table(root, tmp_path):
-    fields = [f"--config.data.root={root}", "--config.data.categories=cap", "--config.data.image_size=32"]
-    fields += ["--config.backbone.name=efficientnet-lite0", "--config.train.epochs=2"]
-    done = scripts(
-        ("train", "--config", "configs/realiad.py", "--workdir", tmp_path / "run", *fields),
-        ("score", "--workdir", tmp_path / "run"),
-    )
-    assert done.returncode == 0, done.stderr
-    assert "mean of 1" in done.stdout
-    assert "image_score: largest patch score" in done.stdout
-
-
-def test_a_method_of_an_installed_package_is_trained_scored_exported_and_verified(root, tmp_path):
-    """Nothing of the program knows it: an entry point names it."""
-    installed = tmp_path / "packages/toys-1.0.dist-info"
+@pytest.fixture(scope="module")
+def alone(root, tmp_path_factory):
+    """The scripts by themselves: MVEAD, and a method of an installed package; their folder and what is left of them."""
+    folder = tmp_path_factory.mktemp("alone")
+    installed = folder / "packages/toys-1.0.dist-info"
     installed.mkdir(parents=True)
     (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
     (installed / "entry_points.txt").write_text(
         "[mvead_jax.methods]\ntoy-gaussian = methods.toys:GaussianConfig\n"
     )
     fields = [f"--config.data.root={root}", "--config.data.categories=cap", "--config.data.image_size=32"]
+    fields += ["--config.backbone.name=efficientnet-lite0", "--config.backbone.batch_size=2"]
+    pretraining = ["--config.train.epochs=2", "--config.train.centers=2"]
+    mvead, toy = folder / "mvead", folder / "toy"
     done = scripts(
-        ("train", "--config", "configs/demo.py:toy-gaussian", "--workdir", tmp_path / "run", *fields),
-        ("score", "--workdir", tmp_path / "run", "--no-report"),
-        ("export", "--workdir", tmp_path / "run", "--output", tmp_path / "shipped"),
-        ("verify", tmp_path / "shipped"),
+        ("train", "--config", "configs/realiad.py", "--workdir", mvead, *fields, *pretraining),
+        ("score", "--workdir", mvead),
+        ("train", "--config", "configs/demo.py:toy-gaussian", "--workdir", toy, *fields),
+        ("score", "--workdir", toy, "--no-report"),
+        ("export", "--workdir", toy, "--output", folder / "shipped"),
+        ("verify", folder / "shipped"),
         path=(installed.parent, ROOT / "tests"),
     )
+    return folder, done
+
+
+def test_the_scripts_run_without_torch_or_tensorflow_and_print_the_table(alone):
+    folder, done = alone
+    assert done.returncode == 0, done.stderr
+    assert "mean of 1" in done.stdout
+    assert "image_score: largest patch score" in done.stdout
+    assert (folder / "mvead/scores/report/index.html").is_file()
+
+
+def test_a_method_of_an_installed_package_is_trained_scored_exported_and_verified(alone):
+    """Nothing of the program knows it: an entry point names it."""
+    folder, done = alone
     assert done.returncode == 0, done.stderr
     assert "method: toy-gaussian" in done.stdout
     assert "patch_score: deviation from the mean of its place" in done.stdout
     assert "every file is as exported" in done.stdout
-    assert json.loads((tmp_path / "shipped/config.json").read_text())["method"] == "toy-gaussian"
+    assert json.loads((folder / "shipped/config.json").read_text())["method"] == "toy-gaussian"
 
 
 @pytest.mark.parametrize(
@@ -750,7 +759,8 @@ def test_the_demo_in_small(tmp_path):
     assert done.returncode == 2
     assert done.stderr == "error: families: unknown family 'gear'; choose from flange, terminal, cogwheel\n"
     fields = [f"--config.data.root={tmp_path / 'rig'}", f"--config.features.cache={tmp_path / 'cache'}"]
-    fields += ["--config.data.image_size=64", "--config.train.epochs=2"]
+    fields += ["--config.data.image_size=32", "--config.backbone.batch_size=2"]
+    fields += ["--config.train.epochs=2", "--config.train.centers=2"]
     done = call("train", "--config", "configs/demo.py", "--workdir", tmp_path / "run", *fields)
     assert done.returncode == 0, done.stderr
     done = call("score", "--workdir", tmp_path / "run")

@@ -43,14 +43,14 @@ def loud():
 
 
 def config_for(root, **changes):
-    own = {"data.root": str(root), "data.image_size": "32", "eval.bootstrap": "5"}
+    own = {"data.root": str(root), "data.image_size": "32", "backbone.batch_size": "2", "eval.bootstrap": "5"}
     own |= {"train.epochs": "2", "train.batch_size": "2", "train.centers": "2"}
     own |= {"fusion.kind": "mvas", "fusion.windows": "2"}
     return load_config("configs/demo.py", own | {k.replace("__", "."): v for k, v in changes.items()})
 
 
 def patchcore_for(root, **changes):
-    own = {"data.root": str(root), "data.image_size": "32", "eval.bootstrap": "5"}
+    own = {"data.root": str(root), "data.image_size": "32", "backbone.batch_size": "2", "eval.bootstrap": "5"}
     return load_config(
         "configs/demo.py:patchcore", own | {k.replace("__", "."): v for k, v in changes.items()}
     )
