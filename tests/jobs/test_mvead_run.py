@@ -45,6 +45,7 @@ def fields_for(root, **changes):
         "train.batch_size": "2",
         "train.centers": "3",
         "train.learning_rate": "1e-3",
+        "eval.bootstrap": "20",
     }
     return fields | {key.replace("__", "."): value for key, value in changes.items()}
 
@@ -133,7 +134,9 @@ def test_the_workdir_holds_what_scoring_and_going_on_need(run):
 
 
 def test_training_parts_score_lower_than_normal_and_those_lower_than_defective_ones(root, run, tmp_path):
-    score(run, tmp_path / "train", pictures=root / "realiad_64/cap/OK")  # training samples are 1 to 5
+    score(
+        run, tmp_path / "train", pictures=root / "realiad_64/cap/OK", report=False
+    )  # training samples are 1 to 5
     seen, new = scores(tmp_path / "train", "samples.csv")[:5], scores(tmp_path / "train", "samples.csv")[5:]
     assert seen.max() < new.min()
     found = json.loads((run / "scores/metrics.json").read_text())
@@ -172,7 +175,7 @@ def wait_for_step(process, workdir, step):
 def test_killed_twice_and_stopped_once_it_goes_on_to_the_same_bytes(root, runs):
     changes = {"data__categories": "cap", "train__epochs": str(STEPS // 3)}
     train(config_for(root, **changes), runs / "whole")
-    score(runs / "whole")
+    score(runs / "whole", report=False)
     workdir, rng = runs / "killed", random.Random()
     for moment in (rng.randrange(0, 10), rng.randrange(12, 20)):
         process = start(workdir, fields_for(root, **changes))
@@ -194,7 +197,7 @@ def test_killed_twice_and_stopped_once_it_goes_on_to_the_same_bytes(root, runs):
     stopped = int(last.split(";")[0].split()[-1])
     assert not (workdir / "models").exists()
     train(config_for(root, **changes), workdir)
-    score(workdir)
+    score(workdir, report=False)
     assert results(workdir / "scores") == results(runs / "whole/scores")
     assert training(workdir) == training(runs / "whole")
     assert len(training(workdir)) == STEPS > stopped + 1
@@ -208,7 +211,7 @@ def multi(root, runs):
     """One model for two categories with cameras of their own."""
     changes = {"setting": "multi", "data__incomplete": "keep", "train__center_update": "epoch"}
     train(config_for(root, **changes), runs / "multi")
-    score(runs / "multi")
+    score(runs / "multi", report=False)
     return runs / "multi"
 
 
@@ -223,7 +226,7 @@ def test_one_model_for_categories_with_cameras_of_their_own(multi):
 
 
 def test_a_category_scored_alone_has_the_scores_that_it_has_among_others(multi, tmp_path):
-    score(multi, tmp_path / "pin", overrides={"data.categories": "pin"})
+    score(multi, tmp_path / "pin", overrides={"data.categories": "pin"}, report=False)
     together = [line for line in lines(multi / "scores/images.csv") if line["category"] == "pin"]
     for alone, line in zip(lines(tmp_path / "pin/images.csv"), together, strict=True):
         assert alone["image_path"] == line["image_path"]
@@ -235,7 +238,7 @@ def test_evidence_of_the_other_views_changes_scores_and_the_protocol_says_so(run
     found = {}
     for workdir, evidence in ((run, "epipolar"), (run, "all"), (multi, "epipolar")):
         output = tmp_path / f"{workdir.name}_{evidence}"
-        told = score(workdir, output, overrides={"score.evidence": evidence})["protocol"]
+        told = score(workdir, output, overrides={"score.evidence": evidence}, report=False)["protocol"]
         assert told != json.loads((workdir / "scores/metrics.json").read_text())["protocol"]
         found[workdir, evidence] = scores(output)
         assert np.isfinite(scores(output)).all()
@@ -244,19 +247,25 @@ def test_evidence_of_the_other_views_changes_scores_and_the_protocol_says_so(run
 
 
 def test_evidence_without_weight_orders_the_pictures_of_a_view_as_plain_scores_do(run, tmp_path):
-    score(run, tmp_path / "out", overrides={"score.evidence": "epipolar", "score.weight": "0"})
+    changes = {"score.evidence": "epipolar", "score.weight": "0"}
+    score(run, tmp_path / "out", overrides=changes, report=False)
     found, plain = scores(tmp_path / "out"), scores(run / "scores")
     for view in range(3):
         np.testing.assert_array_equal(np.argsort(found[view::3]), np.argsort(plain[view::3]))
 
 
-@pytest.mark.parametrize("changes", [{"fusion__kind": "mvas"}, {"method": "patchcore"}], ids=str)
-def test_methods_without_geometry_can_be_trained_for_evidence_and_scored_without(root, runs, changes):
-    workdir = runs / next(iter(changes.values()))
-    fields = changes | {"score__evidence": "epipolar", "train__epochs": "1"}
-    train(config_for(root, data__categories="cap", **fields), workdir)
-    score(workdir)
-    score(workdir, workdir / "without", overrides={"score.evidence": "none"})
+@pytest.mark.parametrize("name", ["mvas", "patchcore"])
+def test_methods_without_geometry_can_be_trained_for_evidence_and_scored_without(root, runs, name):
+    workdir = runs / name
+    fields = fields_for(root, data__categories="cap", score__evidence="epipolar", train__epochs="1")
+    if name == "mvas":
+        fields["fusion.kind"] = "mvas"
+    else:
+        fields = {key: text for key, text in fields.items() if not key.startswith(("fusion.", "train."))}
+        fields["method"] = "patchcore"
+    train(load_config("configs/realiad.py", fields), workdir)
+    score(workdir, report=False)
+    score(workdir, workdir / "without", overrides={"score.evidence": "none"}, report=False)
     assert (scores(workdir / "scores") != scores(workdir / "without")).all()
     (workdir / "geometry/cap.json").unlink()
     assert re.search(
@@ -313,7 +322,7 @@ def test_a_damaged_state_is_refused(run, tmp_path):
             {"data__categories": "cap", "fusion__heads": "7"},
             "fusion.heads=7: must divide .* width 152",
         ),
-        ({"train__mask_ratio": "1.5"}, "train.mask_ratio=1.5: must be at most 1"),
+        ({"train__mask_ratio": "1.5"}, "train.mask_ratio=1.5: must be at least 0 and at most 1"),
         ({"data__categories": "cap", "geometry__cameras": "one.json"}, "no view 'C2'; it has C1, C3, C9"),
     ],
 )

@@ -234,7 +234,7 @@ def test_two_configs_of_one_name_are_refused(call, tmp_path):
     shutil.copy(ROOT / "configs/study.py", other)
     specs = [f"{ROOT / 'configs/study.py'}:patchcore", f"{other}:patchcore"]
     with pytest.raises(UserError, match="share the folder study-patchcore"):
-        call("compare", "--output", tmp_path / "study", *specs)
+        call("compare", "--output", tmp_path / "study", *specs, tiny=BARE)
 
 
 def test_kinds_puts_runs_beside_each_other(grid, call, tmp_path, capsys):
