@@ -19,7 +19,14 @@ from fake_realiad import write_cameras, write_realiad
 from safetensors.numpy import load_file, save_file
 
 from mvead_jax.bank.config import BankConfig, BankScoreConfig
-from mvead_jax.config.schema import BackboneConfig, DataConfig, DecisionConfig, FeaturesConfig, GeometryConfig
+from mvead_jax.config.schema import (
+    BackboneConfig,
+    DataConfig,
+    DecisionConfig,
+    EvalConfig,
+    FeaturesConfig,
+    GeometryConfig,
+)
 from mvead_jax.data.source import open_data
 from mvead_jax.decision.split import hold_out
 from mvead_jax.evaluation.score_files import read_images
@@ -42,7 +49,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = write_realiad(tmp_path_factory.mktemp("data"), size=40)
+    folder = write_realiad(tmp_path_factory.mktemp("data"), size=40, train=6)
     write_cameras(folder, 40, bolt=range(5))
     return folder
 
@@ -52,25 +59,27 @@ def config_for(kind, root):
     if kind == "mvead":
         return MveadConfig(
             data=DataConfig(**data, categories=("bolt",)),
-            backbone=BackboneConfig(name="efficientnet-lite0"),
+            backbone=BackboneConfig(name="efficientnet-lite0", batch_size=5),
             geometry=GeometryConfig(cameras="cameras.json"),
             train=PretrainConfig(epochs=1, centers=2),
             score=BankScoreConfig(evidence="epipolar"),
+            eval=EvalConfig(bootstrap=20),
             decision=DecisionConfig(held_out=0.5, false_alarms=0.5),
         )
     return PatchCoreConfig(
         setting="multi",
         data=DataConfig(**data | {"image_size": 84}),
-        backbone=BackboneConfig(name="dinov2-small", weights="random", block=1),
+        backbone=BackboneConfig(name="dinov2-small", weights="random", block=1, batch_size=5),
         features=FeaturesConfig(dtype="bfloat16"),
         bank=BankConfig(kind="coreset", share=0.5),
+        eval=EvalConfig(bootstrap=20),
     )
 
 
 def make(kind, root, folder):
     """A workdir and its artefact."""
     train(config_for(kind, root), folder / "run")
-    score(folder / "run")
+    score(folder / "run", report=False)
     export(folder / "run", folder / "shipped")
     return folder / "run", folder / "shipped"
 
@@ -279,7 +288,7 @@ def test_the_inspector_and_score_py_take_it_as_the_workdir_it_was_made_of(made, 
         shutil.copy(path, tmp_path / "new")
     kept = json.loads((shipped / "config.json").read_text())
     assert (kept["data"]["root"], kept["features"]["cache"]) == ("", "")
-    score(shipped, tmp_path / "scores", pictures=tmp_path / "new")
+    score(shipped, tmp_path / "scores", pictures=tmp_path / "new", report=False)
     assert list((tmp_path / "feature_cache").iterdir())
     for line in read_images(tmp_path / "scores"):
         assert found.scores[line.view] == pytest.approx(float(line.score), rel=1e-6)

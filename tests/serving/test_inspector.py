@@ -13,7 +13,7 @@ from PIL import Image
 from mvead_jax import Inspector
 from mvead_jax.bank.config import BankScoreConfig
 from mvead_jax.config.io import config_of
-from mvead_jax.config.schema import BackboneConfig, DataConfig, DecisionConfig, GeometryConfig
+from mvead_jax.config.schema import BackboneConfig, DataConfig, DecisionConfig, EvalConfig, GeometryConfig
 from mvead_jax.evaluation.score_files import read_images, read_samples
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
@@ -47,12 +47,13 @@ def run(request, root, tmp_path_factory):
     config = config_of(
         request.param,
         data=DataConfig(root=str(root), image_size=SIZE, categories=("bolt",)),
-        backbone=BackboneConfig(name="efficientnet-lite0"),
+        backbone=BackboneConfig(name="efficientnet-lite0", batch_size=5),
         decision=DecisionConfig(held_out=0.5, false_alarms=0.4),
+        eval=EvalConfig(bootstrap=0),
         **KINDS[request.param],
     )
     train(config, workdir)
-    score(workdir)
+    score(workdir, report=False)
     return workdir
 
 
@@ -64,7 +65,7 @@ def two(root, tmp_path_factory):
         PatchCoreConfig(
             setting="multi",
             data=data,
-            backbone=BackboneConfig(name="efficientnet-lite0", weights="random"),
+            backbone=BackboneConfig(name="efficientnet-lite0", weights="random", batch_size=5),
         ),
         workdir,
     )
@@ -118,7 +119,7 @@ def test_a_missing_view_is_left_out_as_score_py_leaves_it_out(run, root, tmp_pat
         if view != "C2":
             (tmp_path / "new").mkdir(exist_ok=True)
             (tmp_path / "new" / path.name).write_bytes(path.read_bytes())
-    score(run, tmp_path / "scores", pictures=tmp_path / "new")
+    score(run, tmp_path / "scores", pictures=tmp_path / "new", report=False)
     expected = {line.view: line.score for line in read_images(tmp_path / "scores")}
     (decided,) = read_samples(tmp_path / "scores")
     inspector = Inspector.load(run)
