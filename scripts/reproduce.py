@@ -24,7 +24,7 @@ exit codes: 0 all rows are there; 1 a row failed; 2 a mistake in the command or 
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from mvead_jax.comparison import papers
@@ -39,6 +39,7 @@ from mvead_jax.comparison.paper_tables import (
     table_of_categories,
 )
 from mvead_jax.config.io import load_config, override, split_overrides
+from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.jobs.reproduce import (
     Run,
@@ -143,8 +144,12 @@ def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[st
 
 
 def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
-    """Any configs beside the first."""
-    runs = [Run(_name(spec), load_config(spec, overrides)) for spec in dict.fromkeys(arguments.configs)]
+    """Any configs beside the first; a field that only some methods have is set in theirs."""
+    configs = {spec: load_config(spec) for spec in arguments.configs}
+    runs = [
+        Run(_name(spec), override(config, _of_method(config, overrides, configs.values())))
+        for spec, config in configs.items()
+    ]
     names = [one.name for one in runs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"compare: two configs would share the folder {twice[0]}; run one of them elsewhere")
@@ -202,6 +207,17 @@ def _refuse(overrides: Mapping[str, str], keys: Sequence[str], fix: str) -> None
     for key in keys:
         if key in overrides:
             raise UserError(f"--config.{key}={overrides[key]}: {fix}")
+
+
+def _of_method(config: Config, overrides: Mapping[str, str], others: Iterable[Config]) -> dict[str, str]:
+    """The overrides without those of sections that this config has not and another has."""
+    sections = {key: key.partition(".")[0] for key in overrides}
+    elsewhere = {name for name in sections.values() if any(hasattr(other, name) for other in others)}
+    return {
+        key: text
+        for key, text in overrides.items()
+        if hasattr(config, sections[key]) or sections[key] not in elsewhere
+    }
 
 
 def _folder(spec: str) -> str:

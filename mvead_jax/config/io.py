@@ -155,7 +155,10 @@ def from_dict(values: Mapping[str, Any], where: str) -> Config:
     method = values.get("method") if isinstance(values, Mapping) else None
     if not isinstance(method, str):
         raise UserError(f"{where}: not a config: it names no method")
-    return _from_dict(METHODS.load(method), values, where)
+    try:
+        return _from_dict(METHODS.load(method), values, where)
+    except UserError as error:
+        raise (error if str(error).startswith(where) else UserError(f"{where}: {error}")) from None
 
 
 def differences(a: Config, b: Config) -> list[str]:

@@ -219,6 +219,7 @@ def checked_scoring(
       UserError: what of the workdir, the data set or the output can't be scored.
     """
     config = trained_config(workdir, overrides, OVERRIDDEN)
+    Manifest(workdir).verify(workdir / "config.json")  # a damaged one may still be a config
     protocols_of(config, protocols)
     index = samples_of(config, workdir, pictures)
     output = output or default_output(workdir, pictures)
@@ -226,7 +227,6 @@ def checked_scoring(
     if from_test_labels:
         check_labels(index)
     earlier = check_output(output, scored)
-    Manifest(workdir).verify(workdir / "config.json")
     names = [name for name, _ in models(config, index)]
     calibrations = read_for_scoring(config, workdir, names, index.categories)
     return Checked(_with_cache(config, workdir, output), index, output, scored, earlier, calibrations)

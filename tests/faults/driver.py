@@ -90,7 +90,7 @@ class Watch:
         else:
             if self.how == "torn" and name.startswith("append"):
                 with open(path, "ab") as file:  # the hook sees it too, and lets it pass
-                    file.write(b'{"stage": "pre-training", "na')
+                    file.write(b'{"stage": "training", "na')
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _fail(self, path):

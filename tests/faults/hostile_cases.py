@@ -20,17 +20,18 @@ from typing import NamedTuple
 
 import numpy as np
 from fake_realiad import edit_list, write_realiad
-from mvead_jax.bank.store import Manifest, map_banks, read_facts
 from PIL import Image
-from safetensors.numpy import save_file
 
 from mvead_jax.backbones.dinov2.params import load_dinov2
+from mvead_jax.bank.fill import Bank
 from mvead_jax.data.loading import check_files, image_size, open_image
 from mvead_jax.data.new_pictures import load_pictures
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.source import open_data, open_pictures
+from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.runtime.errors import UserError, printable
 from mvead_jax.runtime.files import read_json
+from mvead_jax.scoring.model_store import FACTS, STATE, read_facts, read_state
 
 
 class Case(NamedTuple):
@@ -515,12 +516,13 @@ def _(folder):
 # ---- safetensors and JSON of a workdir
 
 
-def tensors(content, read=map_banks):
-    """What reads a bank makes of bytes."""
+def tensors(content):
+    """The state of a model with one bank of four features, made of bytes."""
 
     def run(folder):
-        (folder / "C1.safetensors").write_bytes(content() if callable(content) else content)
-        return f"{ {name: rows.shape for name, rows in read(folder).items()} }"
+        (folder / STATE).write_bytes(content() if callable(content) else content)
+        state = read_state(folder, {"banks": {"C1": Bank.before_filling(4)}})
+        return str(state["banks"]["C1"].rows.shape)
 
     return run
 
@@ -530,48 +532,57 @@ def header(value, size=None, body=b""):
     return struct.pack("<Q", len(text) if size is None else size) + text + body
 
 
-BANK = {"bank": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}}
-add("safetensors: empty", "not a memory bank", tensors(b""))
-add("safetensors: a header of 2^63 bytes", "not a memory bank", tensors(header(b"{}", 2**63)))
-add("safetensors: a header of 10^9 bytes, said", "not a memory bank", tensors(header(b"{}", 10**9)))
-add("safetensors: a header longer than the file", "not a memory bank", tensors(header(b"{}", 100)))
-add("safetensors: no JSON in the header", "not a memory bank", tensors(header(b"\xff\xfe{}")))
-add("safetensors: deep nesting", "not a memory bank", tensors(header(b'{"a":' * 5000)))
-add("safetensors: numbers beyond the end", "not a memory bank", tensors(header(BANK)))
+def bank(kind, shape, size, sample=16):
+    """The header of a bank with four rows, and its bytes. size: of the rows. sample: where whose they are begins."""
+    entries = {"banks/C1/rows": {"dtype": kind, "shape": shape, "data_offsets": [0, size]}}
+    entries["banks/C1/sample"] = {"dtype": "I32", "shape": [4], "data_offsets": [sample, sample + 16]}
+    return entries
+
+
+NO_STATE = "not the state of this model"
+add("safetensors: empty", NO_STATE, tensors(b""))
+add("safetensors: a header of 2^63 bytes", NO_STATE, tensors(header(b"{}", 2**63)))
+add("safetensors: a header of 10^9 bytes, said", NO_STATE, tensors(header(b"{}", 10**9)))
+add("safetensors: a header longer than the file", NO_STATE, tensors(header(b"{}", 100)))
+add("safetensors: no JSON in the header", NO_STATE, tensors(header(b"\xff\xfe{}")))
+add("safetensors: deep nesting", NO_STATE, tensors(header(b'{"a":' * 5000)))
+add("safetensors: numbers beyond the end", NO_STATE, tensors(header(bank("F32", [1, 4], 16))))
 add(
     "safetensors: a shape that is not its bytes",
-    "not a memory bank",
-    tensors(
-        header({"bank": {"dtype": "F32", "shape": [2**40, 2**20], "data_offsets": [0, 16]}}, body=bytes(16))
-    ),
+    NO_STATE,
+    tensors(header(bank("F32", [2**40, 2**20], 16), body=bytes(32))),
 )
 add(
     "safetensors: two tensors over one another",
-    "not a memory bank",
-    tensors(
-        header(BANK | {"sample": {"dtype": "I32", "shape": [4], "data_offsets": [0, 16]}}, body=bytes(16))
-    ),
+    NO_STATE,
+    tensors(header(bank("F32", [1, 4], 16, sample=0), body=bytes(16))),
 )
 add(
     "safetensors: a bank of text bytes",
-    "holds U8, not F32",
-    tensors(header({"bank": {"dtype": "U8", "shape": [4, 4], "data_offsets": [0, 16]}}, body=bytes(16))),
+    "holds U8 [4, 4], not rows of features",
+    tensors(header(bank("U8", [4, 4], 16), body=bytes(32))),
 )
 add(
     "safetensors: a bank that is no table",
-    "not a memory bank",
-    tensors(header({"bank": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}, body=bytes(16))),
+    "holds F32 [4], not rows of features",
+    tensors(header(bank("F32", [4], 16), body=bytes(32))),
 )
 add(
     "safetensors: no rows",
-    "not a memory bank",
-    tensors(header({"bank": {"dtype": "F32", "shape": [0, 4], "data_offsets": [0, 0]}})),
+    "holds F32 [0, 4], not rows of features",
+    tensors(header(bank("F32", [0, 4], 0, sample=0), body=bytes(16))),
 )
+add(
+    "safetensors: rows of another width",
+    "is 2 wide, expected 4",
+    tensors(header(bank("F32", [2, 2], 16), body=bytes(32))),
+)
+add("safetensors: no bank", "it lacks banks/C1/rows", tensors(header({})))
 
 
-@case("safetensors: facts that are no JSON", "not a memory bank")
+@case("facts.json: 100,000 brackets deep", "not readable as JSON (maximum recursion depth")
 def _(folder):
-    save_file({"bank": np.zeros((2, 2), np.float32)}, folder / "C1.safetensors", {"facts": "[" * 100_000})
+    (folder / FACTS).write_text("[" * 100_000)
     return read_facts(folder)
 
 
@@ -584,13 +595,13 @@ def _(folder):
 
 @case("manifest.json: a path with ..", "not a manifest; delete it and train again")
 def _(folder):
-    (folder / "manifest.json").write_text('{"banks/../../../etc/passwd": "00"}')
+    (folder / "manifest.json").write_text('{"models/../../../etc/passwd": "00"}')
     Manifest(folder)
 
 
 @case("manifest.json: a number for a digest", "not a manifest; delete it and train again")
 def _(folder):
-    (folder / "manifest.json").write_text('{"banks/cap/C1.safetensors": 7}')
+    (folder / "manifest.json").write_text('{"models/cap/state.safetensors": 7}')
     Manifest(folder)
 
 

@@ -16,7 +16,8 @@ import numpy as np
 from fake_realiad import write_realiad
 from safetensors.numpy import save_file
 
-from mvead_jax.backbones.dinov2.params import CONFIG, TENSORS, key_table, read_config
+from mvead_jax.backbones.dinov2.params import key_table, read_config
+from mvead_jax.backbones.weights import CONFIG, TENSORS
 from mvead_jax.rig.cameras import five_cameras
 
 ROOT = Path(__file__).parents[2]

@@ -41,7 +41,7 @@ def is_removal(name):
 def test_the_same_run_twice_gives_the_same_bytes_and_a_third_time_it_has_nothing_to_do(lab, names):
     assert lab.done("train", "again")["events"] == [name.replace("whole/", "again/") for name in names]
     assert differing(lab.folder / "again", lab.folder / "whole") == []
-    assert not any("banks" in name for name in lab.done("train", "again")["events"])
+    assert not any("models" in name for name in lab.done("train", "again")["events"])
 
 
 def test_killed_at_every_write_it_goes_on_to_the_same_bytes(lab, names):
@@ -91,9 +91,9 @@ def test_terminated_anywhere_it_goes_on_to_the_same_bytes(lab, names):
 FILES = (
     *("run/config.json", "run/environment.json", "run/metrics.jsonl", "run/geometry/cap.json"),
     *("run/geometry/pictures/cap.png", "run/manifest.json", "feature_cache/*.npy"),
-    *("run/checkpoints/cap/origin.json", "run/checkpoints/cap/0", "run/models/cap/fusion.safetensors"),
-    *("run/models/cap/calibration.json", "run/models/cap/decision.safetensors"),
-    "run/banks/cap/C1.safetensors",
+    *("run/checkpoints/cap/origin.json", "run/checkpoints/cap/0", "run/models/cap/state.safetensors"),
+    *("run/models/cap/facts.json", "run/models/cap/score_statistics.json"),
+    "run/models/cap/decision.safetensors",
 )
 
 
@@ -114,7 +114,7 @@ def test_a_disk_that_refuses_a_file_is_one_line_and_what_was_there_stays(lab, na
         said = answer["said"]
         if answer["code"] != 2 or not is_one_line(said) or not named(file, said):
             wrong.append((file, answer["code"], said[-1500:]))
-        if leftovers(lab.folder / place / "run/banks"):
+        if leftovers(lab.folder / place / "run/models"):
             wrong.append((file, "leftovers"))
         resumed = lab.run("train", place)
         differ = differing(lab.folder / place, lab.folder / "whole")

@@ -47,10 +47,16 @@ TRAINED = {
     "run/config.json": ("run/environment.json", "config.json"),
     "run/manifest.json": ("run/config.json", "manifest.json|config.json|missing or changed since training"),
     "run/geometry/cap.json": ("run/config.json", "geometry/cap.json|config.json"),
-    "run/models/cap/fusion.safetensors": ("run/banks/cap/C1.safetensors", "fusion.safetensors|C1.safe"),
-    "run/models/cap/calibration.json": ("run/config.json", "calibration.json|config.json"),
-    "run/models/cap/decision.safetensors": ("run/banks/cap/C1.safetensors", "decision.safetensors|C1.safe"),
-    "run/banks/cap/C1.safetensors": ("run/banks/cap/C2.safetensors", "C1.safetensors"),
+    "run/models/cap/state.safetensors": (
+        "run/models/cap/decision.safetensors",
+        "state.safetensors|decision.safetensors",
+    ),
+    "run/models/cap/facts.json": ("run/config.json", "facts.json|config.json"),
+    "run/models/cap/score_statistics.json": ("run/models/cap/facts.json", "score_statistics.json|facts.json"),
+    "run/models/cap/decision.safetensors": (
+        "run/models/cap/state.safetensors",
+        "state.safetensors|decision.safetensors",
+    ),
 }
 DAMAGES = (flip, truncate, delete, swap)
 
@@ -103,8 +109,7 @@ def test_an_estimated_geometry_that_was_changed_is_refused_until_it_is_deleted_o
 
 def untrain(place):
     """Or training would have nothing to do."""
-    for folder in ("banks", "models"):
-        shutil.rmtree(place / "run" / folder)
+    shutil.rmtree(place / "run/models")
     (place / "run/manifest.json").unlink()
 
 
@@ -153,8 +158,7 @@ def test_what_only_training_reads_is_made_again(lab, file, damage):
     shutil.rmtree(lab.folder / "damaged", ignore_errors=True)
     place = lab.copy("scored" if "cache" in file else "trained", "damaged")
     victims = sorted(place.glob(file))
-    for folder in ("banks", "models"):  # or training would have nothing to do
-        shutil.rmtree(place / "run" / folder)
+    shutil.rmtree(place / "run/models")  # or training would have nothing to do
     other = victims[1] if len(victims) > 1 else place / "run/environment.json"
     damage(victims[0], other)
     if "cache" in file:

@@ -1,11 +1,10 @@
 """Hostile input: refused in one line with its name, or taken as the table in docs/reliability.md says."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from calling import call
 from fake_realiad import write_realiad
 from hostile_cases import CASES, answer, encoded, noise, turned
 from PIL import Image
@@ -46,13 +45,14 @@ import sys
 from pathlib import Path
 from mvead_jax.runtime import console
 from mvead_jax.runtime import errors
-from mvead_jax.config.schema import Config, DataConfig
+from mvead_jax.config.schema import DataConfig
 from mvead_jax.data.check import as_text, check_data
 from mvead_jax.jobs.train import open_index
+from mvead_jax.methods.patchcore.config import PatchCoreConfig
 
 def main():
     console.apply(console.flags().parse_args(sys.argv[2:]))
-    open_index(Config(data=DataConfig(root=sys.argv[1])))
+    open_index(PatchCoreConfig(data=DataConfig(root=sys.argv[1])))
     print(as_text(check_data(Path(sys.argv[1]))))
 
 errors.run(main)
@@ -61,11 +61,12 @@ errors.run(main)
 
 @pytest.mark.parametrize("loudness", [[], ["--verbose"]], ids=str)
 def test_names_in_the_log_and_in_the_table_of_a_data_set_are_shown_as_text(tmp_path, loudness):
+    (tmp_path / "notes.py").write_text(_SAYS_NOTES)
+    root = tmp_path / "data"
     for kind in ("train/good", "test/good", "\x1b]0;owned\x07\nerror: fake"):
-        (tmp_path / kind / "1").mkdir(parents=True)
-        noise().save(tmp_path / kind / "1/top.png")
-    command = [sys.executable, "-c", _SAYS_NOTES, str(tmp_path), *loudness]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        (root / kind / "1").mkdir(parents=True)
+        noise().save(root / kind / "1/top.png")
+    done = call(tmp_path / "notes.py", root, *loudness)
     assert done.returncode == 0, done.stderr
     for said in (done.stdout, done.stderr):
         assert "\\x1b]0;owned\\x07\\nerror: fake/: passed over" in said

@@ -6,21 +6,24 @@ import json
 import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
+from kept_backbones import kept_backbones
 from PIL import Image
 
 from mvead_jax.config.io import load_config
 from mvead_jax.features import extraction as features_module
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
-from mvead_jax.postprocess.evidence import calibrate_scores
+from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime.errors import UserError
 
+__all__ = ["kept_backbones"]
+FUSED = {"fusion.init": "random", "train.epochs": "1", "train.centers": "3"}
 METHODS = {
     "patchcore": {"method": "patchcore"},
     "coreset": {"method": "patchcore", "bank.kind": "coreset", "bank.share": "0.5"},
     "kmeans": {"method": "patchcore", "bank.kind": "kmeans", "bank.share": "0.5"},
-    "eam": {"fusion.kind": "eam"},
-    "mvas, both banks": {"fusion.kind": "mvas", "fusion.windows": "2", "bank.unfused": "true"},
+    "eam": FUSED | {"fusion.kind": "eam"},
+    "mvas": FUSED | {"fusion.kind": "mvas", "fusion.windows": "2"},
 }
 
 
@@ -92,9 +95,7 @@ def test_every_sample_gets_a_finite_score_and_a_metric_is_a_number_or_null(tmp_p
         "data.image_size": "32",
         "data.incomplete": "keep",
         "backbone.name": "efficientnet-lite0",
-        "fusion.init": "random",
-        "train.epochs": "1",
-        "train.centers": "3",
+        "backbone.batch_size": "2",
         "eval.bootstrap": "5",
     }
     train(load_config("configs/realiad.py", fields | METHODS[method]), tmp_path / "run")
@@ -126,7 +127,7 @@ def test_features_that_are_no_numbers_are_refused_with_the_sample(tmp_path, monk
 
     def broken(*arguments):
         found = forward(*arguments)
-        found[0][1, 0, 0] = value
+        found[0]["patches"][1, 0, 0] = value
         return found
 
     monkeypatch.setattr(features_module, "_forward", broken)
@@ -140,8 +141,8 @@ def test_features_that_are_no_numbers_are_refused_with_the_sample(tmp_path, monk
 
 
 def test_no_normal_score_at_all_calibrates_to_nothing():
-    found = calibrate_scores(np.full((2, 3, 4, 4), np.nan, np.float32))
+    found = ScoreStatistics.of(np.full((2, 3, 4, 4), np.nan, np.float32))
     assert (found.mean == 0).all()
     assert (found.deviation == 1).all()
-    alike = calibrate_scores(np.full((2, 3, 4, 4), 7, np.float32))
+    alike = ScoreStatistics.of(np.full((2, 3, 4, 4), 7, np.float32))
     assert (alike.deviation > 0).all()

@@ -152,9 +152,9 @@ def test_two_runs_fill_one_cache_at_the_same_time(tmp_path):
             thread.join()
         assert [answer["code"] for answer in answers.values()] == [0, 0], answers
         assert len(list((tmp_path / "cache").glob("*.npy"))) == 2  # of samples to learn from and held out
-        banks = [lab.folder / name / "run/banks/cap/C1.safetensors" for lab, name in ((one, "x"), (two, "y"))]
-        rows = [bank.read_bytes() for bank in banks]
-        assert rows[0] == rows[1]
+        folders = one.folder / "x", two.folder / "y"
+        states = [(folder / "run/models/cap/state.safetensors").read_bytes() for folder in folders]
+        assert states[0] == states[1]
 
 
 # In a container the same number may be another process's, or nobody's.

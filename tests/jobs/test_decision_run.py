@@ -4,12 +4,10 @@ import csv
 import json
 import random
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from calling import call
 from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.config.io import override
@@ -23,8 +21,8 @@ from mvead_jax.jobs.score import evaluate_again, score
 from mvead_jax.jobs.train import open_index, train
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.scoring.model_store import STATE, bank_sizes
 
-ROOT = Path(__file__).parents[2]
 SAMPLES = ["category", "sample", "label", "score", "worst_view"]
 IMAGES = ["category", "sample", "view", "image_path", "label", "score"]
 
@@ -35,7 +33,7 @@ def config_for(root, **changes):
     return override(
         PatchCoreConfig(
             data=DataConfig(root=str(root), image_size=32),
-            backbone=BackboneConfig(name="efficientnet-lite0"),
+            backbone=BackboneConfig(name="efficientnet-lite0", batch_size=2),
         ),
         fields,
     )
@@ -84,8 +82,8 @@ def calibration(workdir, category="cap"):
 
 def test_held_out_samples_are_in_no_bank_and_no_file_of_training_but_the_calibration(run, root):
     for category in ("bolt", "cap"):
-        banks = [path.name for path in (run / "banks" / category).iterdir()]
-        assert sorted(banks) == [f"C{v}.safetensors" for v in (1, 2, 3)]
+        banks = bank_sizes(run / "models" / category)
+        assert {name: rows for name, (rows, _) in banks.items()} == {f"banks/C{v}": 4 * 4 for v in (1, 2, 3)}
         held = calibration(run, category).samples
         index = open_index(config_for(root)).select(category=category)
         assert held == tuple(one.id for one in index.select(split="held_out").samples)
@@ -97,16 +95,17 @@ def test_held_out_samples_are_in_no_bank_and_no_file_of_training_but_the_calibra
     assert [(event["category"], event["held_out"]) for event in decided] == [("bolt", 4), ("cap", 4)]
 
 
-def test_pictures_of_held_out_samples_change_no_bank(run, root, tmp_path):
-    """The strict reading of "never seen": other pixels in them, the same banks, byte for byte."""
+def test_pictures_of_held_out_samples_change_no_model(run, root, tmp_path):
+    """The strict reading of "never seen": other pixels in them, the same model, byte for byte."""
     shutil.copytree(root, tmp_path / "data")
     index = open_index(config_for(root)).select(category="cap", split="held_out")
     for sample in index.samples:
         for view in sample.views:
             shutil.copyfile(root / index.samples[0].views[0].image, tmp_path / "data" / view.image)
     train(config_for(tmp_path / "data", data__categories="cap"), tmp_path / "run")
-    for path in (run / "banks/cap").iterdir():
-        assert path.read_bytes() == (tmp_path / "run/banks/cap" / path.name).read_bytes()
+    for name in (STATE, "score_statistics.json"):
+        own, expected = (workdir / "models/cap" / name for workdir in (tmp_path / "run", run))
+        assert own.read_bytes() == expected.read_bytes()
     assert not np.array_equal(calibration(run).scores["111"], calibration(tmp_path / "run").scores["111"])
 
 
@@ -195,10 +194,12 @@ def test_nothing_held_out_decides_nothing_and_writes_what_it_always_wrote(root, 
     assert (workdir / "scores/images.csv").read_text().splitlines()[0] == ",".join(IMAGES)
     assert "decision" not in told["protocol"]
     assert "decision" not in told["categories"]["cap"]
-    assert [path.name for path in (workdir / "models/cap").iterdir()] == ["calibration.json"]
+    assert {path.name for path in (workdir / "models/cap").iterdir()} == {
+        *(STATE, "facts.json", "score_statistics.json")
+    }
     with pytest.raises(UserError, match="decision.held_out=0 and decides nothing"):
         score(workdir, tmp_path / "out", overrides={"decision.false_alarms": "0.1"})
-    # A run of an earlier version has no such section.
+    # A config without the section is one with its defaults.
     config = json.loads((workdir / "config.json").read_text())
     del config["decision"]
     (workdir / "config.json").write_text(json.dumps(config))
@@ -225,7 +226,7 @@ def test_training_again_scores_nothing_again_and_a_killed_one_goes_on(run, root,
 
 
 def test_a_new_model_is_calibrated_anew(run, root, tmp_path):
-    """A calibration never outlives the banks that it was made with."""
+    """A calibration never outlives the model that it was made with."""
     shutil.copytree(root, tmp_path / "data")
     config = config_for(tmp_path / "data", data__categories="cap")
     train(config, tmp_path / "run")
@@ -391,8 +392,8 @@ def test_thresholds_from_test_labels_are_flagged_everywhere(run, root, tmp_path)
 
 
 def test_the_terminal_shows_the_decisions(run, tmp_path):
-    command = [sys.executable, "scripts/score.py", "--workdir", run, "--output", tmp_path / "out"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = ["score", "--workdir", run, "--output", tmp_path / "out"]
+    done = call(*command)
     assert done.returncode == 0, done.stderr
     told = [line.strip() for line in done.stdout.splitlines()]
     at = told.index("decision")
@@ -400,8 +401,6 @@ def test_the_terminal_shows_the_decisions(run, tmp_path):
     assert "; false alarms " in told[at + 1]
     assert "; found 3 of 3 (100.0 %, 95 % 29.2 to 100.0)" in told[at + 1]
     for flag in ("--from-maps", f"--input={run}"):
-        done = subprocess.run(
-            [*command, "--threshold-from-test-labels", flag], cwd=ROOT, capture_output=True, text=True
-        )
+        done = call(*command, "--threshold-from-test-labels", flag)
         assert done.returncode == 2
         assert "decides while the test split is scored" in done.stderr

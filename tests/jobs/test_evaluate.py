@@ -185,7 +185,7 @@ def test_evaluating_again_gives_the_same_bytes_without_model_or_backbone(run, mo
         return {path: path.read_bytes() for path in paths}
 
     before = files()
-    for name in ("load_backbone", "load_model", "split_features"):
+    for name in ("load_method_backbone", "Job", "split_features"):
         monkeypatch.setattr(score_module, name, None)
     found = evaluate_again(run, protocols=["mvad"])
     assert found["protocol"]["method"] == "drawn"

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 from fake_realiad import edit_list, write_cameras, write_realiad
 
-from mvead_jax.backbones.base import load_backbone
+from mvead_jax.backbones.info import Info, Tap
 from mvead_jax.config.io import load_config
-from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.methods.base import Spec
 from mvead_jax.methods.mvead.method import Mvead
 from mvead_jax.methods.patchcore.method import PatchCore
 from mvead_jax.report.attention import read_attended
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.scoring.model_store import build_method
+from mvead_jax.scoring.model_store import bank_sizes
 
 ROOT = Path(__file__).parents[2]
 SIZE = 40  # of the stored pictures
@@ -38,12 +38,14 @@ def fields_for(root, **changes):
         "data.root": str(root),
         "data.image_size": "64",
         "backbone.name": "efficientnet-lite0",
+        "backbone.batch_size": "2",
         "geometry.cameras": "cameras.json",
         "fusion.init": "random",
         "train.epochs": "2",
         "train.batch_size": "2",
         "train.centers": "3",
         "train.learning_rate": "1e-3",
+        "eval.bootstrap": "20",
     }
     return fields | {key.replace("__", "."): value for key, value in changes.items()}
 
@@ -114,22 +116,27 @@ def test_the_workdir_holds_what_scoring_and_going_on_need(run):
     assert files > {
         *("config.json", "environment.json", "command.json", "metrics.jsonl", "manifest.json"),
         *("geometry/cap.json", "geometry/pictures/cap.png"),
-        *("models/cap/fusion.safetensors", "models/cap/calibration.json"),
-        *(f"banks/cap/C{v}.safetensors" for v in (1, 2, 3)),
+        *(f"models/cap/{name}" for name in ("state.safetensors", "facts.json", "score_statistics.json")),
         *("scores/samples.csv", "scores/images.csv", "scores/maps/cap.npz", "scores/metrics.json"),
         *("scores/environment.json", "scores/command.json", "scores/bootstrap.npz", "scores/regions.csv"),
         *("scores/attended/cap.npz", "scores/report/index.html"),
     }
     manifest = json.loads((run / "manifest.json").read_text())
-    assert {"geometry/cap.json", "models/cap/fusion.safetensors", "banks/cap/C1.safetensors"} <= set(manifest)
+    assert set(manifest) == {
+        *("config.json", "geometry/cap.json", "models/cap/state.safetensors", "models/cap/facts.json"),
+        "models/cap/score_statistics.json",
+    }
+    assert bank_sizes(run / "models/cap").keys() == {f"banks/C{v}" for v in (1, 2, 3)}
     assert {path.name for path in (run / "checkpoints/cap").iterdir()} == {"origin.json", "3", "6"}
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    assert [event["stage"] for event in events] == ["start", *["pre-training"] * 6, "banks"]
+    assert [event["stage"] for event in events] == ["start", *["training"] * 6, "model"]
     assert [event["step"] for event in events[1:7]] == list(range(6))
 
 
 def test_training_parts_score_lower_than_normal_and_those_lower_than_defective_ones(root, run, tmp_path):
-    score(run, tmp_path / "train", pictures=root / "realiad_64/cap/OK")  # training samples are 1 to 5
+    score(
+        run, tmp_path / "train", pictures=root / "realiad_64/cap/OK", report=False
+    )  # training samples are 1 to 5
     seen, new = scores(tmp_path / "train", "samples.csv")[:5], scores(tmp_path / "train", "samples.csv")[5:]
     assert seen.max() < new.min()
     found = json.loads((run / "scores/metrics.json").read_text())
@@ -153,14 +160,14 @@ def start(workdir, fields):
     )
 
 
-def pretraining(workdir):
+def training(workdir):
     path = workdir / "metrics.jsonl"
     text = path.read_text() if path.exists() else ""
-    return [line for line in text.splitlines() if '"pre-training"' in line and line.endswith("}")]
+    return [line for line in text.splitlines() if '"training"' in line and line.endswith("}")]
 
 
 def wait_for_step(process, workdir, step):
-    while not any(f'"step": {step},' in line for line in pretraining(workdir)):
+    while not any(f'"step": {step},' in line for line in training(workdir)):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.002)
 
@@ -168,7 +175,7 @@ def wait_for_step(process, workdir, step):
 def test_killed_twice_and_stopped_once_it_goes_on_to_the_same_bytes(root, runs):
     changes = {"data__categories": "cap", "train__epochs": str(STEPS // 3)}
     train(config_for(root, **changes), runs / "whole")
-    score(runs / "whole")
+    score(runs / "whole", report=False)
     workdir, rng = runs / "killed", random.Random()
     for moment in (rng.randrange(0, 10), rng.randrange(12, 20)):
         process = start(workdir, fields_for(root, **changes))
@@ -177,7 +184,7 @@ def test_killed_twice_and_stopped_once_it_goes_on_to_the_same_bytes(root, runs):
         process.kill()
         process.communicate()
         assert process.returncode == -signal.SIGKILL, moment
-        assert not (workdir / "banks").exists()
+        assert not (workdir / "models").exists()
     process = start(workdir, fields_for(root, **changes))
     wait_for_step(process, workdir, 22)
     process.terminate()
@@ -185,15 +192,15 @@ def test_killed_twice_and_stopped_once_it_goes_on_to_the_same_bytes(root, runs):
     assert process.returncode == 143, said
     assert "Traceback" not in said
     last = said.splitlines()[-1]
-    assert last.startswith("pre-training cap: stopped after step ")
+    assert last.startswith("training cap: stopped after step ")
     assert last.endswith("; run the same command again to go on")
     stopped = int(last.split(";")[0].split()[-1])
-    assert not (workdir / "banks").exists()
+    assert not (workdir / "models").exists()
     train(config_for(root, **changes), workdir)
-    score(workdir)
+    score(workdir, report=False)
     assert results(workdir / "scores") == results(runs / "whole/scores")
-    assert pretraining(workdir) == pretraining(runs / "whole")
-    assert len(pretraining(workdir)) == STEPS > stopped + 1
+    assert training(workdir) == training(runs / "whole")
+    assert len(training(workdir)) == STEPS > stopped + 1
 
 
 # ---- settings
@@ -204,7 +211,7 @@ def multi(root, runs):
     """One model for two categories with cameras of their own."""
     changes = {"setting": "multi", "data__incomplete": "keep", "train__center_update": "epoch"}
     train(config_for(root, **changes), runs / "multi")
-    score(runs / "multi")
+    score(runs / "multi", report=False)
     return runs / "multi"
 
 
@@ -219,7 +226,7 @@ def test_one_model_for_categories_with_cameras_of_their_own(multi):
 
 
 def test_a_category_scored_alone_has_the_scores_that_it_has_among_others(multi, tmp_path):
-    score(multi, tmp_path / "pin", overrides={"data.categories": "pin"})
+    score(multi, tmp_path / "pin", overrides={"data.categories": "pin"}, report=False)
     together = [line for line in lines(multi / "scores/images.csv") if line["category"] == "pin"]
     for alone, line in zip(lines(tmp_path / "pin/images.csv"), together, strict=True):
         assert alone["image_path"] == line["image_path"]
@@ -231,7 +238,7 @@ def test_evidence_of_the_other_views_changes_scores_and_the_protocol_says_so(run
     found = {}
     for workdir, evidence in ((run, "epipolar"), (run, "all"), (multi, "epipolar")):
         output = tmp_path / f"{workdir.name}_{evidence}"
-        told = score(workdir, output, overrides={"score.evidence": evidence})["protocol"]
+        told = score(workdir, output, overrides={"score.evidence": evidence}, report=False)["protocol"]
         assert told != json.loads((workdir / "scores/metrics.json").read_text())["protocol"]
         found[workdir, evidence] = scores(output)
         assert np.isfinite(scores(output)).all()
@@ -240,43 +247,30 @@ def test_evidence_of_the_other_views_changes_scores_and_the_protocol_says_so(run
 
 
 def test_evidence_without_weight_orders_the_pictures_of_a_view_as_plain_scores_do(run, tmp_path):
-    score(run, tmp_path / "out", overrides={"score.evidence": "epipolar", "score.weight": "0"})
+    changes = {"score.evidence": "epipolar", "score.weight": "0"}
+    score(run, tmp_path / "out", overrides=changes, report=False)
     found, plain = scores(tmp_path / "out"), scores(run / "scores")
     for view in range(3):
         np.testing.assert_array_equal(np.argsort(found[view::3]), np.argsort(plain[view::3]))
 
 
-@pytest.mark.parametrize("changes", [{"fusion__kind": "mvas"}, {"method": "patchcore"}], ids=str)
-def test_methods_without_geometry_can_be_trained_for_evidence_and_scored_without(root, runs, changes):
-    workdir = runs / next(iter(changes.values()))
-    fields = changes | {"score__evidence": "epipolar", "train__epochs": "1"}
-    train(config_for(root, data__categories="cap", **fields), workdir)
-    score(workdir)
-    score(workdir, workdir / "without", overrides={"score.evidence": "none"})
+@pytest.mark.parametrize("name", ["mvas", "patchcore"])
+def test_methods_without_geometry_can_be_trained_for_evidence_and_scored_without(root, runs, name):
+    workdir = runs / name
+    fields = fields_for(root, data__categories="cap", score__evidence="epipolar", train__epochs="1")
+    if name == "mvas":
+        fields["fusion.kind"] = "mvas"
+    else:
+        fields = {key: text for key, text in fields.items() if not key.startswith(("fusion.", "train."))}
+        fields["method"] = "patchcore"
+    train(load_config("configs/realiad.py", fields), workdir)
+    score(workdir, report=False)
+    score(workdir, workdir / "without", overrides={"score.evidence": "none"}, report=False)
     assert (scores(workdir / "scores") != scores(workdir / "without")).all()
     (workdir / "geometry/cap.json").unlink()
     assert re.search(
         "geometry.cap.json: no such file, and score.evidence=epipolar needs it", refusal(score, workdir)
     )
-
-
-def test_both_banks_add_their_standardised_distances(root, runs, run):
-    changes = {"bank__unfused": "true"}, {"method": "patchcore"}
-    for name, own in zip(("both", "plain"), changes, strict=True):
-        train(config_for(root, data__categories="cap", **own), runs / name)
-        score(runs / name)
-    scales = json.loads((runs / "both/models/cap/calibration.json").read_text())["scales"]
-    added = 0
-    for workdir, scale in zip((run, runs / "plain"), scales, strict=True):
-        maps = np.load(workdir / "scores/maps/cap.npz")["maps"].astype("f8")
-        view = np.arange(len(maps)) % 3
-        mean, deviation = (np.array(scale[key])[view, None, None] for key in ("mean", "deviation"))
-        added += (maps - mean) / deviation
-    found = np.load(runs / "both/scores/maps/cap.npz")["maps"]
-    np.testing.assert_allclose(found, added, atol=0.02, rtol=0.01)  # maps are stored in float16
-    assert {path.stem for path in (runs / "both/banks/cap").iterdir()} == {
-        *("C1", "C2", "C3", "C1-unfused", "C2-unfused", "C3-unfused")
-    }
 
 
 # ---- mistakes
@@ -299,25 +293,25 @@ def test_a_geometry_changed_after_training_is_refused(run, tmp_path):
     )
     path.unlink()
     assert re.search(
-        r"geometry.cap.json: no such file, and fusion.kind=eam needs it", refusal(score, tmp_path / "run")
+        r"geometry.cap.json: no such file, and method=mvead needs it", refusal(score, tmp_path / "run")
     )
 
 
 @pytest.mark.parametrize(
     "key",
-    ["geometry.threshold", "fusion.gate", "fusion.heads", "method", "seed", "train.epochs", "features.dtype"],
+    ["geometry.threshold", "fusion.kind", "fusion.heads", "method", "seed", "train.epochs", "features.dtype"],
 )
 def test_what_training_fixed_is_not_changed_at_scoring(run, key):
-    value = {"fusion.gate": "patch", "method": "patchcore", "features.dtype": "bfloat16"}.get(key, "2")
+    value = {"fusion.kind": "mvas", "method": "patchcore", "features.dtype": "bfloat16"}.get(key, "2")
     assert re.search(f"config.{key}: fixed by the training", refusal(score, run, overrides={key: value}))
 
 
-def test_damaged_projections_are_refused(run, tmp_path):
+def test_a_damaged_state_is_refused(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    path = tmp_path / "run/models/cap/fusion.safetensors"
+    path = tmp_path / "run/models/cap/state.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
     assert re.search(
-        r"fusion.safetensors: missing or changed since training", refusal(score, tmp_path / "run")
+        r"state.safetensors: missing or changed since training", refusal(score, tmp_path / "run")
     )
 
 
@@ -328,7 +322,7 @@ def test_damaged_projections_are_refused(run, tmp_path):
             {"data__categories": "cap", "fusion__heads": "7"},
             "fusion.heads=7: must divide .* width 152",
         ),
-        ({"train__mask_ratio": "1.5"}, "train.mask_ratio=1.5: must be at most 1"),
+        ({"train__mask_ratio": "1.5"}, "train.mask_ratio=1.5: must be at least 0 and at most 1"),
         ({"data__categories": "cap", "geometry__cameras": "one.json"}, "no view 'C2'; it has C1, C3, C9"),
     ],
 )
@@ -346,18 +340,18 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def backbone():
-    return load_backbone(BackboneConfig(name="efficientnet-lite0", weights="random"), 32)
+WIDTH = 152
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_every_row_of_the_ablation_is_a_method(row, backbone):
+def test_every_row_of_the_ablation_is_a_method(row):
+    info = Info("any", "random", False, "none", "none", 16, {"patches": Tap(16, WIDTH)}, ())
+    spec = Spec(("C1", "C2"), ("cap",), 32, info, {"patches": (2, 2, WIDTH)}, "cap")
     for bank in ("shared", "per_view"):
         config = load_config(f"configs/ablation.py:{row},{bank}", {"backbone.name": "efficientnet-lite0"})
-        method = build_method(config, ("C1", "C2"), backbone)
+        method = config.build(spec)
         fusion, objective = row.split(",")
-        assert method.per_view == (bank == "per_view")
+        assert method.bank.per_view == (bank == "per_view")
         assert isinstance(method, PatchCore if fusion == "none" else Mvead)
         assert config.fusion.kind == fusion
         assert config.fusion.init == "copy"

@@ -19,7 +19,9 @@ from mvead_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 # Nothing of these tests looks at the size or the training of what is run.
-TINY = ("--config.data.image_size=32", "--config.backbone.name=efficientnet-lite0", "--config.train.epochs=1")
+BARE = ("--config.data.image_size=32", "--config.backbone.batch_size=2", "--config.eval.bootstrap=20")
+BARE += ("--config.backbone.name=efficientnet-lite0",)
+TINY = (*BARE, "--config.train.epochs=1", "--config.train.centers=2")
 ONE = (*TINY, "--config.data.categories=usb")
 BASE = ("--config", str(ROOT / "configs/realiad.py"))
 main = runpy.run_path(str(ROOT / "scripts/reproduce.py"), run_name="reproduce")["main"]
@@ -38,7 +40,7 @@ def call(root):
         before = sys.argv
         sys.argv = ["reproduce.py", *map(str, arguments)]
         if arguments[0] != "kinds":
-            sys.argv += [f"--config.data.root={data}", "--config.train.centers=2", *tiny]
+            sys.argv += [f"--config.data.root={data}", *tiny]
         if arguments[0] == "fig5":
             sys.argv = [one for one in sys.argv if "centers=" not in one and "backbone.name" not in one]
         try:
@@ -116,10 +118,11 @@ def test_an_unscored_row_is_scored_and_not_trained(grid, call, tmp_path):
     shutil.copytree(grid, tmp_path / "runs")
     row = tmp_path / "runs/none_none_shared"
     (row / "scores/metrics.json").unlink()
-    banks = (row / "banks/usb/shared.safetensors").stat().st_mtime_ns
+    state = row / "models/usb/state.safetensors"
+    before = state.stat().st_mtime_ns
     assert call("table3", "--output", tmp_path / "runs", "--rows", "1", tiny=ONE) == 0
     assert (row / "scores/metrics.json").exists()
-    assert (row / "banks/usb/shared.safetensors").stat().st_mtime_ns == banks
+    assert state.stat().st_mtime_ns == before
 
 
 def test_other_settings_in_the_same_output_are_refused(grid, call):
@@ -166,7 +169,7 @@ def test_data_that_is_not_there_fails_once_and_not_once_a_row(call, tmp_path):
 
 def test_tables_1_and_2_share_their_runs_and_grow_by_categories(call, tmp_path):
     output = tmp_path / "runs"
-    changes = (*TINY, "--config.method=patchcore")
+    changes = (*BARE, "--config.method=patchcore")
     assert call("table1", "--output", output, "--setting", "single", "--categories", "usb", tiny=changes) == 0
     assert list(content(output, "table1")["settings"]["single-class"]["categories"]) == ["usb"]
     assert call("table1", "--output", output, tiny=changes) == 0
@@ -190,7 +193,7 @@ def test_tables_1_and_2_share_their_runs_and_grow_by_categories(call, tmp_path):
 
 
 def test_figure_5_names_the_device_the_seconds_and_the_papers_points(call, tmp_path):
-    changes = [one for one in ONE if "backbone" not in one] + ["--config.method=patchcore"]
+    changes = (*ONE, "--config.fusion.kind=none")
     names = ("--backbones", "efficientnet-lite0", "--centers", "1,2")
     assert call("fig5", "--output", tmp_path / "runs", *names, tiny=changes) == 0
     found = content(tmp_path / "runs", "fig5")
@@ -204,15 +207,26 @@ def test_figure_5_names_the_device_the_seconds_and_the_papers_points(call, tmp_p
 
 
 def test_compare_sets_configs_beside_the_first(call, tmp_path):
-    specs = [f"{ROOT / 'configs/study.py'}:{variant}" for variant in ("patchcore", "evidence_all")]
-    assert call("compare", "--output", tmp_path / "study", *specs, tiny=ONE) == 0
-    first, second = content(tmp_path / "study", "compare")["rows"]
-    assert (first["name"], second["name"]) == ("study-patchcore", "study-evidence_all")
+    variants = ("patchcore", "evidence_all", "mvead")
+    specs = [f"{ROOT / 'configs/study.py'}:{variant}" for variant in variants]
+    changes = (*BARE, "--config.data.categories=usb", "--config.train.epochs=0")
+    assert call("compare", "--output", tmp_path / "study", *specs, tiny=changes) == 0
+    first, second, third = content(tmp_path / "study", "compare")["rows"]
+    assert [one["name"] for one in (first, second, third)] == [f"study-{variant}" for variant in variants]
     assert first["ours"]["image_auroc_gain"] == 0
     metrics = json.loads((tmp_path / "study/study-evidence_all/scores/metrics.json").read_text())
     gain = 100 * metrics["mean"]["image"]["auroc"] - first["ours"]["image_auroc"]
     assert second["ours"]["image_auroc_gain"] == pytest.approx(gain)
     assert second["protocol"]["patch_score"].endswith("of the highest anywhere")
+    # A field of one method is set where there is one.
+    assert third["protocol"]["fusion"].startswith("eam")
+    assert third["protocol"]["trained"] == "nothing"
+
+
+def test_compare_refuses_a_field_that_no_config_has(call, tmp_path):
+    specs = [f"{ROOT / 'configs/study.py'}:{variant}" for variant in ("patchcore", "evidence")]
+    with pytest.raises(UserError, match="'train.epochs': method patchcore has none, mvead has"):
+        call("compare", "--output", tmp_path / "study", *specs)
 
 
 def test_two_configs_of_one_name_are_refused(call, tmp_path):
@@ -220,7 +234,7 @@ def test_two_configs_of_one_name_are_refused(call, tmp_path):
     shutil.copy(ROOT / "configs/study.py", other)
     specs = [f"{ROOT / 'configs/study.py'}:patchcore", f"{other}:patchcore"]
     with pytest.raises(UserError, match="share the folder study-patchcore"):
-        call("compare", "--output", tmp_path / "study", *specs)
+        call("compare", "--output", tmp_path / "study", *specs, tiny=BARE)
 
 
 def test_kinds_puts_runs_beside_each_other(grid, call, tmp_path, capsys):

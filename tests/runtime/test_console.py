@@ -4,25 +4,27 @@ import ast
 import json
 import logging
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from calling import call
 from fake_realiad import write_realiad
+from kept_backbones import kept_backbones
 
 from mvead_jax.config.io import load_config
 from mvead_jax.jobs.dry_run import plan_scoring, plan_training
-from mvead_jax.jobs.plan import Part
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
 from mvead_jax.runtime import console, errors, progress
+from mvead_jax.runtime.disk import Part
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.training import tensorboard as board
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+__all__ = ["kept_backbones"]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +43,17 @@ def loud():
 
 
 def config_for(root, **changes):
-    own = {"data.root": str(root), "data.image_size": "32", "train.epochs": "2", "train.batch_size": "2"}
-    own |= {"fusion.kind": "mvas", "fusion.windows": "2", "train.centers": "2", "eval.bootstrap": "5"}
+    own = {"data.root": str(root), "data.image_size": "32", "backbone.batch_size": "2", "eval.bootstrap": "5"}
+    own |= {"train.epochs": "2", "train.batch_size": "2", "train.centers": "2"}
+    own |= {"fusion.kind": "mvas", "fusion.windows": "2"}
     return load_config("configs/demo.py", own | {k.replace("__", "."): v for k, v in changes.items()})
+
+
+def patchcore_for(root, **changes):
+    own = {"data.root": str(root), "data.image_size": "32", "backbone.batch_size": "2", "eval.bootstrap": "5"}
+    return load_config(
+        "configs/demo.py:patchcore", own | {k.replace("__", "."): v for k, v in changes.items()}
+    )
 
 
 def files(folder):
@@ -80,8 +90,8 @@ def test_a_plan_counts_what_there_is_to_do_and_writes_nothing(root, tmp_path):
     assert "category cap: 3 samples, 6 pictures to learn from" in text
     assert "0 pictures cached" in text
     assert "6 to compute, about" in text
-    assert "2 epochs of pre-training, 4 steps, seconds unknown" in text
-    assert [part.what for part in parts] == ["features", "banks", "checkpoints", "models"]
+    assert "2 epochs of training, 4 steps, seconds unknown" in text
+    assert [part.what for part in parts] == ["features", "checkpoints", "models"]
     with pytest.raises(UserError, match="no such file; expected a workdir of train.py"):
         plan_scoring(tmp_path / "run")
     train(config, tmp_path / "run")
@@ -89,11 +99,11 @@ def test_a_plan_counts_what_there_is_to_do_and_writes_nothing(root, tmp_path):
     text, parts = plan_training(config, tmp_path / "run")
     assert "6 pictures cached" in text
     assert "there already, made again if anything differs" in text
-    assert sum(part.missing for part in parts if part.what in ("features", "banks")) == 0
+    assert sum(part.missing for part in parts if part.what in ("features", "models")) == 0
     text, parts = plan_scoring(tmp_path / "run")
     assert files(tmp_path) == left
     assert "6 samples, 12 pictures to score" in text
-    assert "6 samples to search in 2 banks of 24 patches" in text
+    assert "6 samples to score in 2 banks of 24 patches" in text
     score(tmp_path / "run")
     assert "12 pictures cached" in plan_scoring(tmp_path / "run")[0]
     assert {part.what for part in parts} == {"features", "scores"}
@@ -104,10 +114,10 @@ def test_a_plan_refuses_what_the_job_refuses_and_counts_what_is_held_out(root, t
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="file: is a file; name a folder"):
         plan_training(config_for(root), tmp_path / "file")
-    own = {"decision__held_out": "0.4", "method": "patchcore"}
+    own = {"decision__held_out": "0.4"}
     with pytest.raises(UserError, match="false_alarms=0.05 needs 19"):
-        plan_training(config_for(root, **own), tmp_path / "run")
-    config = config_for(root, **own, decision__false_alarms="0.5")
+        plan_training(patchcore_for(root, **own), tmp_path / "run")
+    config = patchcore_for(root, **own, decision__false_alarms="0.5")
     text, _ = plan_training(config, tmp_path / "run")
     assert "decision: 1 samples held out" in text
     assert "category cap: 2 samples, 4 pictures to learn from" in text
@@ -129,7 +139,7 @@ def test_a_plan_refuses_what_the_job_refuses_and_counts_what_is_held_out(root, t
 
 def test_the_command_is_kept_beside_what_came_of_it(root, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["scripts/train.py", "--workdir", "läuf 1"])
-    train(config_for(root, method="patchcore"), tmp_path / "run")
+    train(patchcore_for(root), tmp_path / "run")
     kept = json.loads((tmp_path / "run/command.json").read_text())
     assert kept["command"] == ["scripts/train.py", "--workdir", "läuf 1"]
     assert kept["folder"] == str(Path.cwd())
@@ -164,7 +174,7 @@ def test_losses_go_to_tensorboard_as_metrics_jsonl_has_them(root, tmp_path):
     loader = pytest.importorskip("tensorboardX.proto.event_pb2", reason="extra tensorboard")
     train(config_for(root), tmp_path / "run", tensorboard=True)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    expected = {(line["step"], round(line["loss"], 5)) for line in lines if line["stage"] == "pre-training"}
+    expected = {(line["step"], round(line["loss"], 5)) for line in lines if line["stage"] == "training"}
     (path,) = (tmp_path / "run/tensorboard/cap").iterdir()
     found, data = set(), path.read_bytes()
     while data:
@@ -185,18 +195,16 @@ def test_without_its_package_tensorboard_is_one_line(root, tmp_path, monkeypatch
         board.check_board()
 
 
-def test_dry_run_of_a_script_ends_well_and_refuses_what_makes_no_sense(root, tmp_path, capsys, monkeypatch):
+def test_dry_run_of_a_script_ends_well_and_refuses_what_makes_no_sense(root, tmp_path):
     arguments = ["--config", "configs/patchcore.py", "--workdir", str(tmp_path / "run")]
     arguments += [f"--config.data.root={root}", "--config.data.image_size=32", "--dry_run"]
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
-    main = runpy.run_path(str(ROOT / "scripts/train.py"))["main"]
-    main()
-    assert "plan of a training; nothing is written" in capsys.readouterr().out
+    done = call("train", *arguments)
+    assert done.returncode == 0, done.stderr
+    assert "plan of a training; nothing is written" in done.stdout
     assert files(tmp_path) == set()
-    several = ["--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "0"]
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments, *several])
-    with pytest.raises(UserError, match="--dry_run: one process plans"):
-        main()
-    monkeypatch.setattr(sys, "argv", ["scripts/score.py", "--workdir", "x", "--from-maps", "--dry_run"])
-    with pytest.raises(UserError, match="--dry_run: leave out --from-maps"):
-        runpy.run_path(str(ROOT / "scripts/score.py"))["main"]()
+    done = call("train", *arguments, "--coordinator", "127.0.0.1:9", "--processes", "2", "--process", "0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --dry_run: one process plans")
+    done = call("score", "--workdir", "x", "--from-maps", "--dry_run")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --dry_run: leave out --from-maps")

@@ -1,5 +1,6 @@
 """Two processes with two CPU devices each, on loopback: the same results as one process on one device."""
 
+import csv
 import json
 import os
 import re
@@ -10,16 +11,21 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from fake_realiad import write_cameras, write_realiad
+from jax.sharding import AxisType, Mesh
 from safetensors.numpy import load_file
-from test_mvead_run import SIZE, fields_for
-from test_mvead_run import scores as read_scores
 
 from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
+from mvead_jax.config.io import load_config
+from mvead_jax.jobs.score import score
+from mvead_jax.jobs.train import train
+from mvead_jax.runtime import sharding
 
 ROOT = Path(__file__).parents[2]
+SIZE = 40  # of the stored pictures
 PEER_ENDED = 75  # exit code
 TRAINING = 18  # samples: two chunks of features, so each process has one
 
@@ -36,16 +42,6 @@ log = os.open({log!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 sys.addaudithook(note)
 """
 
-_ONE = """
-import json, sys
-from pathlib import Path
-from mvead_jax.config.io import load_config
-from mvead_jax.jobs.score import score
-from mvead_jax.jobs.train import train
-train(load_config("configs/realiad.py", json.loads(sys.argv[2])), Path(sys.argv[1]))
-score(Path(sys.argv[1]))
-"""
-
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
@@ -56,9 +52,20 @@ def root(tmp_path_factory):
 
 
 def fields(root, **changes):
-    """Three steps an epoch; a batch of 7 is no multiple of four devices."""
-    changes = {"train__batch_size": "7", "train__centers": "2", "data__image_size": "32", **changes}
-    return fields_for(root, **changes)
+    """A small MVEAD of three steps an epoch; a batch of 7 is no multiple of four devices."""
+    own = {
+        "data.root": str(root),
+        "data.image_size": "32",
+        "backbone.name": "efficientnet-lite0",
+        "geometry.cameras": "cameras.json",
+        "fusion.init": "random",
+        "train.epochs": "2",
+        "train.batch_size": "7",
+        "train.centers": "2",
+        "train.learning_rate": "1e-3",
+        "eval.bootstrap": "20",
+    }
+    return own | {key.replace("__", "."): value for key, value in changes.items()}
 
 
 def command(script, workdir, fields=None):
@@ -119,15 +126,21 @@ def error_line(said):
     return lines[-1]
 
 
-def events(workdir, stage="pre-training"):
+def events(workdir, stage="training"):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [event for event in map(json.loads, lines) if event["stage"] == stage]
 
 
 @pytest.fixture(scope="module")
 def one(root, tmp_path_factory):
+    """What this process leaves, as if it had one device."""
     workdir = tmp_path_factory.mktemp("one") / "run"
-    finish(start([sys.executable, "-c", _ONE, str(workdir), json.dumps(fields(root))], devices=1))
+    mesh = Mesh(np.array(jax.devices()[:1]), (sharding.AXIS,), axis_types=(AxisType.Auto,))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sharding, "mesh", lambda: mesh)
+        patch.setattr(sharding, "local_mesh", lambda: mesh)
+        train(load_config("configs/realiad.py", fields(root)), workdir)
+        score(workdir)
     return workdir
 
 
@@ -143,6 +156,11 @@ def two(root, tmp_path_factory):
     said = finish(*start_two("train", workdir, fields(root), environments=({}, watched)))
     said += finish(*start_two("score", workdir, environments=({}, watched)))
     return workdir, log.read_text().splitlines(), said
+
+
+def read_scores(workdir):
+    with (workdir / "scores/images.csv").open(newline="") as file:
+        return np.array([float(line["score"]) for line in csv.DictReader(file)])
 
 
 def test_two_processes_leave_the_files_that_one_leaves(one, two):
@@ -173,10 +191,13 @@ def test_losses_banks_and_scores_are_the_same_but_for_the_order_of_sums(one, two
     for ours, theirs in zip(events(two[0]), events(one), strict=True):
         figures = [{key: own[key] for key in own if key not in ("stage", "name")} for own in (ours, theirs)]
         assert figures[0] == pytest.approx(figures[1], rel=1e-5)
+    states = [load_file(w / "models/cap/state.safetensors") for w in (two[0], one)]
+    assert states[0].keys() == states[1].keys()
     for view in ("C1", "C2"):
-        banks = [load_file(w / f"banks/cap/{view}.safetensors")["bank"] for w in (two[0], one)]
-        np.testing.assert_allclose(*banks, rtol=0, atol=1e-5 * np.abs(banks[1]).max())
-    scores = [read_scores(w / "scores") for w in (two[0], one)]
+        rows = [state[f"banks/{view}/rows"] for state in states]
+        np.testing.assert_allclose(*rows, rtol=0, atol=1e-5 * np.abs(rows[1]).max())
+        np.testing.assert_array_equal(*(state[f"banks/{view}/sample"] for state in states))
+    scores = [read_scores(w) for w in (two[0], one)]
     np.testing.assert_allclose(*scores, rtol=1e-4)
     assert compare(read_run(one), read_run(two[0]), Tolerances())["pass"]
     assert (two[0] / "geometry/cap.json").read_bytes() == (one / "geometry/cap.json").read_bytes()
@@ -217,7 +238,7 @@ needs_proc = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def ended(root, tmp_path_factory):
-    """What was said when pre-training was stopped by SIGTERM to process 1, went on, and its child was killed.
+    """What was said when training was stopped by SIGTERM to process 1, went on, and its child was killed.
 
     For the processes of the second run, and from the time of that death on, is still to be waited.
     """
@@ -247,7 +268,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_the_run_goes_o
     workdir, stopped, steps, _, _ = ended
     lines = [text.splitlines()[-1] for text in stopped]
     assert lines[0] == lines[1]
-    step = int(re.match(r"pre-training cap: stopped after step (\d+); run the same", lines[0])[1])
+    step = int(re.match(r"training cap: stopped after step (\d+); run the same", lines[0])[1])
     assert steps == list(range(step + 1))
     assert [event["step"] for event in events(workdir)][: step + 3] == list(range(step + 3))
 
@@ -264,7 +285,7 @@ def test_a_process_killed_while_it_computes_features_ends_the_other_and_its_chun
     (said,) = finish(running[1], code=PEER_ENDED)
     assert error_line(said) == ANOTHER_ENDED
     assert list(cache.glob("*.npy"))
-    assert not (workdir / "banks").exists()
+    assert not (workdir / "models").exists()
 
 
 def test_pictures_that_can_not_be_read_are_all_named_by_all_processes(tmp_path):
@@ -283,11 +304,11 @@ def test_pictures_that_can_not_be_read_are_all_named_by_all_processes(tmp_path):
 
 
 def test_a_mistake_that_only_the_first_process_can_see_ends_all_with_the_same_line(root, one):
-    (one / "banks/cap/extra.safetensors").write_bytes(b"")
+    (one / "models/cap/extra.safetensors").write_bytes(b"")
     try:
         said = finish(*start_two("score", one), code=2)
     finally:
-        (one / "banks/cap/extra.safetensors").unlink()
+        (one / "models/cap/extra.safetensors").unlink()
     assert error_line(said[0]) == error_line(said[1])
     assert "not in" in error_line(said[0])
 

@@ -1,25 +1,22 @@
 import csv
 import os
-import subprocess
 import sys
 from pathlib import Path
 from runpy import run_path
 
 import pytest
+from calling import call
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 
 
-def script(*arguments):
-    command = [sys.executable, "scripts/measure_memory.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-
-
 def test_the_curve_shows_what_a_child_of_the_command_takes(tmp_path):
     taking = "import time; taken = b'x' * 200_000_000; time.sleep(1)"
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {taking!r}]); sys.exit(3)"
-    done = script("--output", tmp_path / "curve", "--every", 0.1, "--", sys.executable, "-c", outer)
+    done = call(
+        "measure_memory", "--output", tmp_path / "curve", "--every", 0.1, "--", sys.executable, "-c", outer
+    )
     assert done.returncode == 3, done.stderr  # the command's own
     with (tmp_path / "curve.csv").open() as file:
         looks = list(csv.DictReader(file))
@@ -39,7 +36,7 @@ def test_a_process_that_has_ended_takes_nothing():
     [([], "no command; give it after --"), (["--", "none/of/these"], "none/of/these: No such")],
 )
 def test_a_mistake_is_one_line(tmp_path, command, message):
-    done = script("--output", tmp_path / "curve", *command)
+    done = call("measure_memory", "--output", tmp_path / "curve", *command)
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {message}")
     assert len(done.stderr.splitlines()) == 1

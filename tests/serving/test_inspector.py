@@ -12,11 +12,12 @@ from PIL import Image
 
 from mvead_jax import Inspector
 from mvead_jax.bank.config import BankScoreConfig
-from mvead_jax.config.schema import BackboneConfig, DataConfig, DecisionConfig, GeometryConfig
+from mvead_jax.config.io import config_of
+from mvead_jax.config.schema import BackboneConfig, DataConfig, DecisionConfig, EvalConfig, GeometryConfig
 from mvead_jax.evaluation.score_files import read_images, read_samples
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
-from mvead_jax.methods.mvead.config import MveadConfig, PretrainConfig
+from mvead_jax.methods.mvead.config import PretrainConfig
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 
@@ -24,9 +25,8 @@ from mvead_jax.runtime.errors import UserError
 SIZE = 96
 ROOT = Path(__file__).parents[2]
 KINDS = {
-    "patchcore": {"method": "patchcore"},
+    "patchcore": {},
     "mvead": {
-        "method": "mvead",
         "train": PretrainConfig(epochs=1, centers=2),
         "geometry": GeometryConfig(cameras="cameras.json"),
         "score": BankScoreConfig(evidence="epipolar"),
@@ -44,14 +44,16 @@ def root(tmp_path_factory):
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, root, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / request.param
-    config = MveadConfig(
+    config = config_of(
+        request.param,
         data=DataConfig(root=str(root), image_size=SIZE, categories=("bolt",)),
-        backbone=BackboneConfig(name="efficientnet-lite0"),
+        backbone=BackboneConfig(name="efficientnet-lite0", batch_size=5),
         decision=DecisionConfig(held_out=0.5, false_alarms=0.4),
+        eval=EvalConfig(bootstrap=0),
         **KINDS[request.param],
     )
     train(config, workdir)
-    score(workdir)
+    score(workdir, report=False)
     return workdir
 
 
@@ -63,7 +65,7 @@ def two(root, tmp_path_factory):
         PatchCoreConfig(
             setting="multi",
             data=data,
-            backbone=BackboneConfig(name="efficientnet-lite0", weights="random"),
+            backbone=BackboneConfig(name="efficientnet-lite0", weights="random", batch_size=5),
         ),
         workdir,
     )
@@ -117,7 +119,7 @@ def test_a_missing_view_is_left_out_as_score_py_leaves_it_out(run, root, tmp_pat
         if view != "C2":
             (tmp_path / "new").mkdir(exist_ok=True)
             (tmp_path / "new" / path.name).write_bytes(path.read_bytes())
-    score(run, tmp_path / "scores", pictures=tmp_path / "new")
+    score(run, tmp_path / "scores", pictures=tmp_path / "new", report=False)
     expected = {line.view: line.score for line in read_images(tmp_path / "scores")}
     (decided,) = read_samples(tmp_path / "scores")
     inspector = Inspector.load(run)
@@ -186,12 +188,12 @@ def test_loading_says_what_is_wrong_with_the_workdir(two, tmp_path):
         Inspector.load(two, category="nut")
     with pytest.raises(UserError, match=r"config\.json: no such file; expected a workdir"):
         Inspector.load(tmp_path)
-    bank = two / "banks/all/C2.safetensors"
-    content = bank.read_bytes()
-    bank.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with pytest.raises(UserError, match=r"C2\.safetensors: missing or changed since training"):
+    state = two / "models/all/state.safetensors"
+    content = state.read_bytes()
+    state.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(UserError, match=r"state\.safetensors: missing or changed since training"):
         Inspector.load(two)
-    bank.write_bytes(content)
+    state.write_bytes(content)
     Inspector.load(two, warm=False)
 
 

@@ -410,7 +410,7 @@ def test_whose_a_picture_is_follows_from_its_path(path, views, expected):
 def run(tmp_path_factory):
     root = write_realiad(tmp_path_factory.mktemp("data"), categories=("bolt",), size=40)
     workdir = tmp_path_factory.mktemp("runs") / "bolt"
-    backbone = BackboneConfig(name="efficientnet-lite0", weights="random")
+    backbone = BackboneConfig(name="efficientnet-lite0", weights="random", batch_size=2)
     train(PatchCoreConfig(data=DataConfig(root=str(root), image_size=32), backbone=backbone), workdir)
     return workdir, root
 

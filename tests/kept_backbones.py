@@ -1,0 +1,17 @@
+"""Backbones that the jobs of a session share: to load, trace and compile one takes longer than a job of a test."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+
+from mvead_jax.jobs import train
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_backbones():
+    """Every backbone that a job asks for is loaded once; processes and tests/backbones load their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load_backbone", functools.lru_cache(8)(train.load_backbone))
+        yield
