@@ -202,8 +202,7 @@ def _plain_product(args: argparse.Namespace) -> tuple[Callable, int]:
     import jax
     import jax.numpy as jnp
 
-    from mvead_jax.bank.search.candidates import QUERIES_AT_ONCE
-    from mvead_jax.bank.search.exact import block_rows
+    from mvead_jax.bank.search.exact import block_rows, queries_at_once
 
     size = block_rows(None, args.queries, (args.rows, args.width))
     blocks = args.rows // size
@@ -218,7 +217,7 @@ def _plain_product(args: argparse.Namespace) -> tuple[Callable, int]:
 
             return jnp.minimum(lowest, jax.lax.map(some, parts)), None
 
-        at_once = min(QUERIES_AT_ONCE, len(queries))
+        at_once = min(queries_at_once(), len(queries))
         parts = queries[: len(queries) // at_once * at_once].reshape(-1, at_once, queries.shape[1])
         return jax.lax.scan(step, jnp.zeros(parts.shape[:2]), jnp.arange(blocks))[0]
 

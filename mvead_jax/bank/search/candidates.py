@@ -37,7 +37,6 @@ from mvead_jax.bank.search.found import Found, nothing_found
 from mvead_jax.bank.search.lowest import at, lowest
 
 GROUP = 8  # rows of which the lowest bound is kept
-QUERIES_AT_ONCE = 256  # whose products with a block of rows are kept at a time
 
 
 class Candidates(NamedTuple):
@@ -60,16 +59,18 @@ def by_candidates(
     *,
     centre: Float32[Array, " D"],
     block_rows: int,
+    at_once: int,
     precision: Precision,
     kept: int,
 ) -> tuple[Found, Bool[Array, " Q"]]:
     """Return the nearest rows, and which queries have too many rows within reach to be sure.
 
     Args:
+      block_rows, at_once: how many rows and how many queries are in one product.
       kept: how many rows with the lowest bounds are kept, at least k.
     """
     k, count = earlier.squared.shape
-    parts = -(-count // QUERIES_AT_ONCE)
+    parts = -(-count // at_once)
     size = -(-count // parts)
 
     def split(x):  # queries in equal parts, the last one filled up with its last query

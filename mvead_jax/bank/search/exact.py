@@ -20,16 +20,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
 from mvead_jax.bank.search.bounds import Precision
-from mvead_jax.bank.search.candidates import QUERIES_AT_ONCE, by_candidates
+from mvead_jax.bank.search.candidates import by_candidates
 from mvead_jax.bank.search.clusters import by_clusters, find_clusters, nearest_seed
 from mvead_jax.bank.search.differences import by_differences
 from mvead_jax.bank.search.found import NO_ROW, Found, nothing_found
 
 MOST_NEIGHBOURS = 64
 _QUERIES = 8192  # searched at once; more are searched one part after the other
-_PRODUCTS = 2**22  # bank rows x queries in one product: 16 MiB
+_AT_ONCE = {"cpu": 256}  # queries in one product: their products with a block of rows fit a CPU's cache
+_AT_ONCE_ELSEWHERE = 4096
+_PRODUCTS = 2**22  # rows x queries in one product with 256 queries: 16 MiB; more with more queries
 _BLOCK = 2**23  # numbers in a block of rows: 32 MiB
 _FEWEST_BLOCK, _MOST_BLOCK = 256, 16384  # rows in a block
+_MOST_ROWS = 2**18  # in a block of any size: places in its products are int32
 _AGAIN_QUERIES = 64  # queries searched again by float32 products at a time
 _AGAIN_KEPT = 256  # candidates of a query that is searched again, beyond k
 _DIRECT_AT_ONCE = 1024  # rows of a bank so small that direct differences come next instead
@@ -62,12 +65,17 @@ def in_parts(queries: int, k: int, of_part: Callable[[slice], Neighbours]) -> Ne
 def block_rows(block_size: int | None, queries: int, bank: tuple[int, int]) -> int:
     """Return the rows in one product: by default the bank in as few equal blocks as the memory allows."""
     if block_size is None:
-        most = min(_PRODUCTS // min(queries, QUERIES_AT_ONCE), _BLOCK // bank[1], _MOST_BLOCK)
+        most = min(_PRODUCTS // min(queries, 256), _BLOCK // bank[1], _MOST_BLOCK)
         blocks = -(-bank[0] // max(most, _FEWEST_BLOCK))
         block_size = -(-bank[0] // (128 * blocks)) * 128
     elif block_size < 1:
         raise ValueError(f"block_size={block_size} must be at least 1")
-    return min(block_size, bank[0])
+    return min(block_size, bank[0], _MOST_ROWS)
+
+
+def queries_at_once() -> int:
+    """Return how many queries are in one product: few on a CPU, many where launching programs takes time."""
+    return _AT_ONCE.get(jax.default_backend(), _AT_ONCE_ELSEWHERE)
 
 
 @partial(jax.jit, static_argnames=("k", "block_size", "precision"))
@@ -93,7 +101,7 @@ def search(
     centre = _centre(bank)
     is_number = jnp.isfinite(queries).all(1)
     queries = jnp.where(is_number[:, None], queries, centre[None])  # anything that is found fast
-    candidates = partial(by_candidates, centre=centre, block_rows=block)
+    candidates = partial(by_candidates, centre=centre, block_rows=block, at_once=queries_at_once())
     differences = partial(by_differences, centre=centre, block_rows=min(block, _DIRECT_ROWS))
 
     def with_products(precision, found):
@@ -148,8 +156,9 @@ def _right_stage(queries, bank, where, k: int, centre, precision: Precision) -> 
     some = bank[::every], where if where is None else where[:, ::every]
 
     def settles(precision):
-        options = {"block_rows": len(some[0]), "precision": precision, "kept": _kept(k, precision)}
-        left = by_candidates(queries, *some, nothing_found(k, len(queries)), centre=centre, **options)[1]
+        options = {"precision": precision, "kept": _kept(k, precision), "at_once": len(queries)}
+        start = nothing_found(k, len(queries))
+        left = by_candidates(queries, *some, start, centre=centre, block_rows=len(some[0]), **options)[1]
         return left.mean(dtype=jnp.float32) <= _MOST_LEFT
 
     choice = settles("float32").astype(jnp.int32)
