@@ -26,6 +26,10 @@ class BankConfig:
     projection: int = number(128, least=0)
     per_view: bool = True
 
+    def size(self, patches: int) -> int:
+        """Return how many rows a bank keeps of so many patches, at least one. Decision D10."""
+        return patches if self.kind == "full" else max(1, int(self.share * patches))
+
     def words(self) -> str:
         """Return what a bank holds, for the protocol."""
         views = "one for each view" if self.per_view else "one for all views"

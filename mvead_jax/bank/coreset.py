@@ -28,7 +28,8 @@ import numpy as np
 from jaxtyping import Array, Float32, Int, Int32
 
 from mvead_jax.bank.search.bounds import slack as slack_of
-from mvead_jax.bank.search.projection import Rows, Slabs, origin_of, projected
+from mvead_jax.bank.search.projection import Slabs, origin_of, projected
+from mvead_jax.bank.search.rows import Rows
 from mvead_jax.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ _TAKEN = -1.0  # distance of a row that was taken: below that of every other
 def greedy_coreset(
     features: Rows, size: int, *, seed: int, projection_dim: int | None = 128
 ) -> Int[np.ndarray, " size"]:
-    """Indices of a greedy k-centre coreset, in the order they were taken.
+    """Return the indices of a greedy k-centre coreset, in the order they were taken.
 
     Args:
       features: finite [n,D] of any float type: an array, a memory-mapped one, or what reads its slices. It is
@@ -61,7 +62,8 @@ def greedy_coreset(
       selection for size k.
 
     Raises:
-      ValueError: not [n,D] with a row, size below 1, or features that are not finite.
+      ValueError: not [n,D] with a row, or size below 1.
+      NotFinite: features that are not finite, or beyond 1e15; a ValueError that names the row.
     """
     if len(features.shape) != 2 or 0 in features.shape:
         raise ValueError(f"features {features.shape} must be [n,D] with at least one row")
@@ -89,7 +91,7 @@ def greedy_coreset(
 
 
 def first_row(rows: int, seed: int) -> int:
-    """The row that a selection starts with."""
+    """Return the row that a selection starts with."""
     return int(np.random.default_rng([seed, 0]).integers(rows))
 
 
@@ -100,7 +102,7 @@ def select(
     origin: Float32[np.ndarray, " d"],
     first: int,
 ) -> Int[np.ndarray, " size"]:
-    """The greedy selection among points in slabs of equal height.
+    """Return the greedy selection among points in slabs of equal height.
 
     Args:
       slabs: finite points; those beyond `rows` are only there to fill the last slab.
@@ -139,7 +141,7 @@ def select(
 def _padded(
     centres: Float32[Array, "k d"], places: Int[np.ndarray, " k"]
 ) -> tuple[Float32[np.ndarray, "m d"], Int32[np.ndarray, " m"]]:
-    """Rows taken and their places, filled up to one of the numbers of steps that are compiled."""
+    """Return rows taken and their places, filled up to one of the numbers of steps that are compiled."""
     steps = next(steps for steps in _STEPS if len(places) <= steps)
     lacking = steps - len(places)
     filled = np.pad(np.asarray(centres), ((0, lacking), (0, 0)))
@@ -151,8 +153,10 @@ def _first_distances(height: int, rows: int) -> Float32[Array, " height"]:
 
 
 def _seconds_of_a_block(points, least, origin, candidates) -> float:
-    """Of one slab, by doing it once; compiles all numbers of steps before, so that nothing is left to compile
-    when the selection is announced."""
+    """Return the time that a block of steps takes on one slab, by doing it once.
+
+    Compiles all numbers of steps before, so that nothing is left to compile when the selection is announced.
+    """
     for steps in _STEPS:
         centres, places = np.zeros((steps, points.shape[1]), np.float32), np.full(steps, -1, np.int32)
         for _ in range(2):
@@ -163,7 +167,7 @@ def _seconds_of_a_block(points, least, origin, candidates) -> float:
 
 @partial(jax.jit, static_argnames="candidates")
 def _advance(points, least, centres, places, origin, used, candidates):
-    """Squared distances to the nearest row taken, after the first `used` of `centres` [m,d] were taken too.
+    """Return squared distances to the nearest row taken, after the first `used` of `centres` [m,d] too.
 
     Args:
       points: [height,d]. least: [height], before.
@@ -179,7 +183,7 @@ def _advance(points, least, centres, places, origin, used, candidates):
 
 
 def _nearer(points, least, centres, origin, used):
-    """`least` lowered by those centres that are nearer. Bounds leave out |x|^2 and are halved."""
+    """Return `least` lowered by those centres that are nearer. Bounds leave out |x|^2 and are halved."""
     slack = slack_of(points.shape[1])
     centred = centres - origin[None]
     bias = (0.5 - slack) * jnp.sum(centred * centred, -1)
@@ -232,7 +236,7 @@ def _nearer(points, least, centres, origin, used):
 
 @partial(jax.jit, static_argnames=("height", "candidates"))
 def _farthest(found, height, candidates):
-    """Of the candidates of every slab the farthest, and their rows; the lowest rows on ties."""
+    """Return the farthest of the candidates of all slabs, and their rows; the lowest rows on ties."""
     values = jnp.concatenate([values for values, _ in found])
     rows = jnp.concatenate([places + number * height for number, (_, places) in enumerate(found)])
     values, at = jax.lax.top_k(values, candidates)
@@ -240,7 +244,7 @@ def _farthest(found, height, candidates):
 
 
 def _gather(slabs, index) -> Float32[Array, "candidates d"]:
-    """The points of some rows."""
+    """Return the points of some rows."""
     near, height = None, slabs[0].shape[0]
     for number, points in enumerate(slabs):
         near = _gather_from(points, near, index - number * height)
@@ -257,7 +261,7 @@ def _gather_from(points, near, places):
 
 @partial(jax.jit, static_argnames="steps")
 def _replay(near, values, index, most, steps):
-    """Greedy steps among the candidates: places of the rows taken, -1 from where it is no longer sure.
+    """Return the places of the rows taken among the candidates, -1 from where it is no longer sure.
 
     A point outside has at most the last candidate's distance, and at that distance a higher row.
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float32, Int
 
 from mvead_jax.bank.config import BankConfig, BankScoreConfig
-from mvead_jax.bank.fill import Bank, Keep, PatchRows, fill
+from mvead_jax.bank.fill import Bank, PatchRows, fill
 from mvead_jax.bank.nearest import ShardedRows, nearest, sharded_nearest
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.runtime.errors import UserError
@@ -64,11 +64,11 @@ class MemoryBanks:
         groups = {SHARED: images}
         if self.bank.per_view:
             groups = {view: images[images[:, 1] == at] for at, view in enumerate(self.views)}
-        rule = Keep(self.bank.kind, self.bank.share, self.bank.projection)
+        samples = [sample.key for sample in index.samples]
         banks = {}
         for number, (name, own) in enumerate(groups.items()):
             seed = 0 if self.bank.kind == "full" else seed_from(jax.random.fold_in(key, number))
-            banks[name] = fill(PatchRows(features, own), rule, seed)
+            banks[name] = fill(PatchRows(features, own, samples, self.views), self.bank, seed)
         return banks
 
     def leave_one_out(
@@ -129,8 +129,7 @@ class MemoryBanks:
 
     def bytes(self, patches: int, width: int) -> int:
         """Return the bytes of banks that were filled from so many patches: rows, and whose each row is."""
-        rows = patches if self.bank.kind == "full" else max(1, int(self.bank.share * patches))
-        return rows * 4 * (width + 1)
+        return self.bank.size(patches) * 4 * (width + 1)
 
     def words(self) -> str:
         """Return how a patch is scored, for the protocol."""

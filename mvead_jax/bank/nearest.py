@@ -1,36 +1,44 @@
 """Nearest neighbours in a memory bank: exact, at any size, on any number of devices.
 
-    nearest          the nearest row (eq. 1 of seed 001)
-    k_nearest        the k nearest, with the count of direct comparisons
-    sharded_nearest  the bank's rows split over the devices of a mesh
-    nearest_on_disk  a bank that is read from disk piece by piece
+    nearest, k_nearest                     the nearest row (eq. 1 of seed 001), or the k nearest
+    sharded_nearest, sharded_k_nearest     the bank's rows split over the devices of a mesh (`shard_rows`)
+    nearest_on_disk, k_nearest_on_disk     a bank that is read from disk piece by piece
+    check_finite                           refuses a bank with rows that are no numbers, when it is loaded
 
-k neighbours are found on one device only. All four give the same answer: that of direct float32 differences,
-the lowest row on ties. How, is in search.py.
+All give the same answer: that of direct float32 differences, the lowest row on ties. How, is in `search`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
 from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 
-from mvead_jax.bank.search.bounds import GROUP, Precision
-from mvead_jax.bank.search.exact import search
+from mvead_jax.bank.search import sharded
+from mvead_jax.bank.search.bounds import Precision
+from mvead_jax.bank.search.exact import MOST_NEIGHBOURS, Neighbours, in_parts, search
+from mvead_jax.bank.search.rows import check_finite, check_rows
+from mvead_jax.bank.search.sharded import ShardedRows, shard_rows
 
-MOST_NEIGHBOURS = 16
-_PRODUCTS = 2**22  # bank rows x queries in one product: 16 MiB
-_FEWEST_ROWS, _MOST_ROWS = 256, 8192  # of the bank in one product
-_QUERIES = 8192  # searched at once; more are searched one part after the other
+__all__ = [
+    "MOST_NEIGHBOURS",
+    "ShardedRows",
+    "check_finite",
+    "k_nearest",
+    "k_nearest_on_disk",
+    "nearest",
+    "nearest_on_disk",
+    "shard_rows",
+    "sharded_k_nearest",
+    "sharded_nearest",
+]
+
 _PIECE = 2**25  # numbers in a piece of a bank on disk: 128 MiB
 
 
@@ -42,13 +50,14 @@ def nearest(
     where: Bool[Array, " M"] | Bool[Array, "Q M"] | None = None,
     precision: Precision = "float32",
 ) -> tuple[Float32[Array, " Q"], Int32[Array, " Q"]]:
-    """Distance to, and index of, the nearest bank row of every query (eq. 1 of seed 001).
+    """Return the distance to, and the index of, the nearest bank row of every query (eq. 1 of seed 001).
 
     Args:
-      queries: finite features, of norms below 1e18.
-      bank: the same, at least one row.
-      block_size: bank rows in one matrix product, rounded up to whole groups of 8; by default as many as fit
-        16 MiB of products, and at least 256; four times that holds bounds. The answer does not depend on it.
+      queries: features, of norms below 1e18.
+      bank: finite features, of norms below 1e18, at least one row. A NumPy array is checked; an array of JAX
+        should have been by `check_finite` when it was loaded, for nothing can be refused under `jit`.
+      block_size: bank rows in one matrix product; by default as many as make 16 MiB of products with 256
+        queries and 32 MiB of rows. The answer does not depend on it.
       where: rows that may be found, the same for all queries [M] or for each query [Q,M].
       precision: of the products that rule rows out. The answer does not depend on it; bfloat16 is faster
         where the device multiplies it faster.
@@ -56,10 +65,12 @@ def nearest(
     Returns:
       Euclidean (not squared) distances, and indices, the lowest on ties. Distances are those of direct
       float32 differences, so that a query that is itself a bank row has distance 0. A query that may find
-      no row has distance inf and index -1; so has one whose squares leave float32.
+      no row has distance inf and index -1; so has one whose squares leave float32. One that is not finite
+      has distance NaN and index -1.
 
     Raises:
-      ValueError: shapes that don't fit, an empty bank, or an unknown precision.
+      ValueError: shapes that don't fit, an empty bank, an unknown precision, or a NumPy bank with a row that
+        is not finite (NotFinite).
     """
     distance, index, _ = k_nearest(queries, bank, 1, block_size=block_size, where=where, precision=precision)
     return distance[:, 0], index[:, 0]
@@ -74,71 +85,28 @@ def k_nearest(
     where: Bool[Array, " M"] | Bool[Array, "Q M"] | None = None,
     precision: Precision = "float32",
 ) -> tuple[Float32[Array, "Q k"], Int32[Array, "Q k"], Int32[Array, " Q"]]:
-    """As `nearest`, the k nearest rows by (distance, row), k <= 16.
+    """Return the k nearest rows by (distance, row); otherwise as `nearest`, which see. k <= 64.
 
     Returns:
       Distances and indices [Q,k], inf and -1 where fewer than k rows may be found; and with how many rows
       each query was compared by direct differences [Q]: of M it should be few.
 
     Raises:
-      ValueError: as `nearest`, or a k that is not 1 to 16.
+      ValueError: as `nearest`, or a k that is not 1 to 64.
     """
+    if isinstance(bank, np.ndarray):
+        check_rows(bank)
     queries, bank = jnp.asarray(queries, jnp.float32), jnp.asarray(bank, jnp.float32)
     where = None if where is None else jnp.asarray(where, bool)
     _check(queries.shape, bank.shape, bank.shape[:1] if where is None else where.shape, k, precision)
     where = None if where is None else jnp.atleast_2d(where)
-    found = []
-    for part in _parts(len(queries)):
+
+    def of_part(part: slice) -> Neighbours:
         own = where if where is None or where.shape[0] == 1 else where[part]
-        rows = block_rows(block_size, len(queries[part]))
-        found.append(search(queries[part], bank, own, k=k, block_rows=rows, precision=precision))
-    if not found:
-        return jnp.zeros((0, k), jnp.float32), jnp.zeros((0, k), jnp.int32), jnp.zeros(0, jnp.int32)
-    squared, index, compared = found[0] if len(found) == 1 else map(jnp.concatenate, zip(*found, strict=True))
-    return jnp.sqrt(squared), index, compared
+        return search(queries[part], bank, own, k=k, block_size=block_size, precision=precision)
 
-
-@dataclass(frozen=True)
-class ShardedRows:
-    """A bank whose rows are split over the devices of a mesh.
-
-    Attributes:
-      values: [M',D], M rows and as many zeros behind them as make equal shares.
-      real: [1,M'], which are rows and no filling.
-      count: M. mesh, axis: over which they are split.
-    """
-
-    values: Float32[Array, "rows D"]
-    real: Bool[Array, "1 rows"]
-    count: int
-    mesh: Mesh
-    axis: str
-
-
-def shard_rows(bank: Float[np.ndarray, "M D"], mesh: Mesh, *, axis: str = "data") -> ShardedRows:
-    """Splits a bank; of an array on disk (np.memmap) each process reads only the rows of its own devices.
-
-    Raises:
-      ValueError: not [M,D], or empty.
-    """
-    if bank.ndim != 2 or bank.shape[0] == 0:
-        raise ValueError(f"bank {bank.shape} must be [M,D] with at least one row")
-    count, width = bank.shape
-    rows = -(-count // mesh.shape[axis]) * mesh.shape[axis]
-
-    def share(place: tuple[slice, ...]) -> np.ndarray:
-        begin, end, _ = place[0].indices(rows)
-        own = np.asarray(bank[begin : min(end, count)], np.float32)
-        return np.pad(own, ((0, end - begin - len(own)), (0, 0)))
-
-    values = jax.make_array_from_callback((rows, width), jax.NamedSharding(mesh, P(axis)), share)
-    return ShardedRows(values, _split(np.arange(rows) < count, mesh, axis), count, mesh, axis)
-
-
-def _split(allowed: Bool[np.ndarray, " rows"], mesh: Mesh, axis: str) -> Bool[Array, "1 rows"]:
-    """A mask of rows over the devices that hold them."""
-    place = jax.NamedSharding(mesh, P(None, axis))
-    return jax.make_array_from_callback((1, len(allowed)), place, lambda index: allowed[None][index])
+    found = in_parts(len(queries), k, of_part)
+    return jnp.sqrt(found.squared), found.index, found.compared
 
 
 def sharded_nearest(
@@ -151,7 +119,28 @@ def sharded_nearest(
     where: Bool[Array, " M"] | None = None,
     precision: Precision = "float32",
 ) -> tuple[Float32[Array, " Q"], Int32[Array, " Q"]]:
-    """As `nearest`, with the bank's rows split over the devices of one axis of a mesh.
+    """Return what `nearest` does, with the bank's rows split over the devices of one axis of a mesh.
+
+    Args, Returns, Raises: as `sharded_k_nearest` with k = 1; shapes [Q].
+    """
+    distance, index = sharded_k_nearest(
+        queries, bank, 1, mesh=mesh, axis=axis, block_size=block_size, where=where, precision=precision
+    )
+    return distance[:, 0], index[:, 0]
+
+
+def sharded_k_nearest(
+    queries: Float[Array, "Q D"],
+    bank: Float[Array, "M D"] | ShardedRows,
+    k: int,
+    *,
+    mesh: Mesh,
+    axis: str = "data",
+    block_size: int | None = None,
+    where: Bool[Array, " M"] | None = None,
+    precision: Precision = "float32",
+) -> tuple[Float32[Array, "Q k"], Int32[Array, "Q k"]]:
+    """Return what `k_nearest` does, with the bank's rows split over the devices of one axis of a mesh.
 
     Args:
       queries: the same in every process; or an array over the mesh, however it is divided.
@@ -160,60 +149,23 @@ def sharded_nearest(
       where: rows that may be found [M].
 
     Returns:
-      As `nearest`, the same on every device and in every process.
+      Distances and indices as of `k_nearest`, the same on every device and in every process.
 
     Raises:
-      ValueError: as `nearest`.
+      ValueError: as `k_nearest`.
     """
     rows = bank if isinstance(bank, ShardedRows) else shard_rows(np.asarray(bank), mesh, axis=axis)
     shape = (rows.count,) if where is None else np.shape(where)
-    _check(queries.shape, (rows.count, rows.values.shape[1]), shape, 1, precision)
+    _check(queries.shape, (rows.count, rows.values.shape[1]), shape, k, precision)
     if len(shape) != 1:
         raise ValueError(f"where {shape} must be [M]")
-    allowed = rows.real
-    if where is not None:
-        padded = np.pad(np.asarray(where, bool), (0, len(rows.values) - rows.count))
-        allowed = _split(padded, rows.mesh, rows.axis)
-    found = []
-    for part in _parts(len(queries)):
-        own = _over(rows.mesh, queries[part])
-        size = block_rows(block_size, len(queries[part]))
-        found.append(_search_shares(own, rows.values, allowed, rows.mesh, rows.axis, size, precision))
-    if not found:
-        return jnp.zeros(0, jnp.float32), jnp.zeros(0, jnp.int32)
-    squared, index = found[0] if len(found) == 1 else map(jnp.concatenate, zip(*found, strict=True))
-    return jnp.sqrt(squared), index
+    allowed = sharded.allowed(rows, where)
 
+    def of_part(part: slice) -> Neighbours:
+        return sharded.search_shares(queries[part], rows, allowed, k, block_size, precision)
 
-def _over(mesh: Mesh, queries: Float[Array, "Q D"]) -> Float32[Array, "Q D"]:
-    """Queries as an array over the mesh: as they are, if they lie there already."""
-    if isinstance(queries, jax.Array) and queries.sharding.device_set == set(mesh.devices.flat):
-        return queries.astype(jnp.float32)
-    everywhere = jax.NamedSharding(mesh, P())
-    return jax.make_array_from_process_local_data(everywhere, np.asarray(queries, np.float32))
-
-
-@partial(jax.jit, static_argnames=("mesh", "axis", "block_rows", "precision"))
-def _search_shares(queries, bank, allowed, mesh, axis, block_rows, precision):
-    """Each device searches its share; of what they found, the lowest by (distance, row)."""
-
-    # The search branches on its data, with no exchange between devices inside: no check of what varies.
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(P(), P(axis), P(None, axis)),
-        out_specs=(P(), P()),
-        check_vma=False,
-    )
-    def of_share(queries, share, allowed):
-        found = search(queries, share, allowed, k=1, block_rows=block_rows, precision=precision)
-        first = jax.lax.axis_index(axis).astype(jnp.int32) * share.shape[0]
-        index = jnp.where(found.index[:, 0] < 0, -1, found.index[:, 0] + first)
-        squared, index = (jax.lax.all_gather(x, axis) for x in (found.squared[:, 0], index))
-        best = squared.argmin(0)  # of equals the first device, which has the lower rows
-        return squared.min(0), jnp.take_along_axis(index, best[None], 0)[0]
-
-    return of_share(queries, bank, allowed)
+    found = in_parts(len(queries), k, of_part)
+    return jnp.sqrt(found.squared), found.index
 
 
 def nearest_on_disk(
@@ -224,56 +176,78 @@ def nearest_on_disk(
     precision: Precision = "float32",
     on_piece: Callable[[int], None] = lambda rows: None,
 ) -> tuple[Float32[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
-    """As `nearest`, of a bank that need not fit in memory.
+    """Return what `nearest` does, of a bank that need not fit in memory.
+
+    Args, Returns, Raises: as `k_nearest_on_disk` with k = 1; shapes [Q].
+    """
+    distance, index = k_nearest_on_disk(
+        queries, bank, 1, piece_rows=piece_rows, precision=precision, on_piece=on_piece
+    )
+    return distance[:, 0], index[:, 0]
+
+
+def k_nearest_on_disk(
+    queries: Float[Array, "Q D"],
+    bank: Float[np.ndarray, "M D"],
+    k: int,
+    *,
+    piece_rows: int | None = None,
+    precision: Precision = "float32",
+    on_piece: Callable[[int], None] = lambda rows: None,
+) -> tuple[Float32[np.ndarray, "Q k"], Int[np.ndarray, "Q k"]]:
+    """Return what `k_nearest` does, of a bank that need not fit in memory.
 
     Args:
-      bank: such as a np.memmap; read once from its first row to its last, a piece ahead.
+      bank: such as a np.memmap; read once from its first row to its last, a piece ahead, and checked.
       piece_rows: rows in memory at a time; by default 128 MiB of float32, of which there are up to four.
       on_piece: is told after each piece how many rows were new.
 
     Raises:
-      ValueError: as `nearest`.
+      ValueError: as `k_nearest`; a row that is not finite is a NotFinite.
     """
-    _check(np.shape(queries), bank.shape, (len(bank),), 1, precision)
+    _check(np.shape(queries), bank.shape, (len(bank),), k, precision)
     if piece_rows is not None and piece_rows < 1:
         raise ValueError(f"piece_rows={piece_rows} must be at least 1")
     rows = min(piece_rows or max(1, _PIECE // bank.shape[1]), len(bank))
     queries = jnp.asarray(queries, jnp.float32)
-    distance = np.full(len(queries), np.inf, np.float32)
-    index = np.full(len(queries), -1, np.int64)
-    # The last piece starts earlier, so that one size is compiled; a row that is seen twice changes nothing.
+    squared = np.full((len(queries), k), np.inf, np.float32)
+    index = np.full((len(queries), k), -1, np.int64)
+    # The last piece starts earlier, so that one size is compiled.
     starts = [min(at, len(bank) - rows) for at in range(0, len(bank), rows)]
     seen = 0
 
     def read(start: int) -> Float32[np.ndarray, "rows D"]:
-        return np.array(bank[start : start + rows], np.float32, order="C")
+        piece = np.array(bank[start : start + rows], np.float32, order="C")
+        check_rows(piece, start)
+        return piece
 
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, starts[0])
         for number, start in enumerate(starts):
-            piece = ahead.result()
+            piece = jax.device_put(ahead.result())
             if number + 1 < len(starts):
                 ahead = reader.submit(read, starts[number + 1])
-            own, row = map(np.asarray, nearest(queries, piece, precision=precision))
-            nearer = own < distance  # a tie keeps the lower row
-            distance = np.where(nearer, own, distance)
-            index = np.where(nearer, row + start, index)
+
+            def of_part(part: slice, piece: Array = piece) -> Neighbours:
+                return search(queries[part], piece, None, k=k, block_size=None, precision=precision)
+
+            found = in_parts(len(queries), k, of_part)
+            squared, index = _merged(squared, index, found, start, seen)
             on_piece(start + rows - seen)
             seen = start + rows
-    return distance, index
+    return np.sqrt(squared), index
 
 
-def _parts(count: int) -> Iterator[slice]:
-    return (slice(start, start + _QUERIES) for start in range(0, count, _QUERIES))
-
-
-def block_rows(block_size: int | None, queries: int) -> int:
-    """Rows in one product, whole groups of them."""
-    if block_size is None:
-        block_size = min(max(_PRODUCTS // queries, _FEWEST_ROWS), _MOST_ROWS)
-    elif block_size < 1:
-        raise ValueError(f"block_size={block_size} must be at least 1")
-    return -(-block_size // GROUP) * GROUP
+def _merged(squared, index, found: Neighbours, start: int, seen: int):
+    """The k lowest by (squared, index) of those found before, among rows below `seen`, and in a piece."""
+    row = np.asarray(found.index, np.int64) + start
+    # What the piece shows for a second time was found before, or is not among the k.
+    is_new = (np.asarray(found.index) >= 0) & (row >= seen)
+    squared = np.concatenate([squared, np.where(is_new, found.squared, np.float32(np.inf))], 1)
+    index = np.concatenate([index, np.where(is_new, row, -1)], 1)
+    last = np.where(index < 0, np.iinfo(np.int64).max, index)
+    order = np.lexsort((last, squared), axis=-1)[:, : found.index.shape[1]]
+    return np.take_along_axis(squared, order, 1), np.take_along_axis(index, order, 1)
 
 
 def _check(queries: tuple, bank: tuple, where: tuple, k: int, precision: str) -> None:

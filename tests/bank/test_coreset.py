@@ -186,7 +186,7 @@ def test_a_memory_mapped_array_is_read_by_slabs(dimension, dtype, tmp_path, monk
         (np.array([[0, 1], [2, np.nan], [1, 1]]), {"projection_dim": None}, "row 1 are not finite"),
         (np.array([[0, 1], [2, 0], [np.inf, 1]]), {"projection_dim": 1}, "row 2 are not finite"),
         (np.array([[0, 1], [2, np.nan]]), {"size": 5}, "row 1 are not finite"),
-        (np.array([[1e30, 1], [2, 0], [-1e30, 1]]), {"projection_dim": None}, "row 0 are .* larger"),
+        (np.array([[1e30, 1], [2, 0], [-1e30, 1]]), {"projection_dim": None}, "row 0 are larger"),
     ],
 )
 def test_what_it_cannot_take_is_refused(features, settings, message):

@@ -10,11 +10,19 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mvead_jax.bank import nearest as module
-from mvead_jax.bank.nearest import k_nearest, nearest, nearest_on_disk, shard_rows, sharded_nearest
-from mvead_jax.bank.search import stages
-from mvead_jax.bank.search.bounds import coarse, lower_bounds
-from mvead_jax.bank.search.stages import sum_of_squares
+from mvead_jax.bank.nearest import (
+    k_nearest,
+    k_nearest_on_disk,
+    nearest,
+    nearest_on_disk,
+    shard_rows,
+    sharded_k_nearest,
+    sharded_nearest,
+)
+from mvead_jax.bank.search import exact
+from mvead_jax.bank.search.bounds import pair_bounds, rounded
+from mvead_jax.bank.search.differences import sum_of_squares
+from mvead_jax.bank.search.rows import NotFinite
 
 
 def oracle(queries, bank, where=None):
@@ -157,8 +165,8 @@ def test_among_copies_a_query_is_compared_with_all_rows():
 def test_bounds_are_below_the_true_values_and_not_far(precision):
     rng = np.random.default_rng(2)
     queries, bank = (100 * rng.normal(size=(n, 512)).astype("f4") for n in (50, 400))
-    own = (coarse(jnp.asarray(x), precision) for x in (queries, bank))
-    bounds = np.asarray(lower_bounds(*own), np.float64)
+    bounds = pair_bounds(*(rounded(jnp.asarray(x), precision) for x in (queries, bank)))
+    bounds = np.asarray(bounds, np.float64)
     true = 0.5 * ((bank.astype("f8")[:, None] - queries.astype("f8")[None]) ** 2).sum(-1)
     assert (bounds <= true).all()
     assert (bounds >= true * (1 - {"float32": 2e-4, "bfloat16": 6e-3}[precision])).all()
@@ -222,13 +230,13 @@ def test_rows_whose_squared_differences_underflow_are_found_at_distance_zero(k, 
 
 
 @pytest.mark.parametrize("k", [1, 5])
-@pytest.mark.parametrize(("turns", "blocks"), [(1, 32), (2, 1), (1, 3)])
-def test_queries_that_run_out_of_turns_are_left_and_answered_the_same(monkeypatch, turns, blocks, k):
-    queries, bank = clustered(30, 3, queries=60, rows=500 + 10 * blocks + turns)
+@pytest.mark.parametrize(("kept", "again"), [(0, 256), (1, 0), (9, 3)])
+def test_queries_that_keep_too_few_candidates_are_left_and_answered_the_same(monkeypatch, kept, again, k):
+    queries, bank = clustered(30, 3, queries=60, rows=500 + 10 * kept + again)
     bank[300:400] = bank[100:200]  # ties
     precise = k_nearest(queries, bank, k, block_size=40)
-    monkeypatch.setattr(stages, "_MOST_TURNS", turns)
-    monkeypatch.setattr(stages, "_BLOCKS", blocks)
+    monkeypatch.setattr(exact, "_kept", lambda k, precision: k + kept)
+    monkeypatch.setattr(exact, "_AGAIN_KEPT", again)
     found = k_nearest(queries, bank, k, block_size=48, precision="bfloat16")
     np.testing.assert_array_equal(found[0], precise[0])
     np.testing.assert_array_equal(found[1], precise[1])
@@ -236,19 +244,53 @@ def test_queries_that_run_out_of_turns_are_left_and_answered_the_same(monkeypatc
         np.testing.assert_array_equal(found[1][:, 0], oracle(queries, bank)[1])
 
 
+def in_order(query, bank, where, k):
+    """The k nearest rows of one query in float64, the lowest row on ties, and their distances."""
+    true = np.sqrt(((query.astype("f8") - bank.astype("f8")) ** 2).sum(1))
+    order = np.lexsort((np.arange(len(bank)), true))
+    order = order[where[order]][:k]
+    lacking = (0, k - len(order))
+    true = np.pad(true[order], lacking, constant_values=np.inf)
+    return np.pad(order, lacking, constant_values=-1), true
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("k", [2, 16])
-def test_the_k_nearest_come_in_order_each_row_once(k, precision):
+@pytest.mark.parametrize(("k", "per_query"), [(2, False), (20, True), (64, False)])
+def test_the_k_nearest_come_in_order_each_row_once(k, per_query, precision):
     queries, bank = gaussian(k, queries=40, rows=600)
     bank[100:200] = bank[300:400]  # ties
-    where = np.random.default_rng(k).random(600) < 0.7
-    distance, index, _ = k_nearest(queries, bank, k, where=where, precision=precision, block_size=16)
-    for query, own_distance, own_index in zip(queries.astype("f8"), distance, index, strict=True):
-        true = np.sqrt(((query - bank.astype("f8")) ** 2).sum(1))
-        order = np.lexsort((np.arange(600), true))
-        order = order[where[order]][:k]
-        np.testing.assert_array_equal(own_index, order)
-        np.testing.assert_allclose(own_distance, true[order], rtol=1e-6)
+    where = np.random.default_rng(k).random((40, 600) if per_query else 600) < 0.7
+    if per_query:
+        where[7] = np.arange(600) < 5  # fewer than k
+    distance, index, _ = k_nearest(queries, bank, k, where=where, precision=precision, block_size=160)
+    for at, query in enumerate(queries):
+        order, true = in_order(query, bank, where[at] if per_query else where, k)
+        np.testing.assert_array_equal(index[at], order)
+        np.testing.assert_allclose(distance[at], true, rtol=1e-6)
+
+
+def smooth(rng, rows, width):
+    """Patches beside each other are alike, as in an image."""
+    steps = rng.normal(size=(rows, width)).cumsum(0)
+    return (steps + 0.01 * rng.normal(size=(rows, width))).astype("f4")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_k_nearest_are_those_of_brute_force_in_any_bank(seed):
+    rng = np.random.default_rng(seed)
+    queries, bank = smooth(rng, 30, 32), smooth(rng, 700, 32)
+    if seed % 3 == 1:
+        bank[rng.integers(700, size=300)] = bank[rng.integers(700, size=300)]
+    if seed % 3 == 2:
+        queries, bank = (rng.integers(-1, 2, size=(n, 32)).astype("f4") for n in (30, 700))
+    scale, offset = np.float32([1, 1e-4, 1e4, 1][seed % 4]), np.float32([0, 0, 0, 300][seed % 4])
+    queries, bank = queries * scale + offset, bank * scale + offset
+    distance, index, _ = k_nearest(queries, bank, 20)
+    # Brute force in float32 differences, in the order of sums of the program.
+    squared = np.asarray(sum_of_squares(jnp.asarray(queries)[:, None] - jnp.asarray(bank)[None]))
+    order = np.argsort(squared, axis=1, kind="stable")[:, :20]
+    np.testing.assert_array_equal(index, order)
+    np.testing.assert_array_equal(distance, np.sqrt(np.take_along_axis(squared, order, 1)))
 
 
 def test_a_row_at_the_very_centre_is_found():
@@ -278,19 +320,73 @@ def test_what_rounding_takes_away_is_known_under_jit():
     # A compiler may leave out the way from float32 to bfloat16 and back, and the bound would be void.
     x = gaussian(3)[1]
     lost = x - x.astype(ml_dtypes.bfloat16).astype("f4")
-    found = jax.jit(coarse, static_argnums=1)(x, "bfloat16")
+    found = jax.jit(rounded, static_argnums=1)(x, "bfloat16")
     np.testing.assert_array_equal(found.values, x.astype(ml_dtypes.bfloat16))
     np.testing.assert_allclose(found.lost, np.sqrt((lost.astype("f8") ** 2).sum(1)), rtol=1e-6)
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 64, 65, 100, 112, 768])
+def summed_in_order(squares):
+    """float32 sums in the stated order: 64 partial sums (fewer of short rows), then halves onto halves."""
+    lanes = min(64, max(1, (1 << (squares.shape[-1] - 1).bit_length()) // 2))
+    squares = np.pad(squares, ((0, 0), (0, -squares.shape[-1] % lanes))).reshape(len(squares), -1, lanes)
+    total = np.zeros((len(squares), lanes), "f4")
+    for number in range(squares.shape[1]):
+        total += squares[:, number]
+    while lanes > 1:
+        lanes //= 2
+        total = total[:, :lanes] + total[:, lanes:]
+    return total[:, 0]
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 64, 65, 100, 152, 768])
 def test_sums_of_squares_do_not_depend_on_the_shape(width):
     x = gaussian(5, rows=300, width=width)[1]
     expected = np.asarray(sum_of_squares(jnp.asarray(x)))
-    np.testing.assert_allclose(expected, (x.astype("f8") ** 2).sum(1), rtol=1e-6)
+    np.testing.assert_array_equal(expected, summed_in_order(x * x))
     compiled = jax.jit(lambda x, y: sum_of_squares(x[:, None] - y[None]))
     np.testing.assert_array_equal(compiled(x, np.zeros((1, width), "f4"))[:, 0], expected)
     np.testing.assert_array_equal(compiled(np.zeros((1, width), "f4"), x[:7])[0], expected[:7])
+
+
+@pytest.mark.parametrize("width", [24, 152])
+def test_distances_are_direct_differences_in_the_stated_order_of_sums(width):
+    queries, bank = gaussian(6, width=width)
+    distance, index = nearest(queries, bank)
+    np.testing.assert_array_equal(distance, np.sqrt(summed_in_order((queries - bank[index]) ** 2)))
+
+
+def test_a_query_that_is_no_number_has_distance_nan_and_changes_no_other():
+    queries, bank = gaussian(70, queries=50, rows=1003)
+    expected = k_nearest(queries, bank, 20)
+    bad, good = np.array([4, 9]), np.delete(np.arange(50), [4, 9])
+    damaged = queries.copy()
+    damaged[bad, [3, 0]] = np.nan, np.inf
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    for distance, index in (
+        k_nearest(damaged, bank, 20)[:2],
+        sharded_k_nearest(damaged, bank, 20, mesh=mesh),
+    ):
+        assert np.isnan(distance[bad]).all()
+        assert (index[bad] == -1).all()
+        np.testing.assert_array_equal(distance[good], expected[0][good])
+        np.testing.assert_array_equal(index[good], expected[1][good])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_bank_with_a_row_that_is_no_number_is_refused(tmp_path, value):
+    queries, bank = gaussian(71)
+    bank[613, 5] = value
+    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,), devices=jax.devices()[:4])
+    np.save(tmp_path / "bank.npy", bank)
+    stored = np.load(tmp_path / "bank.npy", mmap_mode="r")
+    for search in (
+        lambda: nearest(queries, bank),
+        lambda: shard_rows(bank, mesh),
+        lambda: k_nearest_on_disk(queries, stored, 3, piece_rows=300),
+    ):
+        with pytest.raises(NotFinite, match="features of row 613 are not finite") as error:
+            search()
+        assert error.value.row == 613
 
 
 def test_fewer_rows_than_k_leave_places_empty():
@@ -324,17 +420,20 @@ def blocked_oracle(queries, bank, where):
     return np.array([((query - bank) ** 2).sum(1).argmin() for query in queries.astype("f8")])
 
 
-@pytest.mark.parametrize("devices", [1, 2, 4])
-def test_sharded_it_gives_the_same_bits(devices):
+@pytest.mark.parametrize(("devices", "k"), [(1, 1), (2, 20), (4, 1), (4, 20)])
+def test_sharded_it_gives_the_same_bits(devices, k):
     queries, bank = gaussian(21, queries=50, rows=1003)
     bank[700:] = bank[100:403]  # ties between devices
     where = np.random.default_rng(0).random(1003) < 0.9
     mesh = jax.make_mesh((devices,), ("data",), (AxisType.Auto,), devices=jax.devices()[:devices])
     for own in (None, where):
-        expected = nearest(queries, bank, where=own)
-        found = sharded_nearest(queries, bank, mesh=mesh, where=own)
+        expected = k_nearest(queries, bank, k, where=own)
+        found = sharded_k_nearest(queries, bank, k, mesh=mesh, where=own)
         np.testing.assert_array_equal(found[0], expected[0])
         np.testing.assert_array_equal(found[1], expected[1])
+    if k == 1:
+        found = sharded_nearest(queries, bank, mesh=mesh)
+        np.testing.assert_array_equal(found[0], nearest(queries, bank)[0])
 
 
 _EIGHT = """
@@ -387,29 +486,45 @@ def test_a_device_reads_only_its_rows(tmp_path):
     assert sorted(read) == [(0, 250), (250, 500), (500, 750), (750, 1000)]
 
 
-@pytest.mark.parametrize("piece_rows", [1, 300, 5000])
-def test_from_disk_it_gives_the_same_answer(tmp_path, piece_rows):
-    queries, bank = gaussian(22, rows=1000)
+def test_shares_smaller_than_k_give_what_they_have():
+    queries, bank = gaussian(24, queries=5, rows=30)
+    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,), devices=jax.devices()[:4])
+    distance, index = sharded_k_nearest(queries, bank, 40, mesh=mesh)
+    for at, query in enumerate(queries):
+        order, true = in_order(query, bank, np.ones(30, bool), 40)
+        np.testing.assert_array_equal(index[at], order)
+        np.testing.assert_allclose(distance[at], true, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("piece_rows", "k"), [(1, 1), (300, 1), (300, 20), (5000, 20)])
+def test_from_disk_it_gives_the_same_answer(tmp_path, piece_rows, k):
+    # Orders of two vectors: their squared distances from 0 differ in last bits, and many have one root.
+    rng = np.random.default_rng(22)
+    bank = rng.permuted(np.tile(rng.normal(size=(2, 24)), (500, 1)), axis=1).astype("f4")
     bank[600:] = bank[:400]
+    queries = np.concatenate([np.zeros((3, 24)), rng.normal(size=(67, 24))]).astype("f4")
     np.save(tmp_path / "bank.npy", bank[: 1000 if piece_rows > 1 else 40])
     stored = np.load(tmp_path / "bank.npy", mmap_mode="r")
     rows = []
-    distance, index = nearest_on_disk(queries, stored, piece_rows=piece_rows, on_piece=rows.append)
-    expected = nearest(queries, np.asarray(stored))
+    distance, index = k_nearest_on_disk(queries, stored, k, piece_rows=piece_rows, on_piece=rows.append)
+    expected = k_nearest(queries, np.asarray(stored), k)
     np.testing.assert_array_equal(distance, expected[0])
     np.testing.assert_array_equal(index, expected[1])
     assert sum(rows) == len(stored)
+    if k == 1:
+        np.testing.assert_array_equal(nearest_on_disk(queries, stored, piece_rows=piece_rows)[1], index[:, 0])
 
 
 def test_more_queries_than_are_searched_at_once(monkeypatch):
-    monkeypatch.setattr(module, "_QUERIES", 16)
+    monkeypatch.setattr(exact, "_QUERIES", 33)
+    monkeypatch.setattr(exact, "_AT_ONCE", {"cpu": 15})
     queries, bank = gaussian(23, queries=50, rows=300)
     np.testing.assert_array_equal(nearest(queries, bank)[1], oracle(queries, bank)[1])
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     np.testing.assert_array_equal(sharded_nearest(queries, bank, mesh=mesh)[1], oracle(queries, bank)[1])
 
 
-@pytest.mark.parametrize(("k", "precision"), [(0, "float32"), (17, "float32"), (1, "float16")])
+@pytest.mark.parametrize(("k", "precision"), [(0, "float32"), (65, "float32"), (1, "float16")])
 def test_what_is_not_offered_is_refused(k, precision):
     with pytest.raises(ValueError, match="must be"):
         k_nearest(np.ones((1, 2), "f4"), np.ones((3, 2), "f4"), k, precision=precision)

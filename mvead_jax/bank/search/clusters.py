@@ -16,8 +16,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from mvead_jax.bank.search.bounds import TINY, coarse, group_bounds, lower_bounds, reach, slack
-from mvead_jax.bank.search.stages import Found, Near, compare_near, nothing, rows_of_group
+from mvead_jax.bank.search.bounds import (
+    FAR,
+    TINY,
+    pair_bounds,
+    reach,
+    rounded,
+    slack,
+    usable,
+)
+from mvead_jax.bank.search.differences import compare_in_order
+from mvead_jax.bank.search.found import Found, nothing_found
+from mvead_jax.bank.search.lowest import bundled
 
 _ROWS = 128  # of a block
 _CLUSTERS = 256
@@ -93,7 +103,7 @@ def nearest_seed(vectors: Float32[Array, "n D"], seeds: Float32[Array, "K D"]) -
 def by_clusters(
     queries, bank, where, earlier: Found, *, clusters: Clusters
 ) -> tuple[Found, Bool[Array, " Q"]]:
-    """Blocks from the nearest on; those that are out of reach of every query are passed over."""
+    """Return the nearest rows, from block to block; those out of reach of every query are passed over."""
     del where  # is in the clusters
     k, width = earlier.squared.shape[0], bank.shape[1]
     to_centre = _distances(queries, clusters.centre)  # [B,Q]
@@ -105,26 +115,28 @@ def by_clusters(
 
     limit = reach(earlier.squared[-1], width)
 
-    def look(carry, number):
+    def look(found, number):
         rows, centre = clusters.rows[number], clusters.centre[number]
-        centred = coarse(queries - centre[None], "float32")
-        block = coarse(bank[jnp.maximum(rows, 0)] - centre[None], "float32")
-        bounds = group_bounds(lower_bounds(centred, block), (rows >= 0)[:, None])
-        near = Near.of_nothing(1, queries.shape[0], _ROWS).with_block(0, bounds)
+        centred = rounded(queries - centre[None], "float32")
+        block = rounded(bank[jnp.maximum(rows, 0)] - centre[None], "float32")
+        bounds = pair_bounds(centred, block)
+        bounds = jnp.where((rows >= 0)[:, None], usable(bounds), FAR)
 
-        def rows_of(few, block, group):
-            row = rows[rows_of_group(0, group)]
-            return row, row >= 0
+        def next_row(bundles):
+            bundles, _, place = bundles.take()
+            return bundles, rows[place]
 
-        return compare_near(queries, bank, near, rows_of, limit, *carry)
+        def next_bound(bundles):
+            return bundles.low.min(0)
 
-    def step(carry, number):
-        found, _ = carry
+        return compare_in_order(queries, bank, found, limit, bundled(bounds), next_bound, next_row)
+
+    def step(found, number):
         near = (gap[number] <= jnp.minimum(limit, reach(found.squared[-1], width))).any()
-        return jax.lax.cond(near, look, lambda carry, _: carry, carry, number), None
+        return jax.lax.cond(near, look, lambda found, _: found, found, number), None
 
-    start = nothing(k, queries.shape[0])._replace(compared=earlier.compared)
-    return jax.lax.scan(step, (start, jnp.zeros(queries.shape[0], bool)), order)[0]
+    start = nothing_found(k, queries.shape[0])._replace(compared=earlier.compared)
+    return jax.lax.scan(step, start, order)[0], jnp.zeros(queries.shape[0], bool)
 
 
 def _distances(queries: Float32[Array, "Q D"], centres: Float32[Array, "B D"]) -> Float32[Array, "B Q"]:

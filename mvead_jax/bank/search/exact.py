@@ -1,16 +1,17 @@
 """Exact nearest neighbours: bounds by matrix products first, then only as much more as the queries need.
 
-    bfloat16 products -> float32 products -> direct differences         (precision="bfloat16")
-                         float32 products -> direct differences         (precision="float32")
+    products, few candidates -> float32 products, many candidates -> all rows
 
-Each arrow is taken only by the queries that the stage before it could not settle. In a bank of tight
-clusters, where products around one centre would settle few, blocks of like rows around their own centres
-stand in for the products (clusters.py). The answer does not depend on any of this: it is that of direct
-float32 differences.
+Each arrow is taken only by the queries that the stage before it could not settle. The first products are of
+float32 or of bfloat16 (candidates.py); all rows are compared by direct differences where bounds are within
+reach (differences.py). In a bank of tight clusters, where products around one centre would settle few, blocks
+of like rows around their own centres stand in for the products (clusters.py). The answer does not depend on
+any of this: it is that of direct float32 differences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,15 +19,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32
 
-from mvead_jax.bank.search.bounds import GROUP, Precision
+from mvead_jax.bank.search.bounds import Precision
+from mvead_jax.bank.search.candidates import by_candidates
 from mvead_jax.bank.search.clusters import by_clusters, find_clusters, nearest_seed
-from mvead_jax.bank.search.stages import NOWHERE, Found, by_differences, by_products, nothing
+from mvead_jax.bank.search.differences import by_differences
+from mvead_jax.bank.search.found import NO_ROW, Found, nothing_found
 
-_AGAIN_QUERIES = 128  # queries searched again by float32 products at a time
+MOST_NEIGHBOURS = 64
+_QUERIES = 8192  # searched at once; more are searched one part after the other
+_AT_ONCE = {"cpu": 256}  # queries in one product: their products with a block of rows fit a CPU's cache
+_AT_ONCE_ELSEWHERE = 4096
+_PRODUCTS = 2**22  # rows x queries in one product with 256 queries: 16 MiB; more with more queries
+_BLOCK = 2**23  # numbers in a block of rows: 32 MiB
+_FEWEST_BLOCK, _MOST_BLOCK = 256, 16384  # rows in a block
+_MOST_ROWS = 2**18  # in a block of any size: places in its products are int32
+_AGAIN_QUERIES = 64  # queries searched again by float32 products at a time
+_AGAIN_KEPT = 256  # candidates of a query that is searched again, beyond k
+_DIRECT_AT_ONCE = 1024  # rows of a bank so small that direct differences come next instead
 _CLUSTERED_QUERIES = 256  # queries searched by clusters at a time
 _DIRECT_QUERIES, _DIRECT_ROWS = 32, 128  # queries, and rows of a block, compared directly at a time
 _PROBED_QUERIES, _PROBED_ROWS = 64, 8192  # that tell which stage to begin with
-_MOST_COMPARED = 64  # of these rows, beyond k groups, up to which products in a precision are of use
+_MOST_LEFT = 0.25  # of these queries, up to which products in a precision are of use
 _LEFT_FOR_CLUSTERS = 64  # queries left by the products for which clusters are looked for
 _FEWEST_ROWS, _FEWEST_QUERIES = 8192, 512  # for which clusters are looked for
 
@@ -40,39 +53,59 @@ class Neighbours(NamedTuple):
     compared: Int32[Array, " Q"]
 
 
-@partial(jax.jit, static_argnames=("k", "block_rows", "precision"))
+def in_parts(queries: int, k: int, of_part: Callable[[slice], Neighbours]) -> Neighbours:
+    """Return the neighbours of all queries, searched in parts that bound the memory."""
+    if not queries:
+        nobody = jnp.zeros((0, k), jnp.float32)
+        return Neighbours(nobody, nobody.astype(jnp.int32), jnp.zeros(0, jnp.int32))
+    found = [of_part(slice(start, start + _QUERIES)) for start in range(0, queries, _QUERIES)]
+    return found[0] if len(found) == 1 else Neighbours(*map(jnp.concatenate, zip(*found, strict=True)))
+
+
+def block_rows(block_size: int | None, queries: int, bank: tuple[int, int]) -> int:
+    """Return the rows in one product: by default the bank in as few equal blocks as the memory allows."""
+    if block_size is None:
+        most = min(_PRODUCTS // min(queries, 256), _BLOCK // bank[1], _MOST_BLOCK)
+        blocks = -(-bank[0] // max(most, _FEWEST_BLOCK))
+        block_size = -(-bank[0] // (128 * blocks)) * 128
+    elif block_size < 1:
+        raise ValueError(f"block_size={block_size} must be at least 1")
+    return min(block_size, bank[0], _MOST_ROWS)
+
+
+def queries_at_once() -> int:
+    """Return how many queries are in one product: few on a CPU, many where launching programs takes time."""
+    return _AT_ONCE.get(jax.default_backend(), _AT_ONCE_ELSEWHERE)
+
+
+@partial(jax.jit, static_argnames=("k", "block_size", "precision"))
 def search(
     queries: Float32[Array, "Q D"],
     bank: Float32[Array, "M D"],
     where: Bool[Array, "Q M"] | Bool[Array, "1 M"] | None,
     *,
     k: int,
-    block_rows: int,
+    block_size: int | None,
     precision: Precision,
 ) -> Neighbours:
-    """The k nearest rows of every query, by (distance, row).
+    """Return the k nearest rows of every query, by (distance, row).
 
     Args:
+      queries: one that is not finite has distance NaN and row -1.
+      bank: finite.
       where: rows that may be found.
-      block_rows: of the bank in one product, a multiple of GROUP.
+      block_size: rows in one product; None: as many as bound the memory.
     """
     count, rows = queries.shape[0], bank.shape[0]
+    block = block_rows(block_size, count, bank.shape)
     centre = _centre(bank)
-    if rows < block_rows:
-        block_rows = -(-rows // GROUP) * GROUP
-        allowed = jnp.ones((1, rows), bool) if where is None else where
-        where = jnp.pad(allowed, ((0, 0), (0, block_rows - rows)))
-        bank = jnp.pad(bank, ((0, block_rows - rows), (0, 0)))
+    is_number = jnp.isfinite(queries).all(1)
+    queries = jnp.where(is_number[:, None], queries, centre[None])  # anything that is found fast
+    candidates = partial(by_candidates, centre=centre, block_rows=block, at_once=queries_at_once())
+    differences = partial(by_differences, centre=centre, block_rows=min(block, _DIRECT_ROWS))
 
-    products = partial(by_products, centre=centre, block_rows=block_rows)
-    differences = partial(by_differences, centre=centre, block_rows=min(block_rows, _DIRECT_ROWS))
-
-    def through_products(precision, found, again):
-        found, again = products(queries, bank, where, found, precision=precision)
-        if precision == "bfloat16":
-            stage = partial(products, precision="float32")
-            found, again = _again(stage, _AGAIN_QUERIES, queries, bank, where, found, again)
-        return found, again
+    def with_products(precision, found):
+        return candidates(queries, bank, where, found, precision=precision, kept=_kept(k, precision))
 
     def clustered(found, again):
         clusters = find_clusters(bank, where)
@@ -83,52 +116,53 @@ def search(
         back = jnp.argsort(order)
         return jax.tree.map(lambda x: x[..., back], (found, again))
 
-    found, again = nothing(k, count), jnp.ones(count, bool)
+    wide = partial(candidates, precision="float32", kept=_AGAIN_KEPT + k)
+    again_wide = partial(_again, wide, _AGAIN_QUERIES, queries, bank, where)
+    start = nothing_found(k, count)
     if rows < _FEWEST_ROWS or count < _FEWEST_QUERIES or (where is not None and where.shape[0] > 1):
-        found, again = through_products(precision, found, again)
+        found, again = with_products(precision, start)
+        if rows > _DIRECT_AT_ONCE:
+            found, again = again_wide(found, again)
     else:
-        found, again = _from_the_right_stage(
-            through_products, products, queries, bank, where, found, again, block_rows, precision
-        )
+        stages = [lambda found: (found, jnp.ones(count, bool)), partial(with_products, "float32")]
+        if precision == "bfloat16":
+            stages.append(partial(with_products, "bfloat16"))
+        choice = _right_stage(queries, bank, where, k, centre, precision)
+        found, again = jax.lax.switch(choice, stages, start)
+        found, again = jax.lax.cond(choice > 0, again_wide, lambda *same: same, found, again)
         found, again = jax.lax.cond(
             again.sum() > _LEFT_FOR_CLUSTERS, clustered, lambda *same: same, found, again
         )
     found, _ = _again(differences, _DIRECT_QUERIES, queries, bank, where, found, again)
 
-    index = jnp.where(found.index == NOWHERE, -1, found.index)
-    return Neighbours(found.squared.T, index.T, found.compared)
+    index = jnp.where((found.index == NO_ROW) | ~is_number[None], -1, found.index)
+    squared = jnp.where(is_number[None], found.squared, jnp.nan)
+    return Neighbours(squared.T, index.T, found.compared)
 
 
-def _from_the_right_stage(
-    through_products,
-    products,
-    queries,
-    bank,
-    where,
-    found: Found,
-    again,
-    block_rows: int,
-    precision: Precision,
-):
-    """Searches by products of `precision` or of float32, or leaves all to clusters: as some queries in some
-    rows tell."""
+def _kept(k: int, precision: Precision) -> int:
+    """How many candidates to keep: as many as nearly all queries of real features need."""
+    return k + (4 + k // 2 if precision == "float32" else 32 + k)
+
+
+def _right_stage(queries, bank, where, k: int, centre, precision: Precision) -> Int32[Array, ""]:
+    """Whether to begin with products of bfloat16 (2), of float32 (1), or to leave all to clusters (0).
+
+    Some queries in some rows tell. Of more rows than these a query's neighbours lie closer together, so it is
+    a guess; it decides the time only.
+    """
     queries = queries[:: -(-len(queries) // _PROBED_QUERIES)]
     every = -(-len(bank) // _PROBED_ROWS)
     some = bank[::every], where if where is None else where[:, ::every]
-    k = found.squared.shape[0]
-    start = nothing(k, len(queries))
 
     def settles(precision):
-        rows = min(block_rows, len(some[0]) // GROUP * GROUP)
-        compared = products(queries, *some, start, block_rows=rows, precision=precision)[0].compared
-        return compared.mean() <= _MOST_COMPARED + k * GROUP
+        options = {"precision": precision, "kept": _kept(k, precision), "at_once": len(queries)}
+        start = nothing_found(k, len(queries))
+        left = by_candidates(queries, *some, start, centre=centre, block_rows=len(some[0]), **options)[1]
+        return left.mean(dtype=jnp.float32) <= _MOST_LEFT
 
-    stages = [lambda *same: same, partial(through_products, "float32")]
     choice = settles("float32").astype(jnp.int32)
-    if precision == "bfloat16":
-        stages.append(partial(through_products, "bfloat16"))
-        choice = jnp.where(settles("bfloat16"), 2, choice)
-    return jax.lax.switch(choice, stages, found, again)
+    return jnp.where(settles("bfloat16"), 2, choice) if precision == "bfloat16" else choice
 
 
 def _again(stage, size: int, queries, bank, where, found: Found, again: Bool[Array, " Q"]):
@@ -154,5 +188,10 @@ def _again(stage, size: int, queries, bank, where, found: Found, again: Bool[Arr
 
 
 def _centre(bank: Float32[Array, "M D"]) -> Float32[Array, " D"]:
-    """A place in the middle of the bank, which one row far away does not move: the median of some rows."""
-    return jnp.median(bank[:: -(-bank.shape[0] // 63)], axis=0)
+    """A place in the middle of the bank, which one row far away does not move: the median of some rows.
+
+    By `top_k`: `jnp.median` sorts, which took as long as a fifth of a small search.
+    """
+    some = bank[:: -(-bank.shape[0] // 63)]
+    # The barrier keeps `top_k` whole: of one of which a part is used XLA makes a sort.
+    return jax.lax.optimization_barrier(jax.lax.top_k(some.T, len(some) // 2 + 1)[0])[:, -1]

@@ -8,25 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
+from mvead_jax.bank.search.rows import Rows, check_rows
+
 _SLAB_ELEMENTS = 2**25  # features in a slab: 134 MB, and what an interrupt waits for
 _ORIGIN_ROWS = 1024
-_LARGEST = 1e15  # its square, summed over any width, is a float32
-
-
-class Rows(Protocol):
-    """[n,D] that is read by slices: an array, a memory-mapped one, or anything that reads what it returns."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, rows: slice) -> np.ndarray: ...
+_LARGEST = 1e15  # feature: its square, summed over any width, is a float32
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Slabs(Sequence):
 
     @classmethod
     def of(cls, rows: Rows) -> Slabs:
-        """Slabs of about equal height, rounded up by at most an eighth: few heights are ever compiled."""
+        """Return slabs of about equal height, rounded up by at most an eighth so that few are compiled."""
         count = -(-rows.shape[0] * rows.shape[1] // _SLAB_ELEMENTS)
         height = -(-rows.shape[0] // max(count, 1))
         grain = 2 ** max(height.bit_length() - 4, 0)
@@ -61,27 +53,24 @@ class Slabs(Sequence):
         return jax.device_put(block)
 
     def checked(self) -> Iterator[Float32[Array, "height D"]]:
-        """The slabs in turn. Raises ValueError at a row that float32 can't take squares of."""
+        """Yield the slabs in turn. Raises NotFinite at a row that float32 can't take squares of."""
         for number, slab in enumerate(self):
-            good = np.asarray((jnp.abs(slab) < _LARGEST).all(1))
-            if not good.all():
-                row = number * self.height + int(good.argmin())
-                raise ValueError(f"features of row {row} are not finite, or larger than {_LARGEST:g}")
+            check_rows(slab, number * self.height, _LARGEST)
             yield slab
 
     def check(self) -> None:
-        """Reads all rows. Raises as `checked`."""
+        """Read all rows. Raises as `checked`."""
         for _ in self.checked():
             pass
 
 
 def origin_of(rows: Rows) -> Float32[np.ndarray, " D"]:
-    """The mean of the first rows: near enough to all of them that no digits are lost to a common offset."""
+    """Return the mean of the first rows: near enough to all that no digits are lost to a common offset."""
     return np.asarray(rows[0:_ORIGIN_ROWS], np.float32).mean(0, dtype=np.float64).astype(np.float32)
 
 
 def random_matrix(width: int, dimension: int, seed: int) -> Float32[np.ndarray, "D d"]:
-    """Orthogonal directions drawn evenly, as long as keeps the expectation of squared distances.
+    """Return orthogonal directions drawn evenly, as long as keeps the expectation of squared distances.
 
     Independent gaussians where d is not below D. Orthogonal ones change distances less, most of all
     where d is near D.
@@ -96,12 +85,12 @@ def random_matrix(width: int, dimension: int, seed: int) -> Float32[np.ndarray, 
 def project(
     block: Float[Array, "n D"], origin: Float[Array, " D"], matrix: Float[Array, "D d"]
 ) -> Float[Array, "n d"]:
-    """(block - origin) matrix, in full float32."""
+    """Return (block - origin) matrix, in full float32."""
     return jnp.dot(block - origin[None], matrix, precision="highest")
 
 
 def projected(slabs: Slabs, dimension: int, seed: int) -> Iterator[Float32[Array, "height d"]]:
-    """The slabs in d dimensions, each read once. Raises as `Slabs.checked`."""
+    """Yield the slabs in d dimensions, each read once. Raises as `Slabs.checked`."""
     width = slabs.rows.shape[1]
     origin, matrix = origin_of(slabs.rows), jax.device_put(random_matrix(width, dimension, seed))
     for slab in slabs.checked():
