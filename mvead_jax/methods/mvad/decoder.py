@@ -11,7 +11,7 @@ from mvead_jax.methods.mvad.layers import Conv, Upsample
 
 
 class DecoderBlock(nnx.Module):
-    """Two convolutions and a shortcut; the first block of a layer doubles the map's sides."""
+    """Apply two convolutions and a shortcut; the first block of a layer doubles the map's sides."""
 
     def __init__(self, inputs: int, outputs: int, *, upsample: bool, rngs: nnx.Rngs):
         self.conv1 = Upsample(inputs, outputs, rngs=rngs) if upsample else Conv(inputs, outputs, rngs=rngs)
@@ -32,7 +32,7 @@ class DecoderBlock(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """The neck's output -> three feature maps, from fine to coarse, each like the teacher's."""
+    """Reconstruct the teacher's three maps from the neck's output."""
 
     def __init__(self, widths: tuple[int, int, int], blocks: tuple[int, int, int], *, rngs: nnx.Rngs):
         """Build the decoder.
@@ -47,7 +47,7 @@ class Decoder(nnx.Module):
         self.layer3 = _layer(middle, fine, blocks[2], rngs)
 
     def __call__(self, x: Float[Array, "N h w C"], **norm) -> tuple[Float[Array, "N H W D"], ...]:
-        """Return the three maps; `norm` goes to every `BatchNorm`."""
+        """Return the three maps, from fine to coarse; `norm` goes to every `BatchNorm`."""
         maps = []
         for layer in (self.layer1, self.layer2, self.layer3):
             for block in layer:

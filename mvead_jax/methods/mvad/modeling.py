@@ -24,14 +24,14 @@ from mvead_jax.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """The shape of the network; the defaults are the released code's (docs: reference of MVAD).
+    """Describe the network; the defaults are the released code's for images of 256 pixels.
 
     Attributes:
       widths: of the teacher's three maps, from fine to coarse. The other widths follow from them: the neck
         passes from each to the next, its bottlenecks have half the last width inside and give twice that
         width, and the decoder goes back through the same widths.
-      windows: windows a side at each scale; the paper's table VI prefers 8, 8, 8.
-      top: windows that a window attends to at each scale; the paper's 16, 32, 64.
+      windows: windows a side at each scale; the paper (table VI) takes 8, 8, 8.
+      top: windows that a window attends to at each scale; the paper takes 16, 32, 64.
       heads: of the attention; divides every width.
       blocks: fusion blocks at each scale.
       decoder_blocks: from coarse to fine, a ResNet-34's mirrored.
@@ -58,7 +58,7 @@ class NetworkConfig:
 
 
 class MVADNetwork(nnx.Module):
-    """The teacher's three maps [B,V,H,W,C], fused over views, squeezed, and given back by the student."""
+    """Reconstruct the teacher's three maps after fusing them over views and passing them through the neck."""
 
     def __init__(self, config: NetworkConfig, rngs: nnx.Rngs):
         self.config = config

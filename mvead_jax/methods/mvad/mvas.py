@@ -34,9 +34,9 @@ def mvas(
     """Return for each pixel what it attends to in the chosen windows of the other views.
 
     Args:
-      query: the feature maps that ask, with the position map added or a projection applied.
-      keys: the feature maps that are asked, without position map.
-      values: what is averaged; None: the keys, as in the released code.
+      query: the feature maps of the queries, with the position map added or a projection applied.
+      keys: the feature maps of the keys, without position map.
+      values: the feature maps of the values; None: the keys, as in the released code.
       present: the views that the sample has; windows of the others are never chosen. None: all.
       windows: n. top: K, of all other views together.
       heads: h; divides C.

@@ -11,7 +11,7 @@ from mvead_jax.methods.mvad.layers import Conv
 
 
 class Bottleneck(nnx.Module):
-    """Three convolutions (1 x 1, 3 x 3, 1 x 1) and a shortcut; a stride of 2 halves the map's sides."""
+    """Apply three convolutions (1 x 1, 3 x 3, 1 x 1) and a shortcut; a stride of 2 halves the map's sides."""
 
     def __init__(self, inputs: int, width: int, outputs: int, *, stride: int, rngs: nnx.Rngs):
         self.conv1, self.bn1 = Conv(inputs, width, 1, rngs=rngs), BatchNorm(width)

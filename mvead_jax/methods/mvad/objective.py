@@ -7,7 +7,9 @@ coarse.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -34,13 +36,15 @@ def batch_loss(
     counted: Bool[Array, "*batch"],
     weight: float = LOSS_WEIGHT,
 ) -> Float[Array, ""]:
-    """Return the mean of `image_loss` over the images that count; 0 if none does."""
-    total = jnp.zeros(counted.shape, teacher[0].dtype)
-    for t, s in zip(teacher, student, strict=True):
-        total = total + jnp.square(t - s).mean((-3, -2, -1))
-    # jnp.where and not a product, because a missing view's map may hold what is no number.
-    total = jnp.where(counted, total, 0).sum()
-    return weight * total / jnp.maximum(counted.sum(), 1).astype(total.dtype)
+    """Return the mean of `image_loss` over the images that count; 0 if none does.
+
+    The maps of the other images may hold anything; the derivative by them is 0.
+    """
+    # Before the loss, because a number that is none has no derivative that a factor of 0 could take away.
+    there = counted.reshape(-1, 1, 1, 1)
+    maps = [[jnp.where(there, x.reshape(-1, *x.shape[-3:]), 0) for x in own] for own in (teacher, student)]
+    total = jax.vmap(partial(image_loss, weight=weight))(*maps).sum()
+    return total / jnp.maximum(counted.sum(), 1).astype(total.dtype)
 
 
 def anomaly_map(

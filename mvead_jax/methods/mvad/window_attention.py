@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 
 class Selection(NamedTuple):
-    """Say which windows each window of a sample attends to, the best one first.
+    """Name the windows that each window of a sample attends to, the one with the highest score first.
 
     Attributes:
       window: the numbers of the chosen windows; window w of view v is number v n² + w.

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from mvead_jax.methods.mvad.fusion import position_map
+from mvead_jax.methods.mvad.layers import same_size
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig, check_maps
 from mvead_jax.methods.mvad.objective import batch_loss
 from mvead_jax.runtime.errors import UserError
@@ -138,6 +139,23 @@ def test_a_step_down_the_gradient_lowers_the_loss_and_changes_every_parameter(ne
     after, moved = loss(jax.tree.map(lambda p, g: p - 1e-4 * g, parameters, gradient))
     assert after < before
     assert all((x != y).any() for x, y in zip(*map(jax.tree.leaves, (moved, statistics)), strict=True))
+
+
+def test_the_form_for_accelerators_gives_what_the_form_for_cpus_gives(network, monkeypatch):
+    teacher, present = teacher_maps()[0], jnp.array([[True] * V, [True, False, True]])
+    keys = jax.random.split(jax.random.key(0), B)
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 8, 4)), jnp.float32)
+    graph, state = nnx.split(network)
+
+    def total(state, kernel):
+        fused = nnx.merge(graph, state).fused(0, teacher, present, keys)[present]
+        return jnp.sin(same_size(fused, kernel)).sum()
+
+    ours = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(state, kernel)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    theirs = jax.jit(jax.value_and_grad(lambda *given: total(*given), argnums=(0, 1)))(state, kernel)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 # ---- shapes

@@ -51,9 +51,9 @@ def near(name: str, found: Any, expected: Any, relative: float) -> Difference:
     return compare(name, found, expected, relative * float(np.abs(expected).max()))
 
 
-def near_sampled(case: dict, name: str, found: Any, relative: float) -> Difference:
+def near_sampled(case: dict, name: str, found: Any, relative: float, least: float = 0) -> Difference:
     expected = case[name] if name in case else case[f"{name}.val"]
-    return sampled(case, name, found, relative * float(np.abs(expected).max()))
+    return sampled(case, name, found, max(least, relative * float(np.abs(expected).max())))
 
 
 # ---- attention alone
