@@ -139,7 +139,8 @@ class MultiFlow(nnx.Module):
         return jnp.zeros((*x.shape[1:3], 1), x.dtype) if condition is None else condition
 
 
-def _step(coupling: Coupling, orders, views, condition, present):
+def _step(coupling: Coupling, orders: Any, views: Any, condition: Condition, present: Present):
+    """Return what a permutation and a coupling make of the views, and their log-determinants."""
     moved = [permuted(own, order) for own, order in zip(views, orders, strict=True)]
     return coupling.forward(moved, condition, present)
 

@@ -153,7 +153,7 @@ def _to_theirs(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check_keys(table: Mapping[str, Source], keys: set[str], name: str) -> None:
-    """UserError unless the keys are the table's."""
+    """Raise a UserError unless the keys are the table's."""
     for kind, odd in (("unknown", keys - set(table)), ("missing", set(table) - keys)):
         if odd:
             first, *rest = sorted(odd)
