@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from safetensors import SafetensorError, safe_open
 
-from mvead_jax.data.records import unsafe_path
+from mvead_jax.data.safe_paths import unsafe_path
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, remove, sha256, write_json, write_tensors
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
-from mvead_jax.data.loading import image_size, open_image
+from mvead_jax.data.images import image_size, open_image
 from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from jaxtyping import Bool
 
 from mvead_jax.bank.store import Manifest
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import image_size
+from mvead_jax.data.images import image_size
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.decision.calibration import (
     FILE,
@@ -49,7 +49,7 @@ def calibration_path(workdir: Path, name: str) -> Path:
 def calibrating(index: DatasetIndex) -> DatasetIndex:
     """The held-out samples that are not labelled defective, on the index's axis of views."""
     samples = tuple(one for one in index.samples if one.split == "held_out" and one.label != 1)
-    return DatasetIndex(index.root, samples, index.views)
+    return replace(index, samples=samples)
 
 
 def check_held_out(config: Config, index: DatasetIndex) -> None:

@@ -15,9 +15,9 @@ from mvead_jax.features.extraction import seconds_a_picture
 from mvead_jax.bank.store import map_banks, read_facts
 from mvead_jax.jobs.estimate_geometry import geometry_path, uses_geometry
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import check_files
+from mvead_jax.data.file_check import check_files
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.data.source import layout_of
+from mvead_jax.data.readers import reader_of
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.jobs.decision import calibrating
 from mvead_jax.scoring.model_store import build_method, fuses, parameter_count
@@ -41,7 +41,7 @@ def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
     training = index.select(split="train")
     lines = [
         "plan of a training; nothing is written",
-        f"data {index.root}: {layout_of(Path(config.data.root))}",
+        f"data {index.root}: {reader_of(config.data)}",
         *_of_data(config, training, "to learn from"),
         *_of_decision(config, index),
         _of_features(config, (training, calibrating(index)), backbone, workdir),

@@ -14,10 +14,10 @@ from typing import Any
 from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.features.cache import cache_folder
 from mvead_jax.config.schema import Config
-from mvead_jax.data.contents import contents, image_paths, states
-from mvead_jax.data.loading import open_image
+from mvead_jax.data.digests import file_digests, file_states, image_paths
+from mvead_jax.data.images import open_image
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.data.source import data_folder
+from mvead_jax.data.readers import data_folder
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import sha256
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
@@ -123,7 +123,7 @@ def geometry_origin(config: Config) -> dict[str, Any]:
 def _digest_of(index: DatasetIndex, cache: Path) -> str:
     """Of the names and contents of an index's pictures."""
     paths = image_paths(index.samples)
-    pictures = contents(index.root, paths, states(index.root, paths), cache)
+    pictures = file_digests(index.root, paths, file_states(index.root, paths), cache)
     files = [list(pair) for pair in zip(paths, pictures, strict=True)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 

@@ -35,9 +35,9 @@ from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.features.cache import Extraction, cache_folder
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import check_files
+from mvead_jax.data.file_check import check_files
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.data.source import open_pictures
+from mvead_jax.data.readers import open_pictures
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.jobs.evaluate import evaluate, protocols_of

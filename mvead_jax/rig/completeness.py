@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvead_jax.data.records import unsafe_path
+from mvead_jax.data.safe_paths import unsafe_path
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import sha256, write_json, write_text
 from mvead_jax.rig.cameras import VIEWS

@@ -27,8 +27,9 @@ from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.features.cache import as_stored
 from mvead_jax.bank.store import Manifest, read_facts
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import open_image, preprocess, upright
-from mvead_jax.data.pictures import Picture
+from mvead_jax.data.image_files import ImageFile
+from mvead_jax.data.images import open_image, upright
+from mvead_jax.data.loading import preprocess
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.runtime.errors import UserError
@@ -46,7 +47,7 @@ from mvead_jax.jobs.workdir import (
     trained_geometries,
 )
 
-Given = str | Picture | Image.Image | UInt8[np.ndarray, "H W 3"]
+Given = str | ImageFile | Image.Image | UInt8[np.ndarray, "H W 3"]
 _THREADS = 8
 
 

@@ -49,7 +49,7 @@ def test_three_cameras_go_from_check_to_scores_whatever_their_names(run):
     assert (levels["image"]["count"], levels["image"]["defective"]) == (18, 6)
     assert levels["pixel"]["auroc"] > 0.5
     assert levels["pixel"]["defective_without_mask"] == 0
-    assert metrics["protocol"]["lists"] == "none: folders"
+    assert metrics["protocol"]["lists"] == "none: folder"
     assert {line["view"] for line in lines(workdir / "scores/images.csv")} == set(CAMERAS)
     assert (workdir / "scores/report/index.html").stat().st_size > 1000
     assert (workdir / f"geometry/pictures/{root.name}.png").exists()

@@ -8,7 +8,7 @@ from fake_realiad import write_realiad
 from mvead_jax.jobs import plan
 from mvead_jax.backbones.base import load_backbone
 from mvead_jax.config.io import load_config
-from mvead_jax.data.source import open_data
+from mvead_jax.data.readers import open_data
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import build_method, parameter_count
 from mvead_jax.jobs.plan import Part, check_room, describe, folder_bytes, scoring_parts, training_parts

@@ -28,7 +28,7 @@ from mvead_jax.config.schema import (
     ScoreConfig,
     TrainConfig,
 )
-from mvead_jax.data.source import open_data
+from mvead_jax.data.readers import open_data
 from mvead_jax.decision.split import hold_out
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.evaluation.score_files import read_images

@@ -15,7 +15,7 @@ from fake_realiad import write_realiad
 from PIL import Image
 
 from mvead_jax.config.schema import BackboneConfig, Config, DataConfig
-from mvead_jax.data.loading import open_image
+from mvead_jax.data.images import open_image
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.serving.inspector import Inspector
 from mvead_jax.jobs.train import train
