@@ -37,12 +37,14 @@ _MOST_CHUNKS = 100_000
 def orientation(image: Image.Image) -> int:
     """Return EXIF's number of an opened image; 1 where its header does not say, or makes no sense.
 
-    A TIFF is always 1: Pillow turns it when it decodes it.
+    Pillow turns a TIFF when it decodes it, and knows its size after that from its tag, not from XMP: the
+    number is that of XMP where there is no tag.
     """
-    if image.format == "TIFF":
-        return 1
     try:
-        if image.format == "PNG" and getattr(image, "fp", None) is not None:
+        if image.format == "TIFF":
+            own = image.tag_v2
+            value = 1 if _TAG in own else _in_xmp(_bytes(image.info.get("xmp", b"")))
+        elif image.format == "PNG" and getattr(image, "fp", None) is not None:
             value = _of_png(image.fp)  # Pillow would decode all of it to look behind the pixels
         else:
             value = image.getexif().get(_TAG) or _in_xmp(_bytes(image.info.get("xmp", b"")))

@@ -146,9 +146,12 @@ class Folder:
         found = PurePosixPath()
         for part in PurePosixPath(path).parts:
             try:
-                names = self._list(self.root / found).spelled.get(normal_form(part), [])
-            except (OSError, RuntimeError):
+                entries = self._list(self.root / found)
+            except (OSError, RuntimeError):  # a link that leads to itself
                 return path, NO_FILE
+            if entries.outside:
+                return path, entries.outside
+            names = entries.spelled.get(normal_form(part), [])
             if part not in names and len(names) != 1:
                 return path, _TWICE if names else NO_FILE
             found /= part if part in names else names[0]

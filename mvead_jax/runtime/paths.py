@@ -12,16 +12,17 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     """Return the path with a leading `~` or `~user` replaced by that home folder.
 
     A shell expands `~` at the beginning of a word only, so in `--workdir=~/runs/x` it arrives here. A folder
-    that is really called `~` is written `./~`.
+    that is really called `~` is written `./~`, which a `Path` forgets: give the text of the command line, as
+    `parser.add_argument("--workdir", type=expanded)` does.
 
     Raises:
       UserError: the system knows no home folder of that user.
     """
-    path = Path(path)
-    try:
-        return path.expanduser()
-    except RuntimeError:
+    text = os.fspath(path)
+    found = os.path.expanduser(text)
+    if text.startswith("~") and found == text:
         raise UserError(
-            f"{path}: the system knows no home folder of {path.parts[0]!r}; write the path in full, or "
-            f"./{path} for a folder of that name"
-        ) from None
+            f"{text}: the system knows no home folder of {text.partition('/')[0]!r}; write the path in full, "
+            f"or ./{text} for a folder of that name"
+        )
+    return Path(found)

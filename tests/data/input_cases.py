@@ -20,7 +20,7 @@ from own_data import write_folders
 from mvead_jax.data.check import check_data
 from mvead_jax.runtime.errors import UserError
 
-TABLES = ("mask_inputs", "image_inputs", "text_inputs", "shape_inputs")
+TABLES = ("text_inputs", "mask_inputs", "image_inputs", "shape_inputs")  # in the order of the docs
 SIDE = 64  # pixels of the images of own_data
 
 
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Return all cases, in the order of the tables."""
+    """Return all cases, in the order of the tables of the docs."""
     return [one for name in TABLES for one in importlib.import_module(name).CASES]
 
 
