@@ -148,7 +148,7 @@ def _grey(image: Image.Image, name: str) -> Image.Image:
 def _area_between(levels: UInt8[np.ndarray, "H W"], lossy: bool) -> tuple[int, int, int, float] | None:
     """Return the level of an area between the darkest and the brightest level, a pixel (x, y) in it, and the
     share of the image in such areas; None if there is none."""
-    present = np.flatnonzero(np.bincount(levels.reshape(-1), minlength=256))
+    present = np.flatnonzero(cv2.calcHist([levels], [0], None, [256], [0, 256]))
     if len(present) <= 2:
         return None
     drawn = not lossy and len(present) <= _FEW_LEVELS
