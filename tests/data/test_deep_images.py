@@ -106,6 +106,17 @@ def test_deep_tiffs_are_turned_as_their_tag_says(written, number):
     assert image_size(path) == image_size(shallow) == open_image(path, 16).size
 
 
+def test_a_deep_tiff_that_pillow_and_opencv_turn_differently_is_refused(written):
+    xmp = b'<x tiff:Orientation="3"/>'.ljust(32)
+    tiff = by_opencv(deep(16), ".tif")
+    tagged_there = bytearray(tagged(tiff, 700, 0))  # then its type, count and place are those of the text
+    at = tagged_there.rindex(struct.pack("<HHIHH", 700, 3, 1, 0, 0))
+    struct.pack_into("<HHII", tagged_there, at, 700, 1, len(xmp), len(tagged_there))
+    path = written(bytes(tagged_there) + xmp, "x.tif")
+    with pytest.raises(UserError, match="x.tif: damaged, or a kind of 16-bit image that is not read"):
+        open_image(path, 16)
+
+
 @pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
 def test_packed_deep_tiffs_are_read(written, compression):
     content = encoded(Image.fromarray(deep(12, grey=True)), "TIFF", compression=compression)

@@ -3,6 +3,7 @@
 import csv
 import logging
 
+import cv2
 import numpy as np
 import pytest
 from fake_realiad import write_realiad
@@ -71,9 +72,29 @@ def test_edges_that_resizing_made_soft_are_no_areas(shape, sizes, method):
     SHAPES[shape](ImageDraw.Draw(image), sizes[0])
     soft = image.resize((sizes[1],) * 2, getattr(Image.Resampling, method))
     assert _area_between(np.asarray(soft), lossy=False) is None
-    stairs = soft.resize((4 * sizes[1],) * 2, Image.Resampling.NEAREST)
-    if len(np.unique(np.asarray(soft))) > 8:  # few levels could as well be drawn
+    part = soft.crop((0, 0, 128, 128))
+    stairs = part.resize((1024, 1024), Image.Resampling.NEAREST)
+    if len(np.unique(np.asarray(part))) > 8:  # few levels could as well be drawn
         assert _area_between(np.asarray(stairs), lossy=False) is None
+
+
+@pytest.mark.parametrize("sigma", [1, 3, 6])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_edges_that_blurring_made_soft_are_no_areas(shape, sigma):
+    image = Image.new("L", (256, 256))
+    SHAPES[shape](ImageDraw.Draw(image), 256)
+    blurred = cv2.GaussianBlur(np.asarray(image), (0, 0), sigma)
+    assert _area_between(blurred, lossy=False) is None
+
+
+@pytest.mark.parametrize("quality", [60, 80, 95])
+@pytest.mark.parametrize("level", [80, 100, 127])
+def test_an_area_is_found_in_a_mask_that_a_lossy_format_changed(saved, level, quality):
+    levels = np.zeros((96, 96), np.uint8)
+    levels[10:40, 12:50] = 255
+    levels[59:72, 53:66] = level  # off the blocks of JPEG, so that no pixel keeps its level
+    with pytest.raises(UserError, match="lies between black and white"):
+        open_mask(saved(grey(levels), "mask.jpg", quality=quality))
 
 
 @pytest.mark.parametrize("quality", [40, 75, 92])

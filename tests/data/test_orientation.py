@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image, TiffImagePlugin
 
 from mvead_jax.data.images import image_size, open_image, upright
 from mvead_jax.data.orientation import orientation
+from mvead_jax.runtime.errors import UserError
 
 
 def packed_text(profile: bytes) -> bytes:
@@ -109,7 +111,10 @@ def test_a_carrier_that_makes_no_sense_leaves_an_image_as_it_is(damaged):
 def test_a_text_that_unpacks_without_end_is_not_unpacked_to_its_end():
     bomb = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(200_000_000), 9))
     content = with_chunk(encoded(Image.fromarray(pixels()), "PNG"), bomb, behind=True)
+    tracemalloc.start()
     assert orientation(Image.open(io.BytesIO(content))) == 1
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
 
 
 def test_an_image_that_pillow_has_decoded_already_is_turned_too():
@@ -119,6 +124,15 @@ def test_an_image_that_pillow_has_decoded_already_is_turned_too():
 
 
 # Pages.
+
+
+@pytest.mark.parametrize("kinds", [(0, 0), (0, 2), (1, 0), (1, 1), (0, 1, 0)], ids=str)
+def test_pages_that_are_no_overviews_of_the_first_are_not_guessed_from(tmp_path, kinds):
+    path = tmp_path / "x.tif"
+    path.write_bytes(tiff(*kinds))
+    for read in (open_image, image_size):
+        with pytest.raises(UserError, match=r"x.tif: several images in one file"):
+            read(path)
 
 
 @pytest.mark.parametrize("kinds", [(0, 1), (0, 1, 1, 1)], ids=str)
