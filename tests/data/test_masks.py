@@ -78,7 +78,7 @@ def test_edges_that_resizing_made_soft_are_no_areas(shape, sizes, method):
         assert _area_between(np.asarray(stairs), lossy=False) is None
 
 
-@pytest.mark.parametrize("sigma", [1, 3, 6])
+@pytest.mark.parametrize("sigma", [1, 3, 9])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_edges_that_blurring_made_soft_are_no_areas(shape, sigma):
     image = Image.new("L", (256, 256))
@@ -87,12 +87,12 @@ def test_edges_that_blurring_made_soft_are_no_areas(shape, sigma):
     assert _area_between(blurred, lossy=False) is None
 
 
-@pytest.mark.parametrize("quality", [60, 80, 95])
-@pytest.mark.parametrize("level", [80, 100, 127])
+@pytest.mark.parametrize("quality", [60, 75, 85])
+@pytest.mark.parametrize("level", [80, 100])
 def test_an_area_is_found_in_a_mask_that_a_lossy_format_changed(saved, level, quality):
     levels = np.zeros((96, 96), np.uint8)
     levels[10:40, 12:50] = 255
-    levels[59:72, 53:66] = level  # off the blocks of JPEG, so that no pixel keeps its level
+    levels[59:70, 53:64] = level  # off the blocks of JPEG, so that no pixel keeps its level
     with pytest.raises(UserError, match="lies between black and white"):
         open_mask(saved(grey(levels), "mask.jpg", quality=quality))
 
