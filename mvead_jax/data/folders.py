@@ -120,6 +120,7 @@ class _CategoryReader(FolderListing):
         self.notes: list[str] = []
 
     def read(self) -> list[Sample]:
+        """Return the samples of the category, as far as they can be read."""
         kinds = {("train", kind): own for kind, own in self._kinds("train").items()}
         wrong_in_training = len(self.problems)
         kinds |= {("test", kind): own for kind, own in self._kinds("test").items()}

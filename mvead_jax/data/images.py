@@ -127,6 +127,7 @@ def image_of(given: Any, name: str, bit_depth: int = 8) -> Image.Image:
 
 
 def opened(file: ImageFile) -> Image.Image:
+    """Return an image whose header is read and whose pixels are not; to be closed. Raises as `open_image`."""
     try:
         # Pillow closes the file of a path itself.
         image = Image.open(file if isinstance(file, Path) else file.open("rb"), formats=_FORMATS)

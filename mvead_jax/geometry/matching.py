@@ -82,7 +82,8 @@ def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatch
     """
 
     def look(sample: Sample, position: int) -> tuple[dict[str, tuple[int, int]], dict[PairKey, Matches]]:
-        images = {view.name: open_image(index.root / view.image) for view in sample.views}
+        depth = index.bit_depth
+        images = {view.name: open_image(index.root / view.image, depth) for view in sample.views}
         described = [_describe(np.asarray(images[v])) if v in images else None for v in index.views]
         return {name: image.size for name, image in images.items()}, _match_sample(described, position)
 

@@ -86,7 +86,7 @@ def calibrate(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, C
         geometry = dataclasses.replace(geometry, origin=origin)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:
-            pictures = [open_image(part.root / view.image) for view in complete[0].views]
+            pictures = [open_image(part.root / view.image, part.bit_depth) for view in complete[0].views]
             draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
         geometry.write(path)  # last: where it is, the picture is too
         found[category] = geometry

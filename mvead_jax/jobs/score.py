@@ -372,7 +372,7 @@ def _check_model(job: Job, name: str, index: DatasetIndex) -> tuple[DatasetIndex
         raise UserError(
             f"{index.root}: {name} has view {', '.join(unknown)}; training saw {', '.join(views)}"
         )
-    index = DatasetIndex(index.root, index.samples, views)
+    index = replace(index, views=views)
     if lacking := int((~index.present().all(1)).sum()):
         log.warning(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)

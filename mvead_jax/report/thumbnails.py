@@ -18,13 +18,13 @@ UNITS = 1000  # of the paths: both sides of a picture, whatever its shape
 _QUALITY = 82
 
 
-def write_thumbnail(picture: ImageFile, path: Path) -> tuple[int, int]:
-    """A WebP copy of at most SIDE pixels; its (width, height).
+def write_thumbnail(picture: ImageFile, path: Path, bit_depth: int = 8) -> tuple[int, int]:
+    """A WebP copy of at most SIDE pixels; its (width, height). bit_depth: of the index.
 
     Raises:
       UserError: not a picture, or damaged.
     """
-    image = open_image(picture)
+    image = open_image(picture, bit_depth)
     if max(image.size) > SIDE:
         scale = SIDE / max(image.size)
         size = tuple(max(1, round(side * scale)) for side in image.size)

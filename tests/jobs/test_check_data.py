@@ -99,6 +99,24 @@ def test_copies_within_a_split_and_parts_without_masks_are_only_noted(tmp_path):
     assert "note: 3 defective samples" in as_text(found)
 
 
+def test_what_the_script_was_told_is_what_is_checked(root, tmp_path):
+    path = root / f"test/good/teil 00/{RIGHT}.bmp"
+    write_picture(path, (32, 56), np.random.default_rng(9))
+    done = script(root, "--reader", "folder", "--bit-depth", "12")
+    assert done.returncode == 0, done.stdout
+    assert f"an image of view {RIGHT} of another shape than in training (32 x 56 pixels" in done.stdout
+    assert script(root, "--strict").returncode == 1
+    done = script(root, "--reader", "folders")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config data.reader='folders': ")
+    assert "did you mean 'folder'?" in done.stderr
+
+
+def test_the_home_folder_is_found_behind_a_tilde(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert script(f"~/{root.name}").returncode == 0
+
+
 def test_other_layouts_are_checked_too_and_an_unknown_one_is_a_usage_mistake(tmp_path, root):
     realiad = write_realiad(tmp_path / "realiad", categories=("cap",), train=5, size=24)
     prepare(root, tmp_path / "prepared")

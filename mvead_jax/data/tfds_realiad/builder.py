@@ -67,12 +67,12 @@ def config_for(images: str, lists: str) -> RealIadConfig:
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """TFDS would look for the data set in its bucket, and leave a folder in /tmp each time."""
+        """Do nothing: TFDS would look for the data set in its bucket, and leave a folder in /tmp each time."""
 
 
 class _Metadata(tfds.core.MetadataDict):
     def save_metadata(self, data_dir) -> None:
-        """Seals what TFDS is about to write, now that all samples are in it."""
+        """Seal what TFDS is about to write, now that all samples are in it."""
         self["seal"] = seal_of(self)
         super().save_metadata(data_dir)
 
