@@ -67,7 +67,7 @@ def config_for(images: str, lists: str) -> RealIadConfig:
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """Do nothing: TFDS would look for the data set in its bucket, and leave a folder in /tmp each time."""
+        """Do nothing: TFDS would ask its bucket for the data set, and leave a folder in /tmp each time."""
 
 
 class _Metadata(tfds.core.MetadataDict):
