@@ -134,7 +134,8 @@ def _grey(image: Image.Image, name: str) -> Image.Image:
     rgb = image.convert("RGB")
     if image.mode not in ("1", "L", "LA", "La"):
         colours = np.asarray(rgb)
-        spread = colours.max(-1).astype(np.int16) - colours.min(-1)
+        red, green, blue = np.moveaxis(colours, -1, 0)  # one after the other: many times as fast
+        spread = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
         y, x = np.unravel_index(int(spread.argmax()), spread.shape)
         if spread[y, x] > _GREY_ENOUGH:
             colour = ", ".join(map(str, colours[y, x].tolist()))

@@ -215,12 +215,16 @@ def reader_options(name: str, config: DataConfig) -> Any:
 
 
 def source_words(config: DataConfig, views: Sequence[str]) -> dict[str, str]:
-    """Return which data set and lists were read, for the protocol: {"reader", "lists", "list_views"}.
+    """Return which data set and lists were read, for the protocol: {"reader", "lists", "list_views"}; all
+    unknown where the data set is not at hand, as where a model scores new images on another machine.
 
     Args:
       views: of the samples.
     """
-    name = reader_of(config)
+    try:
+        name = reader_of(config)
+    except UserError:
+        return dict.fromkeys(("reader", "lists", "list_views"), "unknown: the data set is not at hand")
     own: Reader = READERS.load(name)
     return {"reader": name, **own.words(data_root(config.root), reader_options(name, config), views)}
 

@@ -195,6 +195,12 @@ def test_the_words_of_data_without_lists_say_so_and_prepared_data_remembers_them
     assert source_words(config(roots["prepared"]), ("C1",))["lists"] == "realiad_jsons"
 
 
+def test_the_words_of_data_that_is_not_at_hand_are_unknown_and_no_error(tmp_path):
+    words = source_words(config(tmp_path / "gone"), ("top",))
+    assert set(words.values()) == {"unknown: the data set is not at hand"}
+    assert words.keys() == {"reader", "lists", "list_views"}
+
+
 # Readers of others.
 
 
