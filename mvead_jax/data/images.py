@@ -12,6 +12,7 @@ from mvead_jax.data.deep_images import deep_values, stored_bits, to_8_bits
 from mvead_jax.data.image_files import ImageFile
 from mvead_jax.data.orientation import TURNS, orientation
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.paths import expanded
 
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")
 _MOST_PIXELS = 80_000_000  # below Pillow's own warning
@@ -111,7 +112,7 @@ def image_of(given: Any, name: str, bit_depth: int = 8) -> Image.Image:
       UserError: as `open_image`; or it is none of these.
     """
     if isinstance(given, str):
-        return open_image(Path(given), bit_depth)
+        return open_image(expanded(given), bit_depth)
     if isinstance(given, Image.Image):
         return upright(given, name, bit_depth)
     if hasattr(given, "open"):

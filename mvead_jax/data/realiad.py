@@ -19,9 +19,16 @@ from pathlib import Path
 from mvead_jax.data.realiad_counts import unexpected_counts
 from mvead_jax.data.realiad_list import ADER, LISTS, ListReader
 from mvead_jax.data.records import DatasetIndex, Incomplete, Listing, Sample
-from mvead_jax.data.safe_paths import forward_slashes, normal_form, unsafe_name, unsafe_path
+from mvead_jax.data.safe_paths import (
+    forward_slashes,
+    normal_form,
+    respelled,
+    unsafe_name,
+    unsafe_path,
+)
 from mvead_jax.data.sample_rules import chosen_categories
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.paths import expanded
 
 _IMAGES = "realiad_"  # how folders of images begin, and folders of lists
 
@@ -119,7 +126,7 @@ def read_lists(
     """
     if not str(root):
         raise UserError("data.root is empty; set --config.data.root=<folder of the data set>")
-    root = Path(root)
+    root = respelled(expanded(root))
     if not root.is_dir():
         raise UserError(f"data.root {root}: no such folder; set --config.data.root=<folder of the data set>")
     for field, folder in (("lists", lists), ("images", images)):

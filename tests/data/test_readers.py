@@ -25,6 +25,7 @@ from mvead_jax.data.readers import (
     reader_options,
     source_words,
 )
+from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import Listing, Sample, View
 from mvead_jax.data.tfds_realiad.prepare import prepare
 from mvead_jax.runtime import registry
@@ -277,6 +278,7 @@ def test_the_root_may_begin_with_the_home_folder(roots, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(roots["folder"].parent))
     assert data_root("~/folder") == roots["folder"]
     assert open_data("~/folder").samples == open_data(roots["folder"]).samples
+    assert load_index("~/real_iad") == load_index(roots["real_iad"])
     monkeypatch.chdir(tmp_path)
     shutil.copytree(roots["folder"], tmp_path / "~")
     assert len(open_data("./~")) == len(open_data(roots["folder"]))
