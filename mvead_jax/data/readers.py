@@ -28,6 +28,7 @@ from mvead_jax.runtime.registry import Registry
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
+_OF_LISTS = "real_iad"  # data.lists and data.images are its options
 READERS = Registry(
     "data.reader",
     {
@@ -166,12 +167,12 @@ def reader_of(config: DataConfig) -> str:
     """
     root = data_root(config.root)
     if config.reader == AUTO:
-        found = detected(root)
+        found = detected(root) or ([_OF_LISTS] if _names_lists(config) else [])
         if not found:
             raise UserError(f"data.root {root}: no reader knows what lies there. {_layouts()}")
         return found[0]
     own: Reader = READERS.load(config.reader)
-    if _detects(own, root):
+    if _detects(own, root) or (config.reader == _OF_LISTS and _names_lists(config)):
         return config.reader
     others = [name for name in detected(root) if name != config.reader]
     instead = f"it looks like {' or '.join(others)}" if others else "no other reader knows it either"
@@ -248,6 +249,11 @@ def open_pictures(folder: Path, views: Mapping[str, Sequence[str]], *, bit_depth
     folder = respelled(expanded(folder))
     index = load_new_images(folder) if holds_named_images(folder) else read_samples(folder, views)
     return dataclasses.replace(index, bit_depth=bit_depth)
+
+
+def _names_lists(config: DataConfig) -> bool:
+    """Return whether the config says where lists or images are, which may have any name then."""
+    return (config.lists, config.images) != (DataConfig.lists, DataConfig.images)
 
 
 def _detects(reader: Reader, root: Path) -> bool:

@@ -146,6 +146,20 @@ def test_options_of_a_reader_are_its_own(roots, tmp_path):
         open_configured(config(roots["folder"], options=("lists=x",)))
 
 
+@pytest.mark.parametrize("reader", ["auto", "real_iad"])
+def test_lists_and_images_of_any_name_are_found_where_the_config_names_them(roots, tmp_path, reader):
+    root = shutil.copytree(roots["real_iad"], tmp_path / "data")
+    (root / "realiad_jsons").rename(root / "my lists")
+    (root / "realiad_64").rename(root / "my images")
+    with pytest.raises(UserError, match="no (other )?reader knows"):
+        open_data(root, reader=reader)
+    assert len(open_data(root, reader=reader, lists="my lists", images="my images")) == 4
+    with pytest.raises(
+        UserError, match="no list <category>.json in any of .*; name its folder by data.lists"
+    ):
+        open_data(root, reader=reader, lists="no lists")
+
+
 def test_a_root_that_is_not_there_or_empty_names_the_fix(tmp_path):
     with pytest.raises(UserError, match="data.root is empty; set --config.data.root="):
         open_data("")
