@@ -2,11 +2,11 @@
 
     python scripts/prepare_data.py --root DIR --output data/realiad_256 --images realiad_256
 
-Then train with --config.data.root=data/realiad_256: same features, same scores. Pictures are kept as they
+Then train with --config.data.root=data/realiad_256: same features, same scores. Images are kept as they
 are, so the output is as large as the input. Killed, it goes on where it stopped: a category is whole or not
 there.
 The report (report-<config>.md and .json in the output) counts by category, split, class, view and defect, and
-names pictures that are the same. --report-only prints it, of raw or prepared data, and prepares nothing.
+names images that are the same. --report-only prints it, of raw or prepared data, and prepares nothing.
 The root may have any layout: Real-IAD's, folders or a manifest.csv (docs/own_data.md).
 
 exit codes: 0 prepared, or the report printed; 2 a mistake in the command or the data, counts that are not
@@ -18,8 +18,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mvead_jax.config.schema import DataConfig
 from mvead_jax.data.inventory import as_markdown, data_report, digests_of
-from mvead_jax.data.source import open_data
+from mvead_jax.data.readers import AUTO, READERS, read_data
 from mvead_jax.data.tfds_realiad.prepare import check_counts, prepare
 from mvead_jax.runtime.errors import UserError, run
 
@@ -37,21 +38,27 @@ def main() -> None:
     parser.add_argument(
         "--images", default="", help="folder of images below the root, if there are several (data.images)"
     )
+    parser.add_argument(
+        "--reader",
+        default=AUTO,
+        help=f"auto, or {', '.join(READERS.names())}; default %(default)s: the first that knows the root",
+    )
     parser.add_argument("--report-only", action="store_true", help="print the report, prepare nothing")
     parser.add_argument(
         "--allow-other-counts", action="store_true", help="go on when the counts are not Real-IAD's"
     )
     arguments = parser.parse_args()
     chosen = {
-        "categories": [name.strip() for name in arguments.categories.split(",") if name.strip()],
+        "categories": tuple(name.strip() for name in arguments.categories.split(",") if name.strip()),
+        "reader": arguments.reader,
         "lists": arguments.lists,
         "images": arguments.images,
     }
     if arguments.report_only:
-        index = open_data(arguments.root, **chosen, incomplete="keep")
-        report = data_report(index, arguments.lists, digests_of(index))
-        print(as_markdown(report), end="")
-        check_counts(report, arguments.allow_other_counts)
+        data = DataConfig(root=str(arguments.root), incomplete="keep", **chosen)
+        index = read_data(data).index()
+        print(as_markdown(data_report(index, arguments.lists, digests_of(index))), end="")
+        check_counts(data, index.samples, arguments.allow_other_counts)
     elif arguments.output is None:
         raise UserError("--output is missing; name a folder for the prepared data, or ask for --report-only")
     else:

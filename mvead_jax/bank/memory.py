@@ -64,7 +64,7 @@ class MemoryBanks:
         groups = {SHARED: images}
         if self.bank.per_view:
             groups = {view: images[images[:, 1] == at] for at, view in enumerate(self.views)}
-        samples = [sample.key for sample in index.samples]
+        samples = [sample.id for sample in index.samples]
         banks = {}
         for number, (name, own) in enumerate(groups.items()):
             seed = 0 if self.bank.kind == "full" else seed_from(jax.random.fold_in(key, number))

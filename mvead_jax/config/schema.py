@@ -20,22 +20,32 @@ class DataConfig:
 
     Attributes:
       root: folder of the data set, a manifest.csv, or what scripts/prepare_data.py made of one; the layouts
-        are in docs/own_data.md.
+        are in docs/own_data.md. `~` is the home folder.
       categories: names of categories; empty = all that the root holds.
+      reader: name of what reads the layout (mvead_jax/data/readers.py): prepared, manifest, folder,
+        real_iad, or that of an installed package; `auto` = the first of them that knows the root.
       lists: of Real-IAD's layout: folder of JSON lists below the root: realiad_jsons, realiad_jsons_sv,
         realiad_jsons_fuiad_0.1 ...
       images: of that layout: folder of images below the root; empty = the one that holds the categories.
+      options: other options of the reader, as option=value.
       incomplete: samples that lack a view of their category are an `error`, are left out (`drop`), or
         are used with the views they have (`keep`).
       image_size: every view is resized to image_size x image_size, without cropping.
+      bit_depth: how many bits hold the values of images that store 16 bits a channel: 12 reads 0 to 4095;
+        `auto` = as many as the training images need. Images of 8 bits are the same in any case.
+      strict: images of another shape than those of their view in training are an error, not a warning.
     """
 
     root: str = ""
     categories: tuple[str, ...] = ()
+    reader: str = "auto"
     lists: str = "realiad_jsons"
     images: str = ""
+    options: tuple[str, ...] = ()
     incomplete: Literal["error", "drop", "keep"] = "error"
     image_size: int = number(224, least=1)
+    bit_depth: Literal["auto", "8", "10", "12", "14", "16"] = "auto"
+    strict: bool = False
 
 
 @dataclass(frozen=True)

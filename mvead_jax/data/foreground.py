@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy import ndimage
 
-from mvead_jax.data.loading import MASK_THRESHOLD, image_size, open_image
-from mvead_jax.data.pictures import Picture
+from mvead_jax.data.image_files import ImageFile
+from mvead_jax.data.images import image_size, open_image
+from mvead_jax.data.masks import MASK_THRESHOLD
 from mvead_jax.runtime.errors import UserError
 
 Source = Literal["none", "files", "automatic"]
@@ -45,7 +46,7 @@ def foreground_path(image: str, folder: str | None = None) -> str:
     return str(PurePosixPath(folder) / path.with_suffix(".png"))
 
 
-def read_foreground(mask: Picture, image: Picture) -> Mask:
+def read_foreground(mask: ImageFile, image: ImageFile) -> Mask:
     """Return the mask of a file: a pixel above 127 of 255 belongs to the part.
 
     The mask has the image's shape: its size, or the same aspect ratio in another size; or it is a square, as

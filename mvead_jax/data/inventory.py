@@ -1,9 +1,9 @@
 """What is in a data set: counts by split, class, view and defect, base rates, and what is odd about it.
 
     report = data_report(index, "realiad_jsons", digests_of(index))
-    as_markdown(report); unexpected(report)
+    as_markdown(report)
 
-OK and NG of a picture are its own label: a picture of a defective sample in which the defect does not show is
+OK and NG of an image are its own label: an image of a defective sample in which the defect does not show is
 OK. The kind of defect is that of the sample's name.
 """
 
@@ -14,43 +14,23 @@ from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from mvead_jax.data.pictures import digest
-from mvead_jax.data.records import DatasetIndex, Sample, defect_code, incomplete_samples, natural_key
+from mvead_jax.data.image_files import digest
+from mvead_jax.data.records import DatasetIndex, Sample, defect_code, natural_key
+from mvead_jax.data.sample_rules import incomplete_samples
 from mvead_jax.runtime.progress import progress
 
 SPLITS = ("train", "test")
-_NAMES = """
-    audiojack bottle_cap button_battery end_cap eraser fire_hood mint mounts pcb phone_battery plastic_nut
-    plastic_plug porcelain_doll regulator rolled_strip_base sim_card_set switch tape terminalblock toothbrush
-    toy toy_brick transistor1 u_block usb usb_adaptor vcpill wooden_beads woodstick zipper
-"""
-REALIAD = frozenset(_NAMES.split())
-_FUIAD = {"train images": 57_840, "test images": 30_000, "test masks": 9_843}
-# Of all thirty categories, by list; from public inventories of Real-IAD, not counted by us.
-EXPECTED: dict[str, dict[str, int]] = {
-    "realiad_jsons": {
-        "train images": 36_465,
-        "train samples": 7_293,
-        "test images": 114_585,
-        "test samples": 22_917,
-        "test samples OK": 7_275,
-        "test samples NG": 15_642,
-        "test masks": 51_329,
-    },
-    "realiad_jsons_sv": {"train images": 10_408, "test images": 19_802, "test masks": 9_415},
-    **{f"realiad_jsons_fuiad_{noise}": _FUIAD for noise in ("0.0", "0.1", "0.2", "0.4")},
-}
-_LISTED = 20  # groups of identical pictures that are named
+_LISTED = 20  # groups of identical images that are named
 
 
 def digests_of(index: DatasetIndex) -> dict[str, str]:
-    """SHA-256 of every picture by path. Reads all files; prepared data knows them.
+    """Return the SHA-256 of every image by path. It reads all files; prepared data knows them.
 
     Raises:
       UserError: a file that can't be read.
     """
     paths = [view.image for sample in index.samples for view in sample.views]
-    with progress("comparing pictures", len(paths), "images") as bar, ThreadPoolExecutor(4) as pool:
+    with progress("comparing images", len(paths), "images") as bar, ThreadPoolExecutor(4) as pool:
         found = {}
         for path, value in zip(paths, pool.map(lambda path: digest(index.root / path), paths), strict=True):
             found[path] = value
@@ -59,7 +39,7 @@ def digests_of(index: DatasetIndex) -> dict[str, str]:
 
 
 def data_report(index: DatasetIndex, lists: str, digests: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """JSON: {"lists", "categories": {name: {split: counts}}, "total": {split: counts}, "identical"}.
+    """Return JSON: {"lists", "categories": {name: {split: counts}}, "total": {split: counts}, "identical"}.
 
     Counts of a split: samples, images and masks, "by_view", "by_defect", base rates (the share that is NG
     among those that are labelled), samples that lack a view, and defective samples without any mask.
@@ -67,7 +47,7 @@ def data_report(index: DatasetIndex, lists: str, digests: Mapping[str, str] | No
     Args:
       index: with its incomplete samples.
       lists: folder of the lists, on which the counts depend.
-      digests: of `digests_of`; without them nothing is said of identical pictures.
+      digests: of `digests_of`; without them nothing is said of identical images.
     """
     lacking = set()
     parts = {category: index.select(category=category) for category in index.categories}
@@ -81,17 +61,18 @@ def data_report(index: DatasetIndex, lists: str, digests: Mapping[str, str] | No
         "lists": lists,
         "categories": {category: counts(part) for category, part in parts.items()},
         "total": counts(index),
-        "identical": None if digests is None else identical_pictures(index.samples, digests),
+        "identical": None if digests is None else identical_images(index.samples, digests),
     }
 
 
-Group = list[tuple[str, str]]  # (split, path) of pictures of the same bytes
+Group = list[tuple[str, str]]  # (split, path) of images of the same bytes
 
 
 def groups_of_identical(
     samples: Sequence[Sample], digests: Mapping[str, str]
 ) -> tuple[list[Group], list[Group]]:
-    """Pictures of the same bytes: groups across splits (of any categories), and groups within one."""
+    """Return the images of the same bytes: groups across splits (of any categories), and groups within
+    one."""
     groups: dict[str, Group] = defaultdict(list)
     for sample in samples:
         for view in sample.views:
@@ -102,46 +83,20 @@ def groups_of_identical(
     return across, within
 
 
-def identical_pictures(samples: Sequence[Sample], digests: Mapping[str, str]) -> dict[str, Any]:
-    """Pictures of the same bytes: how many groups of them lie within a split and how many across splits (of
-    any categories), and the first groups, those across splits before the others."""
+def identical_images(samples: Sequence[Sample], digests: Mapping[str, str]) -> dict[str, Any]:
+    """Return JSON of the images of the same bytes: how many groups of them lie within a split and how many
+    across splits (of any categories), and the first groups, those across splits before the others."""
     across, within = groups_of_identical(samples, digests)
     return {
         "across_splits": len(across),
         "within_a_split": len(within),
-        "pictures": sum(map(len, across + within)),
+        "images": sum(map(len, across + within)),
         "first": [[f"{split}: {path}" for split, path in group] for group in (across + within)[:_LISTED]],
     }
 
 
-def unexpected(report: Mapping[str, Any]) -> list[str]:
-    """Counts that are not Real-IAD's: "train images 36,460, Real-IAD has 36,465". Empty if all agree, or if
-    these are not its thirty categories, or lists that nobody counted."""
-    expected = EXPECTED.get(report["lists"])
-    if expected is None or set(report["categories"]) != REALIAD:
-        return []
-    found = {}
-    for split, counts in report["total"].items():
-        for key, name in _CHECKED.items():
-            found[f"{split} {name}"] = counts[key]
-    return [
-        f"{name} {found[name]:,}, Real-IAD has {count:,}"
-        for name, count in expected.items()
-        if found[name] != count
-    ]
-
-
-_CHECKED = {
-    "images": "images",
-    "samples": "samples",
-    "samples_ok": "samples OK",
-    "samples_ng": "samples NG",
-    "masks": "masks",
-}
-
-
 def as_markdown(report: Mapping[str, Any]) -> str:
-    """The report as tables."""
+    """Return the report as tables."""
     parts = [f"# Data report\n\nLists: {report['lists']}. A base rate is the share that is defective (NG)."]
     rows = {**report["categories"], "total": report["total"]}
     for split in SPLITS:
@@ -160,14 +115,14 @@ def as_markdown(report: Mapping[str, Any]) -> str:
 
 def _identical(same: Mapping[str, Any]) -> str:
     text = (
-        f"## Identical pictures\n\n{same['pictures']:,} pictures share their bytes with another one: "
+        f"## Identical images\n\n{same['images']:,} images share their bytes with another one: "
         f"{same['across_splits']:,} groups across splits, {same['within_a_split']:,} within a split."
     )
     return "\n".join([text, *([""] if same["first"] else []), *(f"- {', '.join(g)}" for g in same["first"])])
 
 
 def _counts(samples: Sequence[Sample], names: Sequence[str], lacking: Container[int]) -> dict[str, Any]:
-    """Of the samples of one split.
+    """Return the counts of the samples of one split.
 
     Args:
       names: of the views.

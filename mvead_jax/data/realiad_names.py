@@ -1,4 +1,4 @@
-"""Real-IAD's names of files, and the samples that they make up.
+"""Real-IAD's file names, and the samples that they make up.
 
 <category>_0001_OK_C1_<time>.jpg
 <category>_0001_NG_<CODE>_C1_<time>.jpg
@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?P<key>[a-zA-Z][a-zA-Z0-9_]*_[0-9]{4}_[A-Z][A-Z_]*[A-Z])_(
 
 
 class Named(NamedTuple):
-    """A picture: the sample key of its file name, its split, and the view."""
+    """An image: the sample key of its file name, its split, and the view."""
 
     key: str
     split: Split
@@ -28,18 +28,18 @@ class Named(NamedTuple):
 
 
 def category_of_key(key: str) -> str:
-    """The category of a sample key: "audiojack" of "audiojack_0001_NG_HS"."""
+    """Return the category of a sample key: "audiojack" of "audiojack_0001_NG_HS"."""
     return re.sub(r"_+[0-9]{4}_[A-Z_]+$", "", key)
 
 
 def sample_of_name(name: str) -> tuple[str, str] | None:
-    """(sample key, view) of a file name in Real-IAD's pattern, or None."""
+    """Return (sample key, view) of a file name in Real-IAD's pattern, or None."""
     match = _NAME.match(name)
     return (match["key"], match["view"]) if match else None
 
 
 def by_sample(entries: Iterable[Named]) -> tuple[list[tuple[str, list[Named]]], list[str]]:
-    """Entries by sample key, and the views that a sample has twice.
+    """Return the entries by sample key, and the views that a sample has twice.
 
     A doubled underscore before the number is taken as a slip of the pen, unless that would give a sample the
     same view twice: then the keys are kept apart.
@@ -64,7 +64,7 @@ def by_sample(entries: Iterable[Named]) -> tuple[list[tuple[str, list[Named]]], 
 
 
 def sample_of(category: str, key: str, group: Sequence[Named]) -> Sample:
-    """The sample of the pictures of one key."""
+    """Return the sample of the images of one key."""
     views = sorted((entry.view for entry in group), key=lambda view: natural_key(view.name))
     return Sample(key, category, group[0].split, tuple(views))
 

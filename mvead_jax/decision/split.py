@@ -7,7 +7,7 @@ import hashlib
 import json
 import math
 
-from mvead_jax.data.records import DatasetIndex, build_index
+from mvead_jax.data.records import DatasetIndex
 
 
 def held_out_ids(ids: tuple[str, ...], category: str, share: float, seed: int) -> frozenset[str]:
@@ -40,4 +40,4 @@ def hold_out(index: DatasetIndex, share: float, seed: int) -> DatasetIndex:
         else one
         for one in index.samples
     ]
-    return build_index(index.root, samples, index.notes)
+    return index.with_samples(samples)

@@ -12,8 +12,9 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from mvead_jax.data.loading import image_size, open_image
-from mvead_jax.data.pictures import PictureFolder
+from mvead_jax.data.image_files import ImageFolder
+from mvead_jax.data.images import image_size
+from mvead_jax.data.masks import open_mask
 from mvead_jax.data.records import View
 from mvead_jax.evaluation.protocols import OWN, EvaluationProtocol
 
@@ -21,7 +22,7 @@ _THREADS = 8
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 
 
-def read_mask(root: PictureFolder, mask: str, protocol: EvaluationProtocol) -> Bool[np.ndarray, "H W"]:
+def read_mask(root: ImageFolder, mask: str, protocol: EvaluationProtocol) -> Bool[np.ndarray, "H W"]:
     """The defect mask `root / mask`: cropped and resized, then what lies above the threshold.
 
     Pillow's bilinear resize weighs all pixels that fall on a new one (antialiased).
@@ -29,7 +30,7 @@ def read_mask(root: PictureFolder, mask: str, protocol: EvaluationProtocol) -> B
     Raises:
       UserError: not a picture; names the path.
     """
-    picture = open_image(root / mask).convert("L")
+    picture = open_mask(root / mask)
     if protocol.size != OWN:
         width, height = picture.size
         x, y = width * (1 - protocol.crop) / 2, height * (1 - protocol.crop) / 2
@@ -53,7 +54,7 @@ class Truth:
       sizes: (height, width) of each view as it is compared.
     """
 
-    def __init__(self, root: PictureFolder, views: Sequence[View], protocol: EvaluationProtocol):
+    def __init__(self, root: ImageFolder, views: Sequence[View], protocol: EvaluationProtocol):
         with ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(lambda view: _packed(root, view, protocol), views))
         self.sizes = [size for size, _ in found]
@@ -75,7 +76,7 @@ class Truth:
 
 
 def _packed(
-    root: PictureFolder, view: View, protocol: EvaluationProtocol
+    root: ImageFolder, view: View, protocol: EvaluationProtocol
 ) -> tuple[tuple[int, int], np.ndarray | None]:
     """The size, and the bits if any is set: a normal view takes no memory."""
     if view.mask is not None:

@@ -27,7 +27,13 @@ from jaxtyping import Array, Float32
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config, FeaturesConfig
-from mvead_jax.data.contents import State, contents, image_paths, recorded, states
+from mvead_jax.data.digests import (
+    State,
+    file_digests,
+    file_states,
+    image_paths,
+    recorded_digests,
+)
 from mvead_jax.data.loading import PREPROCESSING_VERSION
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.runtime.files import whole
@@ -155,8 +161,8 @@ class Extraction:
         """
         root, paths = self.index.root, image_paths(self.index.samples)
         with together():
-            seen = states(root, paths)
-            digests = contents(root, paths, seen, self.cache) if is_first() else None
+            seen = file_states(root, paths)
+            digests = file_digests(root, paths, seen, self.cache) if is_first() else None
         known = [state[1:3] or state for state in seen]  # size and time; a place or an inode may be its own
         same_in_all(
             hashlib.sha256(json.dumps([paths, known]).encode()).hexdigest(),
@@ -209,7 +215,7 @@ class Extraction:
     def cached(self) -> list[Chunk]:
         """Return the chunks that are there. Reads no picture: of those that were not read before it finds none."""
         paths = image_paths(self.index.samples)
-        digests = recorded(states(self.index.root, paths), self.cache)
+        digests = recorded_digests(file_states(self.index.root, paths), self.cache)
         if digests is None:
             return []
         return [one for one in self.chunks(dict(zip(paths, digests, strict=True))) if one.exists()]

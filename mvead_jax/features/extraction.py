@@ -9,15 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import jax
 import numpy as np
 from jaxtyping import Float32
 
 from mvead_jax.backbones.base import Backbone
-from mvead_jax.data.contents import State, image_paths, states
+from mvead_jax.data.digests import State, file_states, image_paths
+from mvead_jax.data.image_files import digest
 from mvead_jax.data.loading import LoadedSample, iterate, sample_pipeline
-from mvead_jax.data.pictures import digest
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.features.cache import Chunk, Extraction, feature_bytes
 from mvead_jax.features.store import FeatureStore
@@ -102,9 +103,7 @@ def _compute_own(job: Extraction, chunks: Sequence[Chunk], pictures: Pictures) -
     _announce(job, chunks)
     index, backbone, views = job.index, job.backbone, len(job.index.views)
     samples = [sample for chunk in chunks for sample in chunk.samples]
-    pipeline = iterate(
-        sample_pipeline(DatasetIndex(index.root, tuple(samples), index.views), backbone.image_size)
-    )
+    pipeline = iterate(sample_pipeline(replace(index, samples=tuple(samples)), backbone.image_size))
     problems: list[str] = []
     at_once = _devices(backbone)
     with progress(f"features {job.name}", len(samples) * views, "images") as bar:
@@ -132,7 +131,7 @@ def _changed(index: DatasetIndex, samples: Sequence[Sample], pictures: Pictures)
     for path in image_paths(samples):
         state, content = pictures[path]
         try:
-            if states(index.root, [path]) != [state] and digest(index.root / path) != content:
+            if file_states(index.root, [path]) != [state] and digest(index.root / path) != content:
                 found.append(f"{index.root / path}: changed while it was read; run again")
         except UserError as error:
             found.append(str(error))

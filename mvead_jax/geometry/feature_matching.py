@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mvead_jax.data.loading import image_size, load_sample
+from mvead_jax.data.images import image_size
+from mvead_jax.data.loading import load_sample
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.geometry.epipolar import patch_centers
 from mvead_jax.geometry.matching import CategoryMatches, Matches, PairKey, pool_matches

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import image_size
+from mvead_jax.data.images import image_size
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.decision.calibration import (
     FILE,
@@ -47,7 +47,7 @@ def calibration_path(workdir: Path, name: str) -> Path:
 def calibration_samples(index: DatasetIndex) -> DatasetIndex:
     """Return the held-out samples that are not labelled defective, on the index's axis of views."""
     samples = tuple(one for one in index.samples if one.split == "held_out" and one.label != 1)
-    return DatasetIndex(index.root, samples, index.views)
+    return replace(index, samples=samples)
 
 
 def check_held_out(config: Config, index: DatasetIndex) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import check_files
+from mvead_jax.data.file_check import check_files
+from mvead_jax.data.readers import reader_of
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.data.source import layout_of
 from mvead_jax.features.cache import Extraction, cache_folder
 from mvead_jax.features.extraction import seconds_a_picture
 from mvead_jax.jobs.decision import calibration_samples
@@ -41,7 +41,7 @@ def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
     training = index.select(split="train")
     lines = [
         "plan of a training; nothing is written",
-        f"data {index.root}: {layout_of(Path(config.data.root))}",
+        f"data {index.root}: {reader_of(config.data)}",
         *_of_data(config, training, "to learn from"),
         *_of_decision(config, index),
         _of_features(config, (training, calibration_samples(index)), backbone, workdir),

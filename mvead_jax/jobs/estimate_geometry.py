@@ -13,10 +13,10 @@ from typing import Any
 
 from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.config.schema import Config
-from mvead_jax.data.contents import contents, image_paths, states
-from mvead_jax.data.loading import open_image
+from mvead_jax.data.digests import file_digests, file_states, image_paths
+from mvead_jax.data.images import open_image
+from mvead_jax.data.readers import data_folder
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.data.source import data_folder
 from mvead_jax.features.cache import cache_folder
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.estimate import estimate_from_matches
@@ -87,7 +87,7 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
         geometry = dataclasses.replace(geometry, origin=origin)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:
-            pictures = [open_image(part.root / view.image) for view in complete[0].views]
+            pictures = [open_image(part.root / view.image, part.bit_depth) for view in complete[0].views]
             draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
         geometry.write(path)  # last: where it is, the picture is too
         found[category] = geometry
@@ -124,7 +124,7 @@ def geometry_origin(config: Config) -> dict[str, Any]:
 def _digest_of(index: DatasetIndex, cache: Path) -> str:
     """Of the names and contents of an index's pictures."""
     paths = image_paths(index.samples)
-    pictures = contents(index.root, paths, states(index.root, paths), cache)
+    pictures = file_digests(index.root, paths, file_states(index.root, paths), cache)
     files = [list(pair) for pair in zip(paths, pictures, strict=True)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
 

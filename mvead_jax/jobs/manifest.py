@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mvead_jax.data.records import unsafe_path
+from mvead_jax.data.safe_paths import unsafe_path
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, sha256, write_json
 

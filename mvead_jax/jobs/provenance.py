@@ -9,13 +9,12 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
-from mvead_jax.data.source import layout_of
+from mvead_jax.data.readers import source_words
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.methods.base import PATCHES, Method
 
@@ -37,12 +36,11 @@ def protocol(
     """
     info = backbone.info
     labelled = scored == "test split"
-    layout = layout_of(Path(config.data.root))
     return {
         "method": config.method,
         "setting": "one model for each category" if config.setting == "single" else "one model for all",
         "scored": scored,
-        "lists": config.data.lists if layout in ("Real-IAD", "prepared") else f"none: {layout}",
+        "lists": source_words(config.data, ())["lists"],
         "training": training_words(training),
         "incomplete_samples": config.data.incomplete if labelled else "scored by the views they have",
         "backbone": info.name if info.trained else f"{info.name} UNTRAINED: random weights",

@@ -33,9 +33,9 @@ import numpy as np
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import check_files
+from mvead_jax.data.file_check import check_files
+from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.data.source import open_pictures
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.evaluation.score_files import scored_files
 from mvead_jax.evaluation.scored import ScoredSample
@@ -387,7 +387,7 @@ def _check_model(
         raise UserError(
             f"{index.root}: {name} has view {', '.join(unknown)}; training saw {', '.join(views)}"
         )
-    index = DatasetIndex(index.root, index.samples, views)
+    index = replace(index, views=views)
     if lacking := int((~index.present().all(1)).sum()):
         log.warning(
             "%s: %d of %d samples lack a view; they are scored by the others", name, lacking, len(index)

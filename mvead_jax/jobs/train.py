@@ -34,9 +34,10 @@ from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import check_files
-from mvead_jax.data.records import DatasetIndex, spread_evenly, stated_only
-from mvead_jax.data.source import data_folder, open_data
+from mvead_jax.data.file_check import check_files
+from mvead_jax.data.readers import data_folder, open_configured
+from mvead_jax.data.records import DatasetIndex, spread_evenly
+from mvead_jax.data.sample_rules import defective_without_view
 from mvead_jax.decision.calibration import read_calibrations, write_calibrations
 from mvead_jax.decision.split import hold_out
 from mvead_jax.features.cache import Extraction, cache_folder
@@ -306,10 +307,7 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
 
 def open_index(config: Config) -> DatasetIndex:
     """Return the data set that `config` names, with what it holds out; its notes go to the log."""
-    data = config.data
-    index = open_data(
-        data.root, data.categories, lists=data.lists, images=data.images, incomplete=data.incomplete
-    )
+    index = open_configured(config.data)
     for note in index.notes:
         log.warning("%s", note)
     return hold_out(index, config.decision.held_out, config.seed)
@@ -397,7 +395,7 @@ def _training_summary(index: DatasetIndex) -> dict[str, int]:
         "samples": len(index),
         "views": len(labels),
         "views_labelled_defective": labels.count(1),
-        "samples_labelled_defective_only": stated_only(index.samples),
+        "samples_labelled_defective_only": defective_without_view(index.samples),
     }
 
 

@@ -140,7 +140,7 @@ class _Category:
     ):
         self.name, self.samples, self.maps, self.attended = name, samples, maps, attended
         self.views = sorted({view.name for one in samples for view in one.views}, key=natural_key)
-        self.root = index.root
+        self.root, self.bit_depth = index.root, index.bit_depth
         self.stored = {one.id: one for one in index.samples if one.category == name}
 
     def write_sample(self, sample: FoundSample, place: Path) -> None:
@@ -153,7 +153,8 @@ class _Category:
         content: dict[str, Any] = {"views": []}
         for found in sample.views:
             view, number = views[found.name], self.views.index(found.name)
-            size = write_thumbnail(self.root / view.image, folder / f"{number}.webp")
+            copy = folder / f"{number}.webp"
+            size = write_thumbnail(self.root / view.image, copy, self.bit_depth)
             content["views"].append(
                 {
                     "view": number,

@@ -9,21 +9,22 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from mvead_jax.data.loading import MASK_THRESHOLD, open_image
-from mvead_jax.data.pictures import Picture
+from mvead_jax.data.image_files import ImageFile
+from mvead_jax.data.images import open_image
+from mvead_jax.data.masks import MASK_THRESHOLD, open_mask
 
 SIDE = 320  # pixels of the longer side; a smaller picture stays as it is
 UNITS = 1000  # of the paths: both sides of a picture, whatever its shape
 _QUALITY = 82
 
 
-def write_thumbnail(picture: Picture, path: Path) -> tuple[int, int]:
-    """A WebP copy of at most SIDE pixels; its (width, height).
+def write_thumbnail(picture: ImageFile, path: Path, bit_depth: int = 8) -> tuple[int, int]:
+    """A WebP copy of at most SIDE pixels; its (width, height). bit_depth: of the index.
 
     Raises:
       UserError: not a picture, or damaged.
     """
-    image = open_image(picture)
+    image = open_image(picture, bit_depth)
     if max(image.size) > SIDE:
         scale = SIDE / max(image.size)
         size = tuple(max(1, round(side * scale)) for side in image.size)
@@ -32,9 +33,9 @@ def write_thumbnail(picture: Picture, path: Path) -> tuple[int, int]:
     return image.size
 
 
-def read_outline(mask: Picture) -> str:
+def read_outline(mask: ImageFile) -> str:
     """The outline of a mask's defects. Raises as `write_thumbnail`."""
-    return outline(np.asarray(open_image(mask).convert("L")) > MASK_THRESHOLD)
+    return outline(np.asarray(open_mask(mask)) > MASK_THRESHOLD)
 
 
 def outline(mask: Bool[np.ndarray, "H W"]) -> str:

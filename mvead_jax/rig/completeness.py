@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvead_jax.data.records import unsafe_path
+from mvead_jax.data.safe_paths import unsafe_path
 from mvead_jax.rig.cameras import VIEWS
 from mvead_jax.rig.layout import SPLITS, SampleName, image_folder
 from mvead_jax.runtime.errors import UserError

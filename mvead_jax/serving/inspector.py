@@ -25,8 +25,9 @@ from PIL import Image
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
-from mvead_jax.data.loading import open_image, preprocess, upright
-from mvead_jax.data.pictures import Picture
+from mvead_jax.data.image_files import ImageFile
+from mvead_jax.data.images import open_image, upright
+from mvead_jax.data.loading import preprocess
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.evaluation.enlarging import enlarge
@@ -50,7 +51,7 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.scoring.scorer import Inputs, Scorer
 
-Given = str | Picture | Image.Image | UInt8[np.ndarray, "H W 3"]
+Given = str | ImageFile | Image.Image | UInt8[np.ndarray, "H W 3"]
 _THREADS = 8
 
 

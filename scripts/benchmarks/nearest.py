@@ -68,7 +68,7 @@ def beside_one_neighbour(kind: str, args: argparse.Namespace) -> list[dict]:
     truth = _float64(*map(np.asarray, on_device), k)
     if not np.allclose(distance, truth, rtol=1e-5):
         raise RuntimeError(f"{kind}: the {k} nearest rows are not those of float64")
-    seconds = take_turns(contestants, args.rounds)
+    seconds = alternate(contestants, args.rounds)
     facts = _facts(kind, args) | {"rows compared directly": f"{float(compared.mean()):.1f} a query"}
     results = []
     for name in list(contestants)[:2]:

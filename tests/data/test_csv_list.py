@@ -1,4 +1,4 @@
-"""data/manifest.py: a CSV of pictures."""
+"""data/csv_list.py: a CSV of images."""
 
 import csv
 import shutil
@@ -6,7 +6,7 @@ import shutil
 import pytest
 from own_data import CAMERAS, write_folders
 
-from mvead_jax.data.source import data_folder, layout_of, open_data
+from mvead_jax.data.readers import data_folder, detected, open_data
 from mvead_jax.jobs.provenance import training_words
 from mvead_jax.jobs.train import _training_summary
 from mvead_jax.runtime.errors import DataProblems, UserError
@@ -56,7 +56,7 @@ def facts(index):
 
 def test_a_manifest_says_the_same_as_the_folders(root, tmp_path):
     index = open_data(root)
-    assert layout_of(root) == "manifest"
+    assert detected(root) == ["manifest"]
     assert index.categories == ("мои данные",)
     assert index.views == tuple(CAMERAS)
     assert facts(index) == facts(open_data(tmp_path / "folders"))

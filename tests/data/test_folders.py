@@ -1,4 +1,4 @@
-"""data/folder.py: what lies in a user's folders, and every way in which it can be wrong."""
+"""data/folders.py: what lies in a user's folders, and every way in which it can be wrong."""
 
 import dataclasses
 import errno
@@ -10,9 +10,10 @@ import pytest
 from own_data import CAMERAS, write_folders
 from PIL import Image
 
-from mvead_jax.data.folders import read_folder, read_parts
+from mvead_jax.data.folders import read_folder
+from mvead_jax.data.new_images import read_samples
+from mvead_jax.data.readers import detected, open_data, open_pictures
 from mvead_jax.data.records import Sample, View, defect_code, natural_key
-from mvead_jax.data.source import layout_of, open_data, open_pictures
 from mvead_jax.runtime.errors import DataProblems, UserError
 
 LEFT, TOP, RIGHT = CAMERAS
@@ -34,7 +35,7 @@ def paint(path, value, size=(48, 40)):
 
 def test_every_sample_has_its_views_whatever_they_are_called_and_stored_as(root):
     index = open_data(root)
-    assert layout_of(root) == "folders"
+    assert detected(root) == ["folder"]
     assert index.categories == ("Mein Teil №1",)
     assert index.views == (LEFT, TOP, RIGHT)
     assert (len(index.select(split="train")), len(index.select(split="test"))) == (6, 6)
@@ -127,10 +128,10 @@ def test_two_spellings_of_one_kind_or_category_are_a_problem_and_not_one_of_them
     assert second.startswith("test/f")
     views = {"\u00fc": CAMERAS, "b": CAMERAS}
     shutil.copytree(root / "test/good", tmp_path / "new/u\u0308")
-    assert read_parts(tmp_path / "new", views).categories == ("\u00fc",)
+    assert read_samples(tmp_path / "new", views).categories == ("\u00fc",)
     shutil.copytree(root / "test/good", tmp_path / "new/\u00fc")
     with pytest.raises(DataProblems, match="a second folder of this name"):
-        read_parts(tmp_path / "new", views)
+        read_samples(tmp_path / "new", views)
 
 
 def test_folders_of_a_wrong_name_are_said(root, tmp_path):
@@ -167,7 +168,7 @@ def test_a_root_that_the_system_refuses_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(UserError, match=f"{tmp_path}: Permission denied"):
-        layout_of(tmp_path)
+        detected(tmp_path)
 
 
 def test_all_problems_come_at_once(root, tmp_path):
@@ -191,16 +192,16 @@ def test_all_problems_come_at_once(root, tmp_path):
     found = caught.value.problems
     expected = [
         "train/good/teil 00/: view Kamera links twice, keep one: Kamera links.png, Kamera links.webp",
-        "train/good/stray.png: a picture in the wrong place; a sample is a folder that holds its views",
-        "train/good/empty/: no picture (",
+        "train/good/stray.png: an image in the wrong place; a sample is a folder that holds its views",
+        "train/good/empty/: no image (",
         "train/good/teil 01/deeper/: a folder inside a sample",
-        "train/scratch/: training has good parts only; move these to test/scratch/",
-        "test/OK/: if these parts are good, call the folder good",
-        "ground_truth/Kratzer ß/teil 77/Kamera links.png: a mask without its picture",
-        "ground_truth/Kratzer ß/teil 00/C9.png: a mask without its picture",
+        "train/scratch/: training has good samples only; move these to test/scratch/",
+        "test/OK/: if these samples are good, call the folder good",
+        "ground_truth/Kratzer ß/teil 77/Kamera links.png: a mask without its image",
+        "ground_truth/Kratzer ß/teil 00/C9.png: a mask without its image",
         "ground_truth/Kratzer ß/teil 01/Kamera links.png: its brightest pixel is 1 of 255",
-        "ground_truth/good/teil 00/Kamera links.png: marks a defect of a part in test/good",
-        "ground_truth/Kratzer ß/teil 02/Kamera links.png: not a picture in",
+        "ground_truth/good/teil 00/Kamera links.png: marks a defect of a sample in test/good",
+        "ground_truth/Kratzer ß/teil 02/Kamera links.png: not an image in",
         "train/good/teil 03/Kamera links.png: is a link out of",
     ]
     for start in expected:
@@ -230,13 +231,13 @@ def test_nothing_to_learn_from_and_names_that_can_be_no_files_are_problems(root)
     shutil.copytree(root / "test/good/teil 00", root / "test/good/a\nb")
     assert problems(root) == [
         "test/good/a\nb/: its name begins with a dot, or holds a slash or a control character; rename it",
-        "train/good/: no sample to learn from; put good parts there",
+        "train/good/: no sample to learn from; put good samples there",
     ]
 
 
 def test_a_folder_of_nothing_known_is_told_the_layouts(tmp_path):
     (tmp_path / "x/pictures").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"train/good/<sample>/<view>.png, .*manifest.csv.*own_data.md"):
+    with pytest.raises(UserError, match=r"no reader knows.*own_data.md.*manifest.csv.*/<sample>/<view>.png"):
         open_data(tmp_path / "x")
     with pytest.raises(UserError, match="no such folder"):
         open_data(tmp_path / "none")
@@ -263,20 +264,20 @@ def test_new_parts_of_an_unknown_view_or_category_are_refused_all_at_once(root, 
     for name in ("teil 00", "teil 01"):
         (new / name / f"{LEFT}.png").rename(new / name / "C7.png")
     with pytest.raises(DataProblems, match="view 'C7' is unknown; Kamera links, обзор-ü, 上 2 are") as caught:
-        read_parts(new, {"part": tuple(CAMERAS)})
+        read_samples(new, {"part": tuple(CAMERAS)})
     assert len(caught.value.problems) == 2
     with pytest.raises(UserError, match="teil 00: no category of this run; a, b are"):
-        read_parts(new, {"a": (), "b": ()})
+        read_samples(new, {"a": (), "b": ()})
     with pytest.raises(UserError, match="nothing is trained"):
-        read_parts(new, {})
+        read_samples(new, {})
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no <sample>/<view>"):
-        read_parts(tmp_path / "empty", {"part": ("a",)})
+        read_samples(tmp_path / "empty", {"part": ("a",)})
 
 
 def test_a_sample_is_defective_if_stated_or_seen_and_unknown_if_nothing_is():
     sample = Sample("1", "a", "test", (View("x", "x.png"), View("y", "y.png")))
-    for stated, labels, expected in (
+    for known, labels, expected in (
         (1, (0, 0), 1),
         (0, (0, None), 0),
         (None, (None, None), None),
@@ -286,4 +287,4 @@ def test_a_sample_is_defective_if_stated_or_seen_and_unknown_if_nothing_is():
         views = tuple(
             dataclasses.replace(view, label=label) for view, label in zip(sample.views, labels, strict=True)
         )
-        assert dataclasses.replace(sample, views=views, stated=stated).label == expected
+        assert dataclasses.replace(sample, views=views, sample_label=known).label == expected

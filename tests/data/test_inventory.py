@@ -3,9 +3,11 @@ import shutil
 import pytest
 from fake_realiad import edit_list, write_realiad
 
-from mvead_jax.data import inventory as module
-from mvead_jax.data.inventory import as_markdown, data_report, digests_of, identical_pictures, unexpected
+from mvead_jax.data import realiad_counts as module
+from mvead_jax.data.check import check_data
+from mvead_jax.data.inventory import as_markdown, data_report, digests_of, identical_images
 from mvead_jax.data.realiad import load_index
+from mvead_jax.data.realiad_counts import unexpected_counts
 from mvead_jax.data.records import DatasetIndex, Sample, View, build_index
 
 
@@ -62,14 +64,14 @@ def test_what_is_odd_is_counted(root):
     assert found["bolt"]["test"]["ng_samples_without_mask"] == 0
 
 
-def test_pictures_of_the_same_bytes_within_and_across_splits_are_named(root):
+def test_images_of_the_same_bytes_within_and_across_splits_are_named(root):
     pictures = sorted((root / "realiad_64").rglob("*_C1_*.jpg"))
     train, other, test = (next(p for p in pictures if f"cap_000{n}" in p.name) for n in (1, 2, 5))
     shutil.copyfile(train, other)
     assert report_on(root)["identical"]["within_a_split"] == 1
     shutil.copyfile(train, test)
     same = report_on(root)["identical"]
-    assert (same["across_splits"], same["within_a_split"], same["pictures"]) == (1, 0, 3)
+    assert (same["across_splits"], same["within_a_split"], same["images"]) == (1, 0, 3)
     assert [name.split("/")[-1] for name in same["first"][0]] == [test.name, train.name, other.name]
     assert same["first"][0][0].startswith("test: realiad_64/cap/OK/S0005/")
 
@@ -81,13 +83,13 @@ def test_groups_across_splits_come_first_and_a_few_are_named():
     samples = [sample(number, split) for split in ("train", "test") for number in range(60)]
     digests = {f"train/{n}": f"{n // 2}" for n in range(60)} | {f"test/{n}": f"t{n}" for n in range(60)}
     digests["test/9"] = "20"
-    found = identical_pictures(samples, digests)
-    assert (found["across_splits"], found["within_a_split"], found["pictures"]) == (1, 29, 61)
+    found = identical_images(samples, digests)
+    assert (found["across_splits"], found["within_a_split"], found["images"]) == (1, 29, 61)
     assert found["first"][0] == ["test: test/9", "train: train/40", "train: train/41"]
     assert len(found["first"]) == 20
 
 
-def test_pictures_without_labels_have_no_base_rate(tmp_path):
+def test_images_without_labels_have_no_base_rate(tmp_path):
     views = (View("C1", "a.jpg"), View("C2", "b.jpg"))
     index = build_index(tmp_path, [Sample("x_0001_OK", "x", "test", views)])
     counts = data_report(index, "none")["total"]["test"]
@@ -101,7 +103,7 @@ def test_the_tables_hold_the_counts(root):
     assert "| total | 10 | 4 | 6 | 60.0 % | 50 | 32 | 18 | 36.0 % | 18 | 0 | 0 |" in text
     assert "| cap | 2 / 3 | 2 / 3 | 2 / 3 | 5 / 0 | 5 / 0 |" in text
     assert "| cap | 3 / 9 |" in text
-    assert "0 pictures share their bytes" in text
+    assert "0 images share their bytes" in text
 
 
 RIGHT = {
@@ -116,20 +118,21 @@ RIGHT = {
 
 
 def test_counts_are_checked_where_the_categories_and_lists_are_real_iads(root, monkeypatch):
-    found = report_on(root)
-    assert unexpected(found) == []  # not its categories
-    monkeypatch.setattr(module, "REALIAD", frozenset({"bolt", "cap"}))
+    samples = load_index(root).samples
+    assert unexpected_counts(samples, "realiad_jsons") == []  # not its categories
+    monkeypatch.setattr(module, "CATEGORIES", frozenset({"bolt", "cap"}))
     monkeypatch.setitem(module.EXPECTED, "realiad_jsons", RIGHT)
-    assert unexpected(found) == []
+    assert unexpected_counts(samples, "realiad_jsons") == []
     monkeypatch.setitem(module.EXPECTED, "realiad_jsons", RIGHT | {"train images": 1045, "test masks": 17})
-    assert unexpected(found) == ["train images 40, Real-IAD has 1,045", "test masks 18, Real-IAD has 17"]
-    assert unexpected(found | {"lists": "of_my_own"}) == []
-    del found["categories"]["cap"]
-    assert unexpected(found) == []
+    wrong = ["train images 40, Real-IAD has 1,045", "test masks 18, Real-IAD has 17"]
+    assert unexpected_counts(samples, "realiad_jsons") == wrong
+    assert set(wrong) <= set(check_data(root).notes)
+    assert unexpected_counts(samples, "of_my_own") == []
+    assert unexpected_counts([one for one in samples if one.category == "bolt"], "realiad_jsons") == []
 
 
 def test_the_table_of_expected_counts_agrees_with_itself():
-    assert len(module.REALIAD) == 30
+    assert len(module.CATEGORIES) == 30
     full = module.EXPECTED["realiad_jsons"]
     assert full["train images"] == 5 * full["train samples"]
     assert full["test images"] == 5 * full["test samples"]

@@ -4,16 +4,9 @@ from fake_realiad import edit_list, write_realiad
 from PIL import Image, ImageOps
 from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
-from mvead_jax.data.loading import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    check_files,
-    image_size,
-    iterate,
-    open_image,
-    preprocess,
-    sample_pipeline,
-)
+from mvead_jax.data.file_check import check_files
+from mvead_jax.data.images import image_size, open_image
+from mvead_jax.data.loading import IMAGENET_MEAN, IMAGENET_STD, iterate, preprocess, sample_pipeline
 from mvead_jax.data.realiad import load_index
 from mvead_jax.runtime.errors import DataProblems, UserError
 
@@ -88,21 +81,21 @@ def test_a_header_is_read_without_decoding(tmp_path):
     pattern(300, 300).save(path)
     path.write_bytes(path.read_bytes()[:-60])
     assert image_size(path) == (300, 300)
-    with pytest.raises(UserError, match="damaged PNG picture .*; copy it again"):
+    with pytest.raises(UserError, match="damaged PNG image .*; copy it again"):
         open_image(path)
 
 
 def damaged(tmp_path, kind):
     path = tmp_path / "picture.jpg"
     if kind == "text":
-        path.write_text("<html>not a picture</html>")
+        path.write_text("<html>not an image</html>")
     elif kind == "empty":
         path.write_bytes(b"")
     elif kind == "truncated":
         pattern(400, 400).save(path)
         path.write_bytes(path.read_bytes()[:4000])
     elif kind == "deep":
-        Image.fromarray(np.zeros((8, 8), np.uint16)).save(path, format="PNG")
+        Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(path, format="PNG")
     elif kind == "bomb":
         Image.new("1", (20_000, 20_000)).save(path, format="PNG")
     elif kind == "svg":
@@ -113,12 +106,12 @@ def damaged(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("text", "not a picture"),
-        ("empty", "not a picture"),
+        ("text", "not an image"),
+        ("empty", "not an image"),
         ("truncated", "damaged JPEG"),
-        ("deep", "8 bits a channel"),
+        ("deep", "its largest value is 4000, more than the 255 of 8 bits; .* data.bit_depth=12"),
         ("bomb", "pixels"),
-        ("svg", "not a picture in JPEG, PNG"),
+        ("svg", "not an image in JPEG, PNG"),
         ("missing", "No such file"),
     ],
 )
@@ -180,6 +173,6 @@ def test_check_files_lists_every_wrong_picture_and_mask(index):
     with pytest.raises(DataProblems) as error:
         check_files(index)
     text = "\n".join(error.value.problems)
-    assert "mask of 9 x 9 pixels, its picture has 20 x 20; take the mask" in text
-    assert "not a picture" in text
+    assert "mask of 9 x 9 pixels, its image has 20 x 20; take the mask" in text
+    assert "not an image" in text
     assert len(error.value.problems) == 2

@@ -5,7 +5,7 @@ import pytest
 from fake_realiad import edit_list, write_realiad
 from PIL import Image
 
-from mvead_jax.data.new_pictures import load_pictures
+from mvead_jax.data.new_images import load_new_images
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.realiad_names import sample_of_name
 from mvead_jax.runtime.errors import DataProblems, UserError
@@ -204,7 +204,7 @@ def test_a_wrong_list_names_the_file_the_entry_and_the_reason(root, change, mess
 def test_a_wrong_image_folder_is_one_problem_and_not_one_for_each_picture(root):
     (root / "realiad_512" / "bolt").mkdir(parents=True)
     with pytest.raises(
-        DataProblems, match=r"none of its 50 pictures is below \S*realiad_512/bolt; check meta.prefix"
+        DataProblems, match=r"none of its 50 images is below \S*realiad_512/bolt; check meta.prefix"
     ):
         load_index(root, ["bolt"], images="realiad_512")
 
@@ -286,7 +286,7 @@ def test_missing_root_and_unknown_category_name_the_fix(root, tmp_path):
 
 
 def test_new_pictures_are_grouped_by_name_and_masks_left_out(root):
-    index = load_pictures(root / "realiad_64/bolt/NG")
+    index = load_new_images(root / "realiad_64/bolt/NG")
     assert [sample.id for sample in index.samples] == [f"bolt_{n:04d}_NG_HS" for n in (8, 9, 10)]
     assert {sample.label for sample in index.samples} == {None}
     assert index.categories == ("bolt",)
@@ -297,8 +297,8 @@ def test_a_mask_without_its_picture_is_no_picture_and_not_passed_over(root, tmp_
     folder = tmp_path / "new"
     shutil.copytree(root / "realiad_64/bolt/NG/HS/S0008", folder)
     next(folder.glob("*_C1_*.jpg")).unlink()
-    with pytest.raises(DataProblems, match=r"_C1_\d+.png: a mask without its picture, or a picture among"):
-        load_pictures(folder)
+    with pytest.raises(DataProblems, match=r"_C1_\d+.png: a mask without its image, or an image among"):
+        load_new_images(folder)
 
 
 def test_views_of_a_good_part_may_have_other_formats(root, tmp_path):
@@ -307,7 +307,7 @@ def test_views_of_a_good_part_may_have_other_formats(root, tmp_path):
     one = next(folder.glob("*_C2_*.jpg"))
     Image.open(one).save(one.with_suffix(".png"))
     one.unlink()
-    (sample,) = load_pictures(folder).samples
+    (sample,) = load_new_images(folder).samples
     assert len(sample.views) == 5
     assert sample.views[1].image == one.with_suffix(".png").name
 
@@ -327,15 +327,15 @@ def test_new_pictures_of_one_sample_belong_together_in_spite_of_a_doubled_unders
     one = next(folder.glob("*_C3_*"))
     one.rename(folder / one.name.replace("bolt_0001", "bolt__0001"))
     (folder / "._bolt_0001_OK_C1_1.jpg").write_bytes(b"what a Mac leaves")
-    (sample,) = load_pictures(folder).samples
+    (sample,) = load_new_images(folder).samples
     assert (sample.id, sample.category, len(sample.views)) == ("bolt_0001_OK", "bolt", 5)
 
 
 def test_new_pictures_with_other_names_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
-        load_pictures(tmp_path / "none")
-    with pytest.raises(UserError, match="no picture"):
-        load_pictures(tmp_path)
+        load_new_images(tmp_path / "none")
+    with pytest.raises(UserError, match="no image"):
+        load_new_images(tmp_path)
     (tmp_path / "holiday.jpg").write_bytes(b"")
     with pytest.raises(DataProblems, match=r"holiday.jpg: rename it: a name is <category>"):
-        load_pictures(tmp_path)
+        load_new_images(tmp_path)

@@ -12,10 +12,12 @@ from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import FeaturesConfig
-from mvead_jax.data.loading import check_files, image_size, load_sample, open_image
-from mvead_jax.data.pictures import digest
+from mvead_jax.data.file_check import check_files
+from mvead_jax.data.image_files import digest
+from mvead_jax.data.images import image_size, open_image
+from mvead_jax.data.loading import load_sample
+from mvead_jax.data.readers import open_data
 from mvead_jax.data.realiad import load_index
-from mvead_jax.data.source import open_data
 from mvead_jax.data.tfds_realiad import builder as builder_module
 from mvead_jax.data.tfds_realiad import prepare as prepare_module
 from mvead_jax.data.tfds_realiad.builder import RealIad, config_for, in_shards
@@ -99,7 +101,7 @@ def test_the_builder_alone_makes_all_categories_from_a_manual_directory(drawn, t
 def test_the_builder_alone_checks_the_files_too(root, tmp_path):
     next((root / "realiad_64/cap/OK").rglob("*.jpg")).write_text("text")
     builder = RealIad(config=config_for("realiad_64", "realiad_jsons"), data_dir=tmp_path / "own")
-    with pytest.raises(DataProblems, match="not a picture"):
+    with pytest.raises(DataProblems, match="not an image"):
         builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=root))
     assert not list((tmp_path / "own").rglob("*array_record*"))
 
@@ -427,7 +429,7 @@ def test_one_path_of_two_pictures_is_refused(prepared):
     del cap["seal"]  # as of an earlier version
     cap["samples"]["test"][0]["views"][0]["image"] = bolt["samples"]["test"][0]["views"][0]["image"]
     listed["cap"].write_text(json.dumps(cap))
-    with pytest.raises(UserError, match=r"cap/.*: realiad_64/bolt/.*jpg is another picture in .*bolt/"):
+    with pytest.raises(UserError, match=r"cap/.*: realiad_64/bolt/.*jpg is another image in .*bolt/"):
         open_data(prepared)
 
 

@@ -24,10 +24,11 @@ from PIL import Image
 
 from mvead_jax.backbones.dinov2.params import load_dinov2
 from mvead_jax.bank.fill import Bank
-from mvead_jax.data.loading import check_files, image_size, open_image
-from mvead_jax.data.new_pictures import load_pictures
+from mvead_jax.data.file_check import check_files
+from mvead_jax.data.images import image_size, open_image
+from mvead_jax.data.new_images import load_new_images
+from mvead_jax.data.readers import open_data, open_pictures
 from mvead_jax.data.realiad import load_index
-from mvead_jax.data.source import open_data, open_pictures
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.runtime.errors import UserError, printable
 from mvead_jax.runtime.files import read_json
@@ -231,7 +232,7 @@ def pictures(name, make=None):
         (folder / "in").mkdir()
         path = os.fsencode(folder / "in") + b"/" + name
         (make or (lambda path: Image.new("RGB", (16, 16)).save(os.fsdecode(path), "JPEG")))(path)
-        return f"{len(load_pictures(folder / 'in'))} samples"
+        return f"{len(load_new_images(folder / 'in'))} samples"
 
     return run
 
@@ -252,12 +253,12 @@ def _(folder):
     return f"{len(open_pictures(folder / 'in', {'cap': ['C1']}))} samples"
 
 
-@case("--input: a .png that may be a mask or a picture", "a mask without its picture, or a picture among")
+@case("--input: a .png that may be a mask or a picture", "a mask without its image, or an image among")
 def _(folder):
     (folder / "in").mkdir()
     for name in ("C1_1.jpg", "C2_1.png"):
         Image.new("RGB", (16, 16)).save(folder / f"in/cap_0001_NG_HS_{name}")
-    return f"{len(load_pictures(folder / 'in'))} samples"
+    return f"{len(load_new_images(folder / 'in'))} samples"
 
 
 # ---- folders and manifests of one's own
@@ -418,24 +419,24 @@ def pages(count):
 
 
 several = {"save_all": True, "append_images": [noise().rotate(180)]}
-add("picture: zero bytes", "not a picture in", picture(b""))
+add("picture: zero bytes", "not an image in", picture(b""))
 add(
     "picture: HTML called .jpg",
-    "not a picture in",
+    "not an image in",
     picture(b"<!DOCTYPE html><html><script>alert(1)</script>"),
 )
-add("picture: a GIF called .jpg", "not a picture in", picture(lambda: encoded(noise(), "GIF")))
+add("picture: a GIF called .jpg", "not an image in", picture(lambda: encoded(noise(), "GIF")))
 add("picture: PNG of 60,000 x 60,000 in 100 bytes", "exceeds limit of", picture(png(60_000, 60_000)))
 add("picture: PNG of 9,000 x 9,000 in 100 bytes", "at most 80000000 are read", picture(png(9000, 9000)))
-add("picture: PNG of 8,000 x 8,000 in 100 bytes", "damaged PNG picture", picture(png(8000, 8000)))
-add("picture: PNG of no width", "not a picture in", picture(png(0, 10)))
+add("picture: PNG of 8,000 x 8,000 in 100 bytes", "damaged PNG image", picture(png(8000, 8000)))
+add("picture: PNG of no width", "not an image in", picture(png(0, 10)))
 add(
     "picture: 80 MB of text packed into a PNG",
     "Decompressed data too large",
     picture(lambda: png(4, 4, before=chunk(b"zTXt", b"C\0\0" + zlib.compress(b"a" * 80_000_000)))),
 )
-add("picture: half a JPEG", "damaged JPEG picture", picture(lambda: encoded(noise(), "JPEG")[:1000]))
-add("picture: 20 bytes of a JPEG", "not a picture in", picture(lambda: encoded(noise(), "JPEG")[:20]))
+add("picture: half a JPEG", "damaged JPEG image", picture(lambda: encoded(noise(), "JPEG")[:1000]))
+add("picture: 20 bytes of a JPEG", "not an image in", picture(lambda: encoded(noise(), "JPEG")[:20]))
 add("picture: CMYK", "40 x 30 RGB", picture(lambda: encoded(noise().convert("CMYK"), "JPEG")))
 add("picture: a palette", "40 x 30 RGB", picture(lambda: encoded(noise().convert("P"), "PNG")))
 add(
@@ -449,18 +450,23 @@ add(
     picture(lambda: encoded(noise().convert("P"), "PNG", transparency=bytes(256))),
 )
 add(
-    "picture: 16-bit grey",
-    "I;16 pixels; convert the picture to 8 bits",
-    picture(lambda: encoded(Image.fromarray(np.ones((9, 9), np.uint16)), "PNG")),
+    "picture: 16-bit grey, values beyond data.bit_depth",
+    "its largest value is 4000, more than the 255 of 8 bits",
+    picture(lambda: encoded(Image.fromarray(np.full((9, 9), 4000, np.uint16)), "PNG")),
 )
 add(
-    "picture: 16-bit RGB (its upper 8 bits)",
-    "4 x 4 RGB",
-    picture(lambda: png(4, 4, 16, 2, (b"\0" + bytes(24)) * 4)),
+    "picture: 16-bit RGB, values beyond data.bit_depth",
+    "its largest value is 4096, more than the 255 of 8 bits",
+    picture(lambda: png(4, 4, 16, 2, (b"\0" + b"\x10\0" * 12) * 4)),
+)
+add(
+    "picture: 16-bit RGB, half of its rows",
+    "damaged, or a kind of 16-bit image that is not read",
+    picture(lambda: png(64, 64, 16, 2, (b"\0" + b"\x10\0" * 192) * 30)),
 )
 add(
     "picture: floating point",
-    "F pixels; convert the picture to 8 bits",
+    "floating-point pixels; save it with 8 or 16 bits",
     picture(lambda: encoded(noise().convert("F"), "TIFF")),
 )
 for value, shape in ((3, "40 x 30"), (6, "30 x 40"), (8, "30 x 40")):
@@ -472,27 +478,27 @@ for value, shape in ((3, "40 x 30"), (6, "30 x 40"), (8, "30 x 40")):
 add("picture: EXIF orientation 77", "40 x 30 RGB", picture(lambda: encoded(noise(), "JPEG", exif=turned(77))))
 add(
     "picture: an animated PNG",
-    "several pictures in one file",
+    "several images in one file",
     picture(lambda: encoded(noise(), "PNG", **several)),
 )
 add(
     "picture: an animated WebP",
-    "several pictures in one file",
+    "several images in one file",
     picture(lambda: encoded(noise(), "WEBP", **several)),
 )
 add(
     "picture: a TIFF of two pages",
-    "several pictures in one file",
+    "several images in one file",
     picture(lambda: encoded(noise(), "TIFF", **several)),
 )
 add(
     "picture: a TIFF of 20,000 pages (3 MB)",
-    "several pictures in one file",
+    "several images in one file",
     picture(lambda: pages(20_000)),
 )
 add(
     "picture: a TIFF whose offsets are text",
-    "damaged TIFF picture",
+    "damaged TIFF image",
     picture(lambda: retyped(encoded(noise(), "TIFF"), 273, 2)),
 )
 add(
@@ -504,11 +510,11 @@ add("picture: 1 x 1", "1 x 1 RGB", picture(lambda: encoded(noise(1, 1), "PNG")))
 add("picture: 30,000 x 2", "30000 x 2 RGB", picture(lambda: encoded(noise(30_000, 2), "PNG")))
 
 
-@case("a mask that was not turned with its picture", "mask of 40 x 30 pixels, its picture has 30 x 40")
+@case("a mask that was not turned with its picture", "mask of 40 x 30 pixels, its image has 30 x 40")
 def _(folder):
     root = write_realiad(folder, categories=("cap",), train=1, normal=0, defective=1, views=1, size=16)
     mask = next(root.rglob("*.png"))
-    noise().save(mask)
+    noise().convert("L").point(lambda level: 255 * (level > 127)).save(mask)
     noise().save(mask.with_suffix(".jpg"), exif=turned(6))
     check_files(load_index(root))
 

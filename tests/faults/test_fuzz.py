@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mvead_jax.data.loading import image_size, open_image, preprocess
+from mvead_jax.data.images import image_size, open_image
+from mvead_jax.data.loading import preprocess
+from mvead_jax.data.readers import open_data
 from mvead_jax.data.records import DatasetIndex
-from mvead_jax.data.source import open_data
 from mvead_jax.runtime.errors import UserError, report
 
 EXAMPLES = int(os.environ.get("MVEAD_JAX_FUZZ", "300"))  # of each reader

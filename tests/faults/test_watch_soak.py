@@ -13,7 +13,7 @@ from soak_watch import Watcher as Process
 from soak_watch import largest_difference, pictures_of, settle, soak
 
 from mvead_jax.config.schema import BackboneConfig, DataConfig
-from mvead_jax.data.loading import open_image
+from mvead_jax.data.images import open_image
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
 from mvead_jax.methods.patchcore.config import PatchCoreConfig

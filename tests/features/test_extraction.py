@@ -12,10 +12,10 @@ from PIL import Image
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.backbones.info import Info, Tap
 from mvead_jax.config.schema import FeaturesConfig
-from mvead_jax.data import contents as contents_module
-from mvead_jax.data.contents import image_paths
-from mvead_jax.data.folders import read_parts
+from mvead_jax.data import digests as digests_module
+from mvead_jax.data.digests import image_paths
 from mvead_jax.data.loading import sample_pipeline
+from mvead_jax.data.new_images import read_samples
 from mvead_jax.data.realiad import load_index
 from mvead_jax.features import cache as feature_cache
 from mvead_jax.features import extraction as module
@@ -178,7 +178,7 @@ def parts(folder, colour):
         path.parent.mkdir(parents=True)
         Image.new("RGB", (16, 16), (colour,) * 3).save(path)
         os.utime(path, (0, 0))
-    return read_parts(folder, {"bolt": ["top"]})
+    return read_samples(folder, {"bolt": ["top"]})
 
 
 def test_two_folders_of_the_same_names_sizes_and_times_keep_their_own_features(tmp_path):
@@ -187,7 +187,7 @@ def test_two_folders_of_the_same_names_sizes_and_times_keep_their_own_features(t
     for name in ("shift1", "shift2"):  # by a link that leads to one, then to the other
         (tmp_path / "today").unlink(missing_ok=True)
         (tmp_path / "today").symlink_to(name)
-        today = read_parts(tmp_path / "today", {"bolt": ["top"]})
+        today = read_samples(tmp_path / "today", {"bolt": ["top"]})
         assert images_computed(today, tmp_path / "cache") == 0  # and as they should be
 
 
@@ -199,8 +199,8 @@ def test_moved_or_copied_pictures_have_the_features_that_they_had(index, tmp_pat
 
 def test_what_was_read_is_not_read_again_and_a_damaged_record_of_it_is(index, tmp_path, monkeypatch):
     cache, read = tmp_path / "cache", []
-    digest = contents_module.digest
-    monkeypatch.setattr(contents_module, "digest", lambda path: read.append(path) or digest(path))
+    digest = digests_module.digest
+    monkeypatch.setattr(digests_module, "digest", lambda path: read.append(path) or digest(path))
 
     def files_read():
         read.clear()

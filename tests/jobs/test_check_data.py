@@ -12,8 +12,9 @@ from fake_realiad import write_realiad
 from own_data import CAMERAS, write_folders, write_picture
 from PIL import Image
 
-from mvead_jax.data.check import as_text, check_data
-from mvead_jax.data.source import open_data
+from mvead_jax.data.check import check_data
+from mvead_jax.data.check_text import as_text
+from mvead_jax.data.readers import open_data
 from mvead_jax.data.tfds_realiad.prepare import prepare
 
 ROOT = Path(__file__).parents[2]
@@ -55,11 +56,11 @@ def test_everything_wrong_is_listed_at_once(root):
     shutil.rmtree(good / "teil 02")
     found = check_data(root)
     for start in (
-        f"the same picture in train and test: test/good/teil 00/{LEFT}.png, train/good/teil 00/{LEFT}.png",
+        f"the same image in train and test: test/good/teil 00/{LEFT}.png, train/good/teil 00/{LEFT}.png",
         f"train/good/teil 03/{TOP}.JPG: damaged JPEG",
-        f"Mein Teil №1: training pictures of view {RIGHT} have 2 sizes (56 x 32: 3, 20 x 20: 1)",
+        f"Mein Teil №1: training images of view {RIGHT} have 2 sizes (56 x 32: 3, 20 x 20: 1)",
         f"Mein Teil №1: test sample Kratzer ß/teil 00 has no {RIGHT}",
-        f"ground_truth/Kratzer ß/teil 01/{LEFT}.png: mask of 9 x 9 pixels, its picture has 48 x 40",
+        f"ground_truth/Kratzer ß/teil 01/{LEFT}.png: mask of 9 x 9 pixels, its image has 48 x 40",
         "Kratzer ß/teil 02: defective, but all its masks are empty",
         "Mein Teil №1: 4 training samples; at least 5",
     ):
@@ -82,7 +83,7 @@ def test_labels_that_contradict_their_masks_are_problems(root, tmp_path):
                 label = "" if sample.id == "Kratzer ß/teil 01" else label
                 writer.writerow([sample.id, view.name, view.image, label, view.mask, sample.split])
     found = check_data(root)
-    assert found.layout == "manifest"
+    assert found.source["reader"] == "manifest"
     assert sum("marks a defect, and" in one and "is labelled normal" in one for one in found.problems) == 2
     assert sum("marks a defect, and" in one and "has no label" in one for one in found.problems) == 2
     assert len(found.problems) == 4
@@ -93,17 +94,35 @@ def test_copies_within_a_split_and_parts_without_masks_are_only_noted(tmp_path):
     shutil.copy(root / f"train/good/teil 00/{LEFT}.png", root / f"train/good/teil 01/{LEFT}.png")
     found = check_data(root)
     assert not found.problems
-    assert found.notes[0].startswith("the same picture twice in a split: train/good/teil 00")
+    assert found.notes[0].startswith("the same image twice in a split: train/good/teil 00")
     assert found.notes[1].startswith("3 defective samples have no mask")
     assert "note: 3 defective samples" in as_text(found)
+
+
+def test_what_the_script_was_told_is_what_is_checked(root, tmp_path):
+    path = root / f"test/good/teil 00/{RIGHT}.bmp"
+    write_picture(path, (32, 56), np.random.default_rng(9))
+    done = script(root, "--reader", "folder", "--bit-depth", "12")
+    assert done.returncode == 0, done.stdout
+    assert f"an image of view {RIGHT} of another shape than in training (32 x 56 pixels" in done.stdout
+    assert script(root, "--strict").returncode == 1
+    done = script(root, "--reader", "folders")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: config data.reader='folders': ")
+    assert "did you mean 'folder'?" in done.stderr
+
+
+def test_the_home_folder_is_found_behind_a_tilde(root, monkeypatch):
+    monkeypatch.setenv("HOME", str(root.parent))
+    assert script(f"~/{root.name}").returncode == 0
 
 
 def test_other_layouts_are_checked_too_and_an_unknown_one_is_a_usage_mistake(tmp_path, root):
     realiad = write_realiad(tmp_path / "realiad", categories=("cap",), train=5, size=24)
     prepare(root, tmp_path / "prepared")
-    for place, layout in ((realiad, "Real-IAD"), (tmp_path / "prepared", "prepared")):
+    for place, reader in ((realiad, "real_iad"), (tmp_path / "prepared", "prepared")):
         found = check_data(place)
-        assert (found.layout, found.problems) == (layout, [])
+        assert (found.source["reader"], found.problems) == (reader, [])
     assert [s.label for s in found.samples] == [s.label for s in open_data(root).samples]
     done = script(tmp_path / "none")
     assert done.returncode == 2

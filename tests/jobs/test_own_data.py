@@ -5,9 +5,11 @@ import json
 import logging
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from own_data import CAMERAS, write_folders
+from PIL import Image
 
 from mvead_jax.config.io import load_config, override
 from mvead_jax.data.check import check_data
@@ -49,7 +51,7 @@ def test_three_cameras_go_from_check_to_scores_whatever_their_names(run):
     assert (levels["image"]["count"], levels["image"]["defective"]) == (18, 6)
     assert levels["pixel"]["auroc"] > 0.5
     assert levels["pixel"]["defective_without_mask"] == 0
-    assert metrics["protocol"]["lists"] == "none: folders"
+    assert metrics["protocol"]["lists"] == "none: folder"
     assert {line["view"] for line in lines(workdir / "scores/images.csv")} == set(CAMERAS)
     assert (workdir / "scores/report/index.html").stat().st_size > 1000
     assert (workdir / f"geometry/pictures/{root.name}.png").exists()
@@ -82,6 +84,24 @@ def test_prepared_data_and_data_under_another_name_give_the_same_scores(run, tmp
         overrides = {"data.root": str(tmp_path / place), "data.categories": root.name}
         score(workdir, tmp_path / f"scores of {place}", overrides=overrides)
         assert (tmp_path / f"scores of {place}/samples.csv").read_text() == before
+
+
+def test_images_of_12_bits_give_the_scores_of_the_8_bit_images_that_they_hold(run, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "mvead_jax")
+    workdir, root = run
+    deep = shutil.copytree(root, tmp_path / root.name)
+    for path in [path for split in ("train", "test") for path in deep.glob(f"{split}/*/*/*")]:
+        values = np.asarray(Image.open(path).convert("RGB")).astype(float)
+        path.unlink()
+        values = np.round(values * 4095 / 255).astype(np.uint16)
+        path.with_suffix(".png").write_bytes(cv2.imencode(".png", values[..., ::-1])[1].tobytes())
+    train(config_for(deep), tmp_path / "run")
+    score(tmp_path / "run")
+    assert "read as 12 bits" in caplog.text
+    assert "the report is not there" not in caplog.text
+    for name in ("samples.csv", f"maps/{root.name}.npz", "report/samples/0.js"):
+        found, expected = (place / "scores" / name for place in (tmp_path / "run", workdir))
+        assert found.read_bytes() == expected.read_bytes(), name
 
 
 def test_parts_known_to_be_defective_count_although_no_view_is_labelled(tmp_path):

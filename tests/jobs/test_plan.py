@@ -6,7 +6,7 @@ import pytest
 from fake_realiad import write_realiad
 
 from mvead_jax.config.io import load_config
-from mvead_jax.data.source import open_data
+from mvead_jax.data.readers import open_data
 from mvead_jax.jobs.plan import scoring_parts, training_parts
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import load_method_backbone, train

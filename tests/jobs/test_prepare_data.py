@@ -14,9 +14,9 @@ from fake_realiad import write_realiad
 from safetensors.numpy import load_file
 from test_train_score import _BANNED, config_for, results
 
-from mvead_jax.data import inventory as report
+from mvead_jax.data import realiad_counts
+from mvead_jax.data.readers import open_data
 from mvead_jax.data.realiad import load_index
-from mvead_jax.data.source import open_data
 from mvead_jax.data.tfds_realiad.prepare import prepare
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
@@ -140,8 +140,8 @@ def test_a_mistake_ends_it_with_one_clear_line_and_code_2(root, tmp_path, argume
 
 
 def test_other_counts_than_real_iads_stop_it_unless_allowed(root, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(report, "REALIAD", frozenset({"bolt", "cap"}))
-    monkeypatch.setitem(report.EXPECTED, "realiad_jsons", {"train images": 41, "test images": 60})
+    monkeypatch.setattr(realiad_counts, "CATEGORIES", frozenset({"bolt", "cap"}))
+    monkeypatch.setitem(realiad_counts.EXPECTED, "realiad_jsons", {"train images": 41, "test images": 60})
     with pytest.raises(
         UserError, match="lists realiad_jsons: train images 40, Real-IAD has 41; .*--allow-other-counts"
     ):

@@ -587,7 +587,7 @@ def test_damaged_pictures_and_masks_stop_training_with_their_names(root, tmp_pat
     shutil.copytree(root, tmp_path / "data")
     pictures = sorted((tmp_path / "data/realiad_64/bolt/OK").rglob("*.jpg"))
     pictures[0].write_text("text")
-    with pytest.raises(DataProblems, match="not a picture"):
+    with pytest.raises(DataProblems, match="not an image"):
         train(config_for(tmp_path / "data"), tmp_path / "run")
     pictures[0].write_bytes(pictures[1].read_bytes()[:700])
     with pytest.raises(DataProblems, match="damaged JPEG"):

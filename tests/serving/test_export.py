@@ -27,7 +27,7 @@ from mvead_jax.config.schema import (
     FeaturesConfig,
     GeometryConfig,
 )
-from mvead_jax.data.source import open_data
+from mvead_jax.data.readers import open_data
 from mvead_jax.decision.split import hold_out
 from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.jobs.score import score

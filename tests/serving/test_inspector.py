@@ -174,7 +174,7 @@ def test_every_misuse_is_one_line_that_names_the_value(two):
         ([np.zeros((0, 4, 3), np.uint8), *five[1:]], "cap", "view C1: an array of uint8 [0, 4, 3]; give"),
         ([3, *five[1:]], "cap", "view C1: a int; give a path"),
         ([*five[:4], "/nowhere/C5.png"], "cap", "/nowhere/C5.png: "),
-        ([Image.new("I;16", (40, 40)), *five[1:]], "cap", "view C1: I;16 pixels; convert"),
+        ([Image.new("I;16", (40, 40), 4000), *five[1:]], "cap", "view C1: its largest value is 4000, more"),
     ]
     for images, category, expected in cases:
         with pytest.raises(UserError) as caught:

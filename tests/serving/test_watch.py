@@ -15,7 +15,7 @@ from fake_realiad import write_realiad
 from PIL import Image
 
 from mvead_jax.config.schema import BackboneConfig, DataConfig
-from mvead_jax.data.loading import open_image
+from mvead_jax.data.images import open_image
 from mvead_jax.jobs.train import train
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError

@@ -4,7 +4,7 @@
         download_config=tfds.download.DownloadConfig(manual_dir=ROOT))
     tfds.builder_from_directory(DIR + "/realiad/256-realiad_jsons/1.0.0").as_data_source("train")[0]
 
-Pictures and masks are kept as they are, not decoded: what is learned from prepared data is the same byte for
+Images and masks are kept as they are, not decoded: what is learned from prepared data is the same byte for
 byte. An element, with lists over its views:
 
     {"category": b"audiojack", "sample": b"audiojack_0001_NG_HS", "label": 1 | 0 | -1 unknown,
@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from mvead_jax.data.loading import check_files
+from mvead_jax.data.file_check import check_files
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, Sample, View
-from mvead_jax.data.tfds_realiad.layout import NAME, VERSION, seal_of
+from mvead_jax.data.tfds_realiad.layout import NAME, REAL_IAD, VERSION, seal_of
 from mvead_jax.runtime.errors import UserError
 
 RESOLUTIONS = ("256", "512", "1024", "raw")
@@ -45,7 +45,7 @@ _SPLITS = ("train", "test")
 
 @dataclasses.dataclass(eq=False)
 class RealIadConfig(tfds.core.BuilderConfig):
-    """Which pictures and lists.
+    """Which images and lists.
 
     Attributes:
       images: folder of images below the root; empty = the one that holds the category.
@@ -57,7 +57,7 @@ class RealIadConfig(tfds.core.BuilderConfig):
 
 
 def config_for(images: str, lists: str) -> RealIadConfig:
-    """The config of a folder of images and a folder of lists: a predefined one, or a new one."""
+    """Return the config of a folder of images and a folder of lists: a predefined one, or a new one."""
     size = images.removeprefix("realiad_")
     if size == images:  # not named by a size as Real-IAD's are
         size = f"in_{images or 'root'}"
@@ -67,12 +67,12 @@ def config_for(images: str, lists: str) -> RealIadConfig:
 
 class _Info(tfds.core.DatasetInfo):
     def initialize_from_bucket(self) -> None:
-        """TFDS would look for the data set in its bucket, and leave a folder in /tmp each time."""
+        """Do nothing: TFDS would ask its bucket for the data set, and leave a folder in /tmp each time."""
 
 
 class _Metadata(tfds.core.MetadataDict):
     def save_metadata(self, data_dir) -> None:
-        """Seals what TFDS is about to write, now that all samples are in it."""
+        """Seal what TFDS is about to write, now that all samples are in it."""
         self["seal"] = seal_of(self)
         super().save_metadata(data_dir)
 
@@ -97,12 +97,13 @@ class RealIad(tfds.core.ShardBasedBuilder):
         self,
         *,
         index: DatasetIndex | None = None,
+        reader: str = REAL_IAD,
         on_sample: Callable[[], None] = lambda: None,
         **options: Any,
     ):
         """index: the samples, of the config's images and lists, whose files are checked; None = all that
-        manual_dir holds. on_sample: called after each sample."""
-        self._index, self._on_sample = index, on_sample
+        manual_dir holds. reader: that found them (data/readers.py). on_sample: called after each sample."""
+        self._index, self._reader, self._on_sample = index, reader, on_sample
         super().__init__(file_format="array_record", **options)
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -119,7 +120,7 @@ class RealIad(tfds.core.ShardBasedBuilder):
         sample = {"category": text, "sample": text, "label": number, "views": tfds.features.Sequence(view)}
         return _Info(
             builder=self,
-            description="Industrial anomaly detection: one element is one part, seen by all cameras.",
+            description="Industrial anomaly detection: one element is one object, seen by all cameras.",
             homepage="https://realiad4ad.github.io/Real-IAD/",
             features=tfds.features.FeaturesDict(sample),
             disable_shuffling=True,
@@ -139,6 +140,7 @@ class RealIad(tfds.core.ShardBasedBuilder):
         self.info.metadata.update(
             lists=config.lists,
             images=config.images,
+            reader=self._reader,
             samples=facts,
         )
         iterators = {}
@@ -169,17 +171,18 @@ class RealIad(tfds.core.ShardBasedBuilder):
 
 
 def files_of(samples: Sequence[Sample]) -> list[str]:
-    """Paths of all pictures and masks."""
+    """Return the paths of all images and masks."""
     return [path for sample in samples for view in sample.views for path in (view.image, view.mask) if path]
 
 
 def bytes_of(root: Path, samples: Sequence[Sample]) -> int:
-    """Of all pictures and masks on disk."""
+    """Return how many bytes all images and masks take on the disk."""
     return sum((root / path).stat().st_size for path in files_of(samples))
 
 
 def in_shards(root: Path, samples: Sequence[Sample], most: int = _SHARD_BYTES) -> list[list[Sample]]:
-    """The samples in their order, cut before a shard has more than `most` bytes; at least one in each."""
+    """Return the samples in their order, cut before a shard has more than `most` bytes; at least one in
+    each."""
     shards: list[list[Sample]] = []
     filled = 0
     for sample in samples:
@@ -193,7 +196,7 @@ def in_shards(root: Path, samples: Sequence[Sample], most: int = _SHARD_BYTES) -
 
 
 def _read(root: Path, view: View) -> dict[str, Any]:
-    """One view of an element."""
+    """Return one view of an element."""
     return {
         "name": view.name,
         "label": _number(view.label),
@@ -205,7 +208,7 @@ def _read(root: Path, view: View) -> dict[str, Any]:
 
 
 def _facts(sample: Sample, views: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The element without its bytes, as metadata.json keeps it."""
+    """Return the element without its bytes, as metadata.json keeps it."""
     described = []
     for view, read in zip(sample.views, views, strict=True):
         one = {"name": view.name, "label": view.label, "image": view.image, "sha256": _sha256(read["image"])}
@@ -213,7 +216,7 @@ def _facts(sample: Sample, views: Sequence[dict[str, Any]]) -> dict[str, Any]:
             one |= {"mask": view.mask, "mask_sha256": _sha256(read["mask"])}
         described.append(one)
     facts = {"category": sample.category, "sample": sample.id, "views": described}
-    return facts if sample.stated is None else facts | {"stated": sample.stated}
+    return facts if sample.sample_label is None else facts | {"stated": sample.sample_label}
 
 
 def _bytes(path: Path) -> bytes:

@@ -17,6 +17,7 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_json
 
 NAME, VERSION = "realiad", "1.0.0"
+REAL_IAD = "real_iad"  # the reader (data/readers.py) that prepared data is of if it does not say so
 _UNFINISHED = "unfinished.json"
 
 Undone = dict[str, str]  # of a category
@@ -24,12 +25,12 @@ _UNDONE = ("category", "images", "lists")
 
 
 def builder_folder(root: Path, category: str, config: str) -> Path:
-    """Where prepare.py writes a category."""
+    """Return where prepare.py writes a category."""
     return root / category / NAME / config / VERSION
 
 
 def prepared_folders(root: Path) -> list[Path]:
-    """Folders of all prepared data below `root`; sorted."""
+    """Return the folders of all prepared data below `root`; sorted."""
     found = [
         *root.glob(f"*/{NAME}/*/{VERSION}/metadata.json"),
         *root.glob(f"{NAME}/*/{VERSION}/metadata.json"),
@@ -38,18 +39,31 @@ def prepared_folders(root: Path) -> list[Path]:
 
 
 def is_prepared(root: Path) -> bool:
-    """Whether `root` is a folder of prepared data, finished or not."""
+    """Return whether `root` is a folder of prepared data, finished or not."""
     return (root / _UNFINISHED).is_file() or bool(prepared_folders(root))
 
 
+def prepared_from(root: Path) -> set[str]:
+    """Return the readers of the data sets that were prepared into `root`; none of what is not finished.
+
+    Raises:
+      UserError: a metadata.json is missing or damaged.
+    """
+    contents = [
+        read_json(folder / "metadata.json", "metadata of scripts/prepare_data.py")
+        for folder in prepared_folders(root)
+    ]
+    return {str(own.get("reader", REAL_IAD)) for own in contents if isinstance(own, dict)}
+
+
 def seal_of(metadata: Mapping[str, Any]) -> str:
-    """SHA-256 of all of a metadata.json but the seal that is in it."""
+    """Return the SHA-256 of all of a metadata.json but the seal that is in it."""
     content = {key: value for key, value in metadata.items() if key != "seal"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_unfinished(root: Path) -> list[Undone]:
-    """What prepare.py has not done yet.
+    """Return what prepare.py has not done yet.
 
     Raises:
       UserError: the file is damaged.
@@ -67,7 +81,7 @@ def read_unfinished(root: Path) -> list[Undone]:
 
 
 def write_unfinished(root: Path, undone: Sequence[Undone]) -> None:
-    """Notes what is not done yet; no file when all is."""
+    """Write down what is not done yet; no file when all is."""
     if undone:
         write_json(root / _UNFINISHED, list(undone))
     else:

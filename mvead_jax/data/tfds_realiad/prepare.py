@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvead_jax.data.contents import read
+from mvead_jax.config.schema import DataConfig
 from mvead_jax.data.csv_list import manifest_of
-from mvead_jax.data.inventory import as_markdown, data_report, digests_of, unexpected
-from mvead_jax.data.loading import check_files
-from mvead_jax.data.records import DatasetIndex, build_index
-from mvead_jax.data.source import read_raw
+from mvead_jax.data.digests import read_digests
+from mvead_jax.data.file_check import check_files
+from mvead_jax.data.inventory import as_markdown, data_report, digests_of
+from mvead_jax.data.readers import odd_counts, read_data, reader_of
+from mvead_jax.data.records import DatasetIndex, Sample, sort_samples
+from mvead_jax.data.safe_paths import respelled
 from mvead_jax.data.tfds_realiad.builder import (
-    LISTS,
     RealIad,
     RealIadConfig,
     bytes_of,
@@ -36,9 +37,10 @@ from mvead_jax.data.tfds_realiad.layout import (
     read_unfinished,
     write_unfinished,
 )
-from mvead_jax.data.tfds_realiad.reading import load_prepared, read_prepared
+from mvead_jax.data.tfds_realiad.reading import read_prepared, read_records
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import locked, write_json, write_text
+from mvead_jax.runtime.paths import expanded
 from mvead_jax.runtime.progress import progress
 
 log = logging.getLogger(__name__)
@@ -48,10 +50,11 @@ _LEAST_SHARD = 2**17  # an ArrayRecord file has 64 KB blocks at both ends
 
 @dataclass(frozen=True)
 class _Job:
-    """One category: its part of the index, and where it goes."""
+    """One category: its part of the index, the reader that found it, and where it goes."""
 
     category: str
     part: DatasetIndex
+    reader: str
     config: RealIadConfig
     folder: Path
 
@@ -60,18 +63,18 @@ class _Job:
         return {"category": self.category, "images": self.config.images, "lists": self.config.lists}
 
     def is_done(self) -> bool:
-        """Whether it is there, whole, of the files as they are now: reads them all."""
+        """Return whether it is there, whole, of the files as they are now. It reads them all."""
         if not (self.folder / "metadata.json").is_file():
             return False
         try:
             found = read_prepared(self.folder)
         except UserError:
             return False
-        samples = build_index(self.part.root, [sample for sample, _ in found.samples]).samples
+        samples = sort_samples(sample for sample, _ in found.samples)
         if (found.lists, found.images, samples) != (self.config.lists, self.config.images, self.part.samples):
             return False
         digests = {path: known for _, place in found.samples for path, known in place.digests.items()}
-        return read(self.part.root, list(digests)) == list(digests.values())
+        return read_digests(self.part.root, list(digests)) == list(digests.values())
 
 
 def prepare(
@@ -79,14 +82,15 @@ def prepare(
     output: Path,
     categories: Sequence[str] = (),
     *,
-    lists: str = LISTS[0],
-    images: str = "",
+    reader: str = DataConfig.reader,
+    lists: str = DataConfig.lists,
+    images: str = DataConfig.images,
     allow_other_counts: bool = False,
 ) -> list[Path]:
-    """Prepares the categories of a data set into `output`, or what is missing of it.
+    """Prepare the categories of a data set into `output`, or what is missing of it.
 
     Args:
-      root, categories, lists, images: as source.read_raw.
+      root, categories, reader, lists, images: as the fields of DataConfig.
       allow_other_counts: all of Real-IAD, but in other numbers, is a warning and no error.
 
     Returns:
@@ -96,13 +100,22 @@ def prepare(
       UserError: anything wrong with the arguments or the disk, or other counts.
       DataProblems: everything wrong with the lists or the files, at once.
     """
+    output = expanded(output)
     _check_folders(root, output)
-    index = read_raw(root, categories, lists=lists, images=images, incomplete="keep").index()
+    data = DataConfig(
+        root=str(root),
+        categories=tuple(categories),
+        reader=reader,
+        lists=lists,
+        images=images,
+        incomplete="keep",
+    )
+    index, found_by = read_data(data).index(), reader_of(data)
     root = index.root
     for note in index.notes:
         log.warning("%s", note)
-    check_counts(data_report(index, lists), allow_other_counts)
-    jobs = [_job(output, index, category, lists, images) for category in index.categories]
+    check_counts(data, index.samples, allow_other_counts)
+    jobs = [_job(output, index, category, found_by, data) for category in index.categories]
     with locked(output):
         for job in jobs:
             for leftover in job.folder.parent.glob("incomplete.*"):  # of a killed run
@@ -111,8 +124,7 @@ def prepare(
         others = [entry for entry in read_unfinished(output) if entry not in [job.undone for job in jobs]]
         try:
             if missing:
-                samples = tuple(sample for job in missing for sample in job.part.samples)
-                check_files(DatasetIndex(root, samples, index.views))
+                check_files(index.with_samples(sample for job in missing for sample in job.part.samples))
                 _announce(missing, len(jobs) - len(missing), root, output)
             else:
                 log.info("%s: all %d categories are there", output, len(jobs))
@@ -120,19 +132,20 @@ def prepare(
             _write_all(missing, others, output)
         except OSError as error:
             raise UserError(f"{error.filename or output}: {error.strerror or error}") from None
-        prepared = load_prepared(output, index.categories, lists=lists, images=images, incomplete="keep")
+        records = read_records(output, index.categories, lists=lists, images=images, incomplete="keep")
+        prepared = records.index()
         return _write_report(data_report(prepared, lists, digests_of(prepared)), output, jobs)
 
 
-def check_counts(report: Mapping[str, Any], allowed: bool) -> None:
-    """Says which counts of the thirty categories are not Real-IAD's.
+def check_counts(data: DataConfig, samples: Sequence[Sample], allowed: bool) -> None:
+    """Say which counts of the thirty categories are not Real-IAD's.
 
     Raises:
       UserError: there are some, and that is not allowed.
     """
-    if not (wrong := unexpected(report)):
+    if not (wrong := odd_counts(data, samples)):
         return
-    message = f"lists {report['lists']}: {'; '.join(wrong)}"
+    message = f"lists {data.lists}: {'; '.join(wrong)}"
     if not allowed:
         raise UserError(f"{message}; complete the data set, or go on by --allow-other-counts")
     log.warning("%s", message)
@@ -155,23 +168,24 @@ def _write_all(missing: Sequence[_Job], others: Sequence[Undone], output: Path) 
             write_unfinished(output, [*others, *(left.undone for left in missing[number:])])
 
 
-def _job(output: Path, index: DatasetIndex, category: str, lists: str, images: str) -> _Job:
+def _job(output: Path, index: DatasetIndex, category: str, reader: str, data: DataConfig) -> _Job:
     part = index.select(category=category)
-    config = config_for(images or _image_folder(part), lists)
-    return _Job(category, part, config, builder_folder(output, category, config.name))
+    config = config_for(data.images or _image_folder(part), data.lists)
+    return _Job(category, part, reader, config, builder_folder(output, category, config.name))
 
 
 def _image_folder(part: DatasetIndex) -> str:
-    """The folder of images below the root that load_index found; empty if that is the root itself."""
+    """Return the folder of images below the root that the reader found; empty if that is the root itself."""
     first = part.samples[0].views[0].image.split("/")[0]
     return first if first.startswith("realiad_") or first == "explicit_full" else ""
 
 
 def _check_folders(root: Path, output: Path) -> None:
+    root = respelled(expanded(root))
     if not root.is_dir() and not manifest_of(root):
         raise UserError(f"--root {root}: no such folder")
     if is_prepared(root):
-        raise UserError(f"--root {root}: is prepared already; name the folder of the pictures and lists")
+        raise UserError(f"--root {root}: is prepared already; name the folder of the images and lists")
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
     if output.resolve() == root.resolve():
@@ -183,7 +197,7 @@ def _check_folders(root: Path, output: Path) -> None:
 
 
 def _announce(missing: Sequence[_Job], done: int, root: Path, output: Path) -> None:
-    """Says what is about to be written; refuses if the disk is too full."""
+    """Say what is about to be written; refuse if the disk is too full."""
     samples = [sample for job in missing for sample in job.part.samples]
     needed = bytes_of(root, samples) + 2 * _LEAST_SHARD * len(missing)
     given_back = sum(_size(job.folder) for job in missing)
@@ -200,13 +214,14 @@ def _announce(missing: Sequence[_Job], done: int, root: Path, output: Path) -> N
 
 
 def _write(job: _Job, output: Path, on_sample: Callable[[], None]) -> None:
-    """Writes one category."""
+    """Write one category."""
     if job.folder.exists():  # of other files, or damaged: not to be taken for whole while it is removed
         stale = job.folder.with_name(f"incomplete.old_{job.folder.name}")
         job.folder.rename(stale)
         shutil.rmtree(stale)
     options = {
         "index": job.part,
+        "reader": job.reader,
         "on_sample": on_sample,
         "config": job.config,
         "data_dir": output / job.category,
@@ -224,7 +239,7 @@ def _write(job: _Job, output: Path, on_sample: Callable[[], None]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what TFDS prints, and warns of sizes and lists that are not Real-IAD's own."""
+    """Keep quiet what TFDS prints, and its warnings of sizes and lists that are not Real-IAD's own."""
     absl = logging.getLogger("absl")
     before = absl.level
     absl.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Prepared data -> DatasetIndex whose pictures come from ArrayRecord, read by TFDS without TensorFlow."""
+"""Prepared data -> Listing whose images come from ArrayRecord, read by TFDS without TensorFlow."""
 
 from __future__ import annotations
 
@@ -7,23 +7,20 @@ import io
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import tensorflow_datasets as tfds
 from google.protobuf.json_format import ParseError
 
-from mvead_jax.data.records import (
-    DatasetIndex,
-    Sample,
-    View,
-    build_index,
+from mvead_jax.data.records import Incomplete, Listing, Sample, View
+from mvead_jax.data.sample_rules import (
     chosen_categories,
     defects_learned,
+    handle_incomplete,
     repeated_images,
-    settle_incomplete,
 )
-from mvead_jax.data.tfds_realiad.layout import prepared_folders, read_unfinished, seal_of
-from mvead_jax.runtime.errors import DataProblems, UserError
+from mvead_jax.data.tfds_realiad.layout import REAL_IAD, prepared_folders, read_unfinished, seal_of
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json
 
 _AGAIN = "delete this folder and run scripts/prepare_data.py again"
@@ -31,19 +28,19 @@ _RECORDS = 16  # whole samples held in memory, for the threads that read one vie
 _SOURCES = 4  # splits whose shards are kept open
 
 
-def load_prepared(
+def read_records(
     root: Path,
     categories: Sequence[str] = (),
     *,
     lists: str,
     images: str = "",
-    incomplete: Literal["error", "drop", "keep"] = "error",
-) -> DatasetIndex:
-    """The index that realiad.load_index gives for what was prepared, by the same arguments.
+    incomplete: Incomplete = "error",
+) -> Listing:
+    """Return what the reader of the files found of what was prepared, by the same arguments; only samples
+    that lack a view are problems.
 
     Raises:
       UserError: no such category, lists or images; not finished; not whole.
-      DataProblems: samples that lack a view.
     """
     seen = [read_prepared(folder) for folder in prepared_folders(root)]
     found: dict[str, list[_Prepared]] = {}
@@ -85,13 +82,11 @@ def load_prepared(
                 own.append(sample)
                 folder.add(one, sample, place)
         notes += defects_learned(category, own)
-        own, more_notes, more_problems = settle_incomplete(own, incomplete)
+        own, more_notes, more_problems = handle_incomplete(own, incomplete)
         samples += own
         notes += more_notes
         problems += [f"{category}: {problem}" for problem in more_problems]
-    if problems:
-        raise DataProblems(str(root), problems)
-    return build_index(folder, samples, notes)
+    return Listing(folder, samples, notes, problems)
 
 
 class _Place(NamedTuple):
@@ -108,6 +103,7 @@ class _Prepared:
     def __init__(self, folder: Path, content: dict[str, Any]):
         self.folder = folder
         self.lists, self.images = content["lists"], content["images"]
+        self.reader = content.get("reader", REAL_IAD)  # of an earlier version: it prepared little else
         self.samples = [
             _sample_and_place(split, row, facts)
             for split, listed in content["samples"].items()
@@ -116,7 +112,7 @@ class _Prepared:
 
 
 def _sample_and_place(split: str, row: int, facts: dict[str, Any]) -> tuple[Sample, _Place]:
-    """Of one entry of metadata.json."""
+    """Return the sample of one entry of metadata.json, and where it is."""
     views, digests = [], {}
     for view in facts["views"]:
         views.append(View(view["name"], view["image"], view["label"], view.get("mask")))
@@ -128,7 +124,7 @@ def _sample_and_place(split: str, row: int, facts: dict[str, Any]) -> tuple[Samp
 
 
 def read_prepared(folder: Path) -> _Prepared:
-    """What the builder wrote into `folder`.
+    """Return what the builder wrote into `folder`.
 
     Raises:
       UserError: not what it writes, or a shard is missing or cut.
@@ -160,25 +156,27 @@ def read_prepared(folder: Path) -> _Prepared:
 
 
 def _is_sound(sample: Sample, place: _Place) -> bool:
-    """Whether the values are what they are used as; a category names a folder of the workdir."""
+    """Return whether the values are what they are used as; a category names a folder of the workdir."""
     texts = [sample.id, sample.category, *place.digests, *place.digests.values()]
     texts += [view.name for view in sample.views]
     return (
         place.split in ("train", "test")
         and all(isinstance(text, str) and text for text in texts)
         and sample.category == Path(sample.category).name != ".."
-        and all(label in (0, 1, None) for label in (sample.stated, *(view.label for view in sample.views)))
+        and all(
+            label in (0, 1, None) for label in (sample.sample_label, *(view.label for view in sample.views))
+        )
     )
 
 
-class PreparedPicture:
-    """A picture or mask inside a record, as pictures.StoredPicture."""
+class PreparedImage:
+    """An image or mask inside a record, as image_files.StoredImageFile."""
 
     def __init__(self, root: PreparedFolder, path: str, digest: str):
         self._root, self._path, self.sha256 = root, path, digest
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """The bytes, checked by their SHA-256.
+        """Return the bytes, checked by their SHA-256.
 
         Raises:
           UserError: the record can't be read or holds something else.
@@ -190,7 +188,7 @@ class PreparedPicture:
 
 
 class PreparedFolder:
-    """The root of a prepared data set, as pictures.PictureFolder."""
+    """The root of a prepared data set, as image_files.ImageFolder."""
 
     def __init__(self, root: Path):
         self._root = root
@@ -199,25 +197,25 @@ class PreparedFolder:
         self._record = lru_cache(_RECORDS)(self._read_record)
         self._source = lru_cache(_SOURCES)(_data_source)
 
-    def __truediv__(self, path: str) -> PreparedPicture:
-        return PreparedPicture(self, path, self._places[path][1].digests[path])
+    def __truediv__(self, path: str) -> PreparedImage:
+        return PreparedImage(self, path, self._places[path][1].digests[path])
 
     def __str__(self) -> str:
         return str(self._root)
 
     def add(self, prepared: _Prepared, sample: Sample, place: _Place) -> None:
-        """Makes the files of a sample known.
+        """Make the files of a sample known.
 
         Raises:
-          UserError: one is known already, and another picture.
+          UserError: one is known already, and another image.
         """
         for path, digest in place.digests.items():
             folder, known = self._places.setdefault(path, (prepared.folder, place))
             if known.digests[path] != digest:
-                raise UserError(f"{prepared.folder}: {path} is another picture in {folder}; {_AGAIN}")
+                raise UserError(f"{prepared.folder}: {path} is another image in {folder}; {_AGAIN}")
 
     def read(self, path: str, digest: str) -> bytes:
-        """The bytes of a picture or mask. Called from threads."""
+        """Return the bytes of an image or mask. Threads call it."""
         folder, place = self._places[path]
         content = self._record(folder, place.split, place.row).get(path, b"")
         if hashlib.sha256(content).hexdigest() != digest:
@@ -225,7 +223,7 @@ class PreparedFolder:
         return content
 
     def _read_record(self, folder: Path, split: str, row: int) -> dict[str, bytes]:
-        """The files of one sample by path."""
+        """Return the files of one sample by path."""
         try:
             views = self._source(folder, split)[row]["views"]
         except (RuntimeError, OSError, ValueError, IndexError) as error:  # ArrayRecord's are RuntimeErrors

@@ -24,7 +24,7 @@ from mvead_jax.backbones.base import load_network
 from mvead_jax.backbones.stored import STORED, write_stored
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
-from mvead_jax.data.source import open_data
+from mvead_jax.data.readers import open_configured
 from mvead_jax.decision.split import hold_out
 from mvead_jax.jobs.decision import Decider
 from mvead_jax.jobs.estimate_geometry import geometry_path
@@ -80,8 +80,7 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
     config = trained_config(workdir, overrides, OVERRIDDEN)
     inspector = Inspector.load(workdir, overrides=overrides, warm=False)
     backbone, categories = inspector.backbone, inspector.categories
-    data = config.data
-    index = open_data(data.root, categories, lists=data.lists, images=data.images, incomplete=data.incomplete)
+    index = open_configured(replace(config.data, categories=tuple(categories)))
     index = hold_out(index, config.decision.held_out, config.seed)
     samples = {category: choose(index, category, golden) for category in categories}
     with whole(artefact, "--output") as folder:

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 from safetensors.numpy import load_file
 
-from mvead_jax.data.pictures import PictureFolder
+from mvead_jax.data.image_files import ImageFolder
 from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_json, write_tensors
@@ -37,7 +37,7 @@ def choose(index: DatasetIndex, category: str, count: int) -> list[Sample]:
 
 
 def write_golden(
-    artefact: Path, root: PictureFolder, samples: Mapping[str, list[Sample]], inspector: Inspector
+    artefact: Path, root: ImageFolder, samples: Mapping[str, list[Sample]], inspector: Inspector
 ) -> None:
     """Copies the pictures of some samples of each category and writes what the inspector says of them.
 

@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from mvead_jax.data.realiad_names import category_of_key, sample_of_name
-from mvead_jax.data.records import PICTURE_FILES, normal_form, unsafe_path
+from mvead_jax.data.safe_paths import IMAGE_SUFFIXES, normal_form, unsafe_path
 from mvead_jax.runtime.errors import UserError, printable
 
 log = logging.getLogger(__name__)
@@ -162,7 +162,7 @@ class Arrivals:
                         yield from self._listed(path + "/", deep - 1)
                     else:
                         self._tell(path, f"more than {_DEEPEST} folders deep; passed over")
-                elif os.path.splitext(path)[1].lower() in PICTURE_FILES:
+                elif os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES:
                     if one.is_file(follow_symlinks=False):
                         status = one.stat(follow_symlinks=False)
                         yield File(path, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
@@ -186,4 +186,4 @@ def place_of(path: str, views: Mapping[str, Sequence[str]]) -> Place | None:
 
 
 def _rank(path: str) -> int:
-    return PICTURE_FILES.index(PurePosixPath(path).suffix.lower())
+    return IMAGE_SUFFIXES.index(PurePosixPath(path).suffix.lower())

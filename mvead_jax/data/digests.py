@@ -1,9 +1,9 @@
-"""The SHA-256 of every picture: what its features, a geometry and a training depend on.
+"""The SHA-256 of every image: what its features, a geometry and a training depend on.
 
-Neither a name nor a time tells pictures apart: two days of a line may hold the same names, sizes and times.
-So the bytes decide. To read them all takes minutes, so what was read is recorded, as git does it: the record
-is named by where the files lie, their sizes, times and inodes, and believed while none of these changes. A
-file can't be changed or replaced without its time of change (ctime), which nobody can set back.
+Neither a name nor a time tells images apart: two days of a line may hold the same names, sizes and times. So
+the bytes decide. To read them all takes minutes, so what was read is recorded, as git does it: the record is
+named by where the files lie, their sizes, times and inodes, and believed while none of these changes. A file
+can't be changed or replaced without its time of change (ctime), which nobody can set back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mvead_jax.data.pictures import PictureFolder, digest
+from mvead_jax.data.image_files import ImageFolder, digest
 from mvead_jax.data.records import Sample
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import write_text
@@ -27,12 +27,12 @@ State = list[int | str]  # of a file; what is not a file has its SHA-256 for a s
 
 
 def image_paths(samples: Sequence[Sample]) -> list[str]:
-    """Of all pictures, below the data set's root."""
+    """Return the paths of all images below the data set's root."""
     return [view.image for sample in samples for view in sample.views]
 
 
-def states(root: PictureFolder, paths: Sequence[str]) -> list[State]:
-    """Where each file lies, its size, times and inode. Cheap: reads nothing.
+def file_states(root: ImageFolder, paths: Sequence[str]) -> list[State]:
+    """Return where each file lies, its size, times and inode. This is cheap: it reads nothing.
 
     Raises:
       UserError: no such file.
@@ -52,30 +52,31 @@ def states(root: PictureFolder, paths: Sequence[str]) -> list[State]:
     return found
 
 
-def contents(root: PictureFolder, paths: Sequence[str], seen: Sequence[State], folder: Path) -> list[str]:
-    """Hexadecimal SHA-256 of each picture, from the record in `folder` or from its bytes, then recorded.
+def file_digests(root: ImageFolder, paths: Sequence[str], seen: Sequence[State], folder: Path) -> list[str]:
+    """Return the hexadecimal SHA-256 of each file, from the record in `folder` or from its bytes; what is
+    read is recorded there.
 
     Args:
-      seen: their states before this call.
+      seen: the states of the files before this call.
 
     Raises:
       DataProblems: every file that can't be read.
     """
     if not isinstance(root, Path):
         return [digest(root / path) for path in paths]
-    if (found := recorded(seen, folder)) is not None:
+    if (found := recorded_digests(seen, folder)) is not None:
         return found
-    found = read(root, paths)
-    if states(root, paths) == seen:  # else something was changed while it was read
+    found = read_digests(root, paths)
+    if file_states(root, paths) == seen:  # else something was changed while it was read
         record = _record(seen, folder)
         write_text(record, "\n".join([*found, _seal(record, found)]) + "\n")
     return found
 
 
-def read(root: Path, paths: Sequence[str]) -> list[str]:
-    """Hexadecimal SHA-256 of each file, from its bytes. Raises as `contents`."""
+def read_digests(root: Path, paths: Sequence[str]) -> list[str]:
+    """Return the hexadecimal SHA-256 of each file, from its bytes. Raises as `file_digests`."""
     found, problems = [], []
-    with progress("reading pictures", len(paths), "files") as bar, ThreadPoolExecutor(_THREADS) as pool:
+    with progress("reading images", len(paths), "files") as bar, ThreadPoolExecutor(_THREADS) as pool:
         for one in pool.map(lambda path: _digest_or_problem(root / path), paths):
             (problems if isinstance(one, UserError) else found).append(str(one))
             bar.advance()
@@ -84,8 +85,9 @@ def read(root: Path, paths: Sequence[str]) -> list[str]:
     return found
 
 
-def recorded(seen: Sequence[State], folder: Path) -> list[str] | None:
-    """What `contents` recorded of files in these states; None if it did not, or the record is damaged."""
+def recorded_digests(seen: Sequence[State], folder: Path) -> list[str] | None:
+    """Return what `file_digests` recorded of files in these states; None if it did not, or the record is
+    damaged."""
     record = _record(seen, folder)
     try:
         *found, seal = record.read_text(encoding="utf-8").split()
@@ -102,8 +104,8 @@ def _seal(record: Path, found: Sequence[str]) -> str:
     return hashlib.sha256(" ".join([record.name, *found]).encode()).hexdigest()
 
 
-def _digest_or_problem(picture) -> str | UserError:
+def _digest_or_problem(file: Path) -> str | UserError:
     try:
-        return digest(picture)
+        return digest(file)
     except UserError as error:
         return error
