@@ -155,3 +155,26 @@ def test_gradients_go_through_the_statistics_of_the_batch():
         step = 1e-6 * jnp.asarray(np.random.default_rng(5).normal(size=x.shape))
         slope = (loss(x + step) - loss(x - step)) / 2
         np.testing.assert_allclose(slope, (gradient * step).sum(), rtol=1e-6)
+
+
+def test_the_derivative_of_batch_norm_is_that_of_differences():
+    weights, rng = jnp.array([1, 0, 1], jnp.float32), np.random.default_rng(0)
+    graph, state = nnx.split(norm())
+    with jax.enable_x64(True):
+        state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), np.float64), state)
+        arrays = state, jnp.asarray(rng.normal(size=(3, 2, 2, WIDTH)))
+        factors = jnp.asarray(rng.normal(size=(3, 2, 2, WIDTH)))
+
+        @jax.jit
+        def total(arrays):
+            state, x = arrays
+            return (nnx.merge(graph, state)(x, train=True, weights=weights) * factors).sum()
+
+        step = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), arrays)
+        ahead, behind = (
+            total(jax.tree.map(lambda x, d, side=side: x + side * d, arrays, step)) for side in (1e-6, -1e-6)
+        )
+        slope = sum(
+            (g * d).sum() for g, d in zip(*map(jax.tree.leaves, (jax.grad(total)(arrays), step)), strict=True)
+        )
+        np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, rtol=1e-7)

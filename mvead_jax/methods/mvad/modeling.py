@@ -74,7 +74,6 @@ class MVADNetwork(nnx.Module):
         train: bool = False,
         keys: Key[Array, " B"] | None = None,
         counted: Bool[Array, "B V"] | None = None,
-        axis_name: str | None = None,
     ) -> tuple[Float[Array, "B V H W C"], ...]:
         """Return the student's three maps, from fine to coarse; those of a missing view have no meaning.
 
@@ -87,20 +86,17 @@ class MVADNetwork(nnx.Module):
           train: batch norm by the statistics of this batch.
           keys: one for each sample, for dropout and drop path; None: both are off.
           counted: the images that count in the batch's statistics; None: those that are present.
-          axis_name: as in `BatchNorm`.
         """
-        return self.named(teacher, present, train=train, keys=keys, counted=counted, axis_name=axis_name)[
-            "student"
-        ]
+        return self.named(teacher, present, train=train, keys=keys, counted=counted)["student"]
 
-    def named(self, teacher, present=None, *, train=False, keys=None, counted=None, axis_name=None) -> dict:
+    def named(self, teacher, present=None, *, train=False, keys=None, counted=None) -> dict:
         """Return intermediate results by name: "fused" and "student" (three maps each) and the neck's."""
         batch = teacher[0].shape[:2]
         present = jnp.ones(batch, bool) if present is None else jnp.asarray(present)
         counted = present if counted is None else jnp.asarray(counted)
         check_maps([x.shape[2:] for x in teacher], self.config)
         fused = tuple(self.fused(scale, x, present, keys) for scale, x in enumerate(teacher))
-        norm = {"train": train, "weights": counted.reshape(-1), "axis_name": axis_name}
+        norm = {"train": train, "weights": counted.reshape(-1)}
         named = self.neck(*(x.reshape(-1, *x.shape[2:]) for x in fused), **norm)
         student = self.decoder(named["neck"], **norm)
         student = tuple(x.reshape(*batch, *x.shape[1:]) for x in student)

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mvead_jax.methods.mvad.batch_norm import BatchNorm
+from mvead_jax.backbones.batch_norm import BatchNorm
 from mvead_jax.methods.mvad.layers import Conv
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from mvead_jax.methods.mvad.batch_norm import BatchNorm
+from mvead_jax.backbones.batch_norm import BatchNorm
 from mvead_jax.methods.mvad.layers import Conv, Linear, Upsample
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig
 from mvead_jax.runtime.errors import UserError

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.methods.mvad.batch_norm import BatchNorm
 from mvead_jax.methods.mvad.dropout import drop, kept
 from mvead_jax.methods.mvad.layers import Conv, Linear, Upsample
-from mvead_jax.runtime import sharding
 
 
 def draw(seed, *shape):
@@ -74,100 +72,6 @@ def test_initial_values_have_the_spread_of_the_released_code():
     for bound, values in uniform.items():
         assert bound * 0.98 < np.abs(values).max() <= bound
         np.testing.assert_allclose(values.std(), bound / np.sqrt(3), rtol=0.05)
-
-
-# ---- batch norm
-
-
-def normed(norm, x, **options):
-    graph, state = nnx.split(norm)
-
-    @jax.jit
-    def run(state, x, weights):
-        module = nnx.merge(graph, state)
-        return module(x, weights=weights, **options), nnx.state(module, nnx.BatchStat)
-
-    return run(state, x, options.pop("weights", None))
-
-
-def started(width=3):
-    norm = BatchNorm(width)
-    for number, variable in enumerate((norm.scale, norm.bias, norm.mean, norm.variance)):
-        variable[...] = jnp.abs(draw(number, width)) + 0.5
-    return norm
-
-
-@pytest.mark.parametrize("weights", [None, (1, 0, 1, 1)])
-def test_batch_norm_uses_the_images_that_count_and_moves_its_running_statistics(weights):
-    norm, x = started(), draw(7, 4, 2, 5, 3) * 3 + 10
-    counted = np.asarray(x, "f8")[[n for n in range(4) if weights is None or weights[n]]].reshape(-1, 3)
-    mean, variance = counted.mean(0), counted.var(0)
-    given = None if weights is None else jnp.array(weights, jnp.float32)
-    found, state = normed(norm, x, train=True, weights=given)
-    expected = (np.asarray(x, "f8") - mean) / np.sqrt(variance + 1e-5)
-    expected = expected * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    unbiased = counted.var(0, ddof=1)
-    np.testing.assert_allclose(state["mean"][...], 0.9 * norm.mean[...] + 0.1 * mean, rtol=1e-5)
-    np.testing.assert_allclose(state["variance"][...], 0.9 * norm.variance[...] + 0.1 * unbiased, rtol=1e-5)
-
-
-def test_batch_norm_in_evaluation_uses_its_running_statistics_and_keeps_them():
-    norm, x = started(), draw(7, 4, 2, 5, 3)
-    found, state = normed(norm, x, train=False)
-    mean, variance, scale, bias = map(np.asarray, (norm.mean, norm.variance, norm.scale, norm.bias))
-    expected = (np.asarray(x) - mean) / np.sqrt(variance + 1e-5) * scale + bias
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-    np.testing.assert_array_equal(state["mean"][...], mean)
-
-
-def test_the_derivative_of_batch_norm_is_that_of_differences():
-    weights, rng = jnp.array([1, 0, 1], jnp.float32), np.random.default_rng(0)
-    graph, state = nnx.split(started())
-    with jax.enable_x64(True):
-        state = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), np.float64), state)
-        arrays = state, jnp.asarray(rng.normal(size=(3, 2, 2, 3)))
-        factors = jnp.asarray(rng.normal(size=(3, 2, 2, 3)))
-
-        @jax.jit
-        def total(arrays):
-            state, x = arrays
-            return (nnx.merge(graph, state)(x, train=True, weights=weights) * factors).sum()
-
-        step = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), arrays)
-        ahead, behind = (
-            total(jax.tree.map(lambda x, d, side=side: x + side * d, arrays, step)) for side in (1e-6, -1e-6)
-        )
-        slope = sum(
-            (g * d).sum() for g, d in zip(*map(jax.tree.leaves, (jax.grad(total)(arrays), step)), strict=True)
-        )
-        np.testing.assert_allclose(slope, (ahead - behind) / 2e-6, rtol=1e-7)
-
-
-@pytest.mark.parametrize("manual", [True, False])
-def test_batch_norm_over_four_devices_is_that_of_one(manual):
-    norm, x = started(), draw(7, 8, 2, 5, 3) + 3
-    weights = jnp.array([1, 0, 1, 1, 1, 1, 1, 0], jnp.float32)
-    graph, state = nnx.split(norm)
-
-    def images(state, rows, axis_name=None):
-        module = nnx.merge(graph, state)
-        out = module(rows[0], train=True, weights=rows[1], axis_name=axis_name)
-        return (out**2).mean((1, 2, 3)), jnp.broadcast_to(module.variance[...], (len(rows[0]), 3))
-
-    def loss(state, rows, run):
-        values, variance = run(state, rows)
-        return (values * rows[1] * jnp.arange(8, dtype=jnp.float32)).sum(), variance
-
-    def divided(state, rows):
-        return sharding.on_each_device(lambda s, r: images(s, r, sharding.AXIS), sharding.mesh())(state, rows)
-
-    one = jax.value_and_grad(loss, has_aux=True)(state, (x, weights), images)
-    rows = sharding.place((np.asarray(x), np.asarray(weights)))
-    run = divided if manual else images
-    four = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=2)(state, rows, run)
-    for found, expected in zip(jax.tree.leaves(four), jax.tree.leaves(one), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 # ---- dropout
