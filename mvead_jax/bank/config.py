@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from mvead_jax.bank.nearest import MOST_NEIGHBOURS
 from mvead_jax.config.schema import ScoreConfig
 from mvead_jax.config.validation import number
 
@@ -46,13 +47,21 @@ class BankScoreConfig(ScoreConfig):
     """How patches are scored by memory banks, and what is done with the scores.
 
     Attributes:
+      distance: how far a patch is from a bank: to its `nearest` row, or to the affine `hull` of its nearest
+        rows, which fills the gaps between few samples (bank/hull.py).
+      neighbours: rows that span the hull. ridge: lambda of the hull.
       search: the precision of the matrix products that rule bank rows out. The scores do not depend on it;
         `bfloat16` is faster where the device multiplies it faster.
     """
 
+    distance: Literal["nearest", "hull"] = "nearest"
+    neighbours: int = number(20, least=1, most=MOST_NEIGHBOURS)
+    ridge: float = number(0.1, above=0)
     search: Literal["float32", "bfloat16"] = "float32"
 
     def deciding(self) -> dict[str, Any]:
         fields = super().deciding()
         del fields["search"]
+        if self.distance == "nearest":
+            del fields["neighbours"], fields["ridge"]
         return fields

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from mvead_jax.bank.config import BankConfig, BankScoreConfig
 from mvead_jax.bank.fill import Bank, PatchRows, fill
+from mvead_jax.bank.hull import hull_distance, sharded_hull_distance
 from mvead_jax.bank.nearest import ShardedRows, nearest, sharded_nearest
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.runtime.errors import UserError
@@ -99,12 +101,12 @@ class MemoryBanks:
                 others = banks[name].sample != sample
                 if present[sample, at] and others.any():
                     queries = features[number, at].reshape(-1, features.shape[-1])
-                    distance = nearest(queries, rows[name], where=others)[0]
+                    distance = self._distance(queries, rows[name], others)
                     maps[number, at] = np.asarray(distance).reshape(maps.shape[2:])
         return maps
 
     def distances(self, banks: Banks, features: Float32[Array, "B V h w D"]) -> Float32[Array, "B V h w"]:
-        """Return the distance of every patch to the nearest row of its bank; jit-able where the banks are arrays.
+        """Return the distance of every patch from its bank (`score.distance`); jit-able where the banks are arrays.
 
         Args:
           features: of a batch; with several devices, divided over them.
@@ -115,17 +117,26 @@ class MemoryBanks:
         for at, view in enumerate(self.views):
             queries = features[:, at].reshape(samples * rows * columns, width)
             bank = banks[view if self.bank.per_view else SHARED].rows
-            maps.append(self._nearest(queries, bank).reshape(samples, rows, columns))
+            maps.append(self._distance(queries, bank).reshape(samples, rows, columns))
         return jnp.stack(maps, 1)
 
-    def _nearest(
-        self, queries: Float32[Array, "Q D"], bank: Float32[Array, "M D"] | ShardedRows
+    def _distance(
+        self,
+        queries: Float32[Array, "Q D"],
+        bank: Float32[Array, "M D"] | ShardedRows,
+        where: Bool[np.ndarray, " M"] | None = None,
     ) -> Float32[Array, " Q"]:
         """On one device, or over those that hold the bank's rows."""
-        precision = self.score.search
+        options: dict[str, Any] = {"where": where, "precision": self.score.search}
+        is_hull = self.score.distance == "hull"
+        if is_hull:
+            options |= {"k": self.score.neighbours, "ridge": self.score.ridge}
         if isinstance(bank, ShardedRows):
-            return sharded_nearest(queries, bank, mesh=bank.mesh, precision=precision)[0]
-        return nearest(queries, bank, precision=precision)[0]
+            options["mesh"] = bank.mesh
+            if is_hull:
+                return sharded_hull_distance(queries, bank, **options)
+            return sharded_nearest(queries, bank, **options)[0]
+        return hull_distance(queries, bank, **options) if is_hull else nearest(queries, bank, **options)[0]
 
     def bytes(self, patches: int, width: int) -> int:
         """Return the bytes of banks that were filled from so many patches: rows, and whose each row is."""
@@ -134,7 +145,11 @@ class MemoryBanks:
     def words(self) -> str:
         """Return how a patch is scored, for the protocol."""
         row = "centre" if self.bank.kind == "kmeans" else "patch"
-        return f"distance to the nearest {row} of its bank"
+        if self.score.distance == "nearest":
+            return f"distance to the nearest {row} of its bank"
+        rows = {"centre": "centres", "patch": "patches"}[row]
+        own = self.score
+        return f"distance to the affine hull of the {own.neighbours} nearest {rows} of its bank, ridge {own.ridge:g}"
 
 
 def check_views(index: DatasetIndex) -> None:

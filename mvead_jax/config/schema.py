@@ -7,7 +7,7 @@ file, the command line or JSON.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from mvead_jax.config.validation import check_config, number
 from mvead_jax.methods.registry import METHODS
@@ -119,15 +119,30 @@ class ScoreConfig:
         the highest score on its epipolar line in the other views is added; `all`: the highest anywhere in them.
       weight: of what the other views add.
       pooling: over the other views: their `mean`, or the `max`.
+      image_evidence: the same for the scores of images alone: maps, samples and decisions stay as they are. The
+        score of an image is the highest standardised score of its patches, each with the highest of the other
+        views on its line (`epipolar`) or anywhere (`all`), times image_weight.
+      image_weight: of what the other views add to the scores of images.
     """
 
     evidence: Literal["none", "epipolar", "all"] = "none"
     weight: float = number(1.0, least=0)
     pooling: Literal["mean", "max"] = "mean"
+    image_evidence: Literal["none", "epipolar", "all"] = "none"
+    image_weight: float = number(0.5, least=0)
+
+    def uses_lines(self) -> bool:
+        """Return whether any score depends on the epipolar lines."""
+        return "epipolar" in (self.evidence, self.image_evidence)
+
+    def without_other_views(self) -> Self:
+        """Return the settings for samples of one view, which has no others."""
+        return replace(self, evidence="none", image_evidence="none")
 
     def deciding(self) -> dict[str, Any]:
         """Return the settings that scores depend on: thresholds hold for scores by the same ones only."""
         fields = asdict(self)
+        del fields["image_evidence"], fields["image_weight"]  # a decision is about the sample
         if self.evidence == "none":
             del fields["weight"], fields["pooling"]
         return fields

@@ -140,7 +140,7 @@ def _kept(path: Path, views: tuple[str, ...]) -> CategoryGeometry:
 
 def uses_geometry(config: Config) -> bool:
     """Return whether anything in the config asks how the views see each other."""
-    return config.requires().geometry != "none" or config.score.evidence == "epipolar"
+    return config.requires().geometry != "none" or config.score.uses_lines()
 
 
 def keys_of(

@@ -16,7 +16,7 @@ from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.readers import source_words
 from mvead_jax.geometry.category import CategoryGeometry
-from mvead_jax.methods.base import PATCHES, Method
+from mvead_jax.methods.base import PATCHES, Method, ScoresImages
 
 
 def protocol(
@@ -54,6 +54,7 @@ def protocol(
         "trusted_pairs": _trusted_words(geometries),
         **method.describe(),
         "patch_score": patch_score_words(config, method),
+        "image_score": image_score_words(config, method),
         "mean": "plain mean over categories",
         "seed": config.seed,
         "config_digest": config_digest(config),
@@ -118,3 +119,16 @@ def patch_score_words(config: Config, method: Method) -> str:
         f"{words}, standardised by view with leave-one-out training scores, "
         f"plus {own.weight:g} x the {own.pooling} over other views of the highest {place}"
     )
+
+
+def image_score_words(config: Config, method: Method) -> str:
+    """Return how the score of an image follows from its patch scores."""
+    own = config.score
+    if own.image_evidence != "none":
+        place = "on its epipolar line" if own.image_evidence == "epipolar" else "anywhere"
+        return (
+            "highest patch score, standardised by view with leave-one-out training scores, "
+            f"plus {own.image_weight:g} x the highest {place} in another view"
+        )
+    by_method = isinstance(method, ScoresImages) and own.evidence == "none"
+    return "by the rule of the method" if by_method else "the highest of its patch scores"

@@ -221,7 +221,7 @@ def _statistics(job: Job, method: Method, state: State, data: TrainData) -> Scor
         normal = method.leave_one_out(state, data, chosen)
         return ScoreStatistics.of(normal) if normal is not None else None
     model, maps = Model(method, state, None), []
-    plain = dataclasses.replace(job.config.score, evidence="none")
+    plain = job.config.score.without_other_views()
     inputs = Inputs(data.features, data.index.present(), data.images)
     for category in data.categories:
         own = [at for at in chosen if data.index.samples[at].category == category]
@@ -240,9 +240,9 @@ def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetInde
     index = open_index(config)
     views = max(len(index.select(category=name).views) for name in index.categories)
     config = config.for_views(views)
-    if views == 1 and config.score.evidence != "none":
+    if views == 1 and (alone := config.score.without_other_views()) != config.score:
         log.warning("one view alone: there is no other view whose evidence could be added")
-        config = dataclasses.replace(config, score=dataclasses.replace(config.score, evidence="none"))
+        config = dataclasses.replace(config, score=alone)
     _check_workdir(config, workdir)
     check_held_out(config, index)
     protocols_of(config)

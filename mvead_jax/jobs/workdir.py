@@ -196,7 +196,7 @@ def trained_geometries(
         path = geometry_path(workdir, category)
         if not path.exists():
             by_method = config.requires().geometry != "none"
-            what = f"method={config.method}" if by_method else f"score.evidence={config.score.evidence}"
+            what = f"method={config.method}" if by_method else "evidence along epipolar lines (section score)"
             raise UserError(f"{path}: no such file, and {what} needs it; train with it")
         Manifest(workdir).verify(path)
         found[category] = read_geometry(path)

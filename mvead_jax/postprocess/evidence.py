@@ -32,12 +32,32 @@ def with_evidence(
     Args:
       mask: the epipolar keys of the category. grid: (r, c), on which they are; it divides (h, w).
     """
-    if config.evidence == "all":
-        mask = jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
+    mask = _anywhere(mask) if config.evidence == "all" else mask
     standard = standardise(maps, statistics)
     return standard + config.weight * _enlarged(
         evidence_of_others(_highest_in_patches(standard, grid), mask, present, config.pooling), maps.shape
     )
+
+
+def image_scores(
+    maps: Float[Array, "V h w"],
+    present: Bool[Array, " V"],
+    mask: Bool[Array, "V V N N"],
+    grid: tuple[int, int],
+    statistics: ScoreStatistics,
+    config: ScoreConfig,
+) -> Float[Array, " V"]:
+    """Return the score of each image of a sample with what the other views add, as score.image_evidence says:
+
+        max_j [z_a(j) + w L_a(j)],   L_a(j) = max_{b != a} max_{k on the line of j} z_b(k)
+
+    with z the standardised scores of patches. Arguments as of `with_evidence`; jit-able.
+    """
+    mask = _anywhere(mask) if config.image_evidence == "all" else mask
+    own = _highest_in_patches(standardise(maps, statistics), grid)
+    own = jnp.where(jnp.asarray(present)[:, None, None], own, 0)
+    added = evidence_of_others(own, mask, present, "max")
+    return (own + config.image_weight * added).max((1, 2))
 
 
 def evidence_of_others(
@@ -72,6 +92,11 @@ def evidence_grid(shape: tuple[int, int]) -> tuple[int, int]:
         factor = next(n for n in range(1, side + 1) if side % n == 0 and side // n <= _MOST_PATCHES)
         found.append(side // factor)
     return found[0], found[1]
+
+
+def _anywhere(mask: Bool[Array, "V V N N"]) -> Bool[Array, "V V N N"]:
+    """Every patch of the other views."""
+    return jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
 
 
 def _highest_in_patches(maps: Float[Array, "V h w"], grid: tuple[int, int]) -> Float[Array, "V r c"]:

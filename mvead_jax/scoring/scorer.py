@@ -27,7 +27,7 @@ from mvead_jax.methods.base import (
     State,
     map_shape,
 )
-from mvead_jax.postprocess.evidence import evidence_grid, with_evidence
+from mvead_jax.postprocess.evidence import evidence_grid, image_scores, with_evidence
 from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime import sharding
 
@@ -118,14 +118,22 @@ class Scorer:
             maps = self.model.method.score(self.model.state, self._batch(inputs, chosen, size))
             maps = np.array(sharding.to_host(maps))[: len(chosen)]
             present = inputs.present[chosen]
+            raw = maps
             if self.config.evidence != "none":
-                fuse = partial(
-                    with_evidence, grid=self.keys.grid, statistics=self.model.statistics, config=self.config
-                )
-                maps = np.array(jax.vmap(fuse, (0, 0, None))(maps, present, self._mask))
+                maps = self._with_other_views(with_evidence, raw, present)
             maps[~present] = np.nan
-            views = self._view_scores(maps)
-            yield Scored(chosen, maps, views, views)
+            views = images = self._view_scores(maps)
+            if self.config.image_evidence != "none":
+                images = self._with_other_views(image_scores, raw, present)
+                images[~present] = np.nan
+            yield Scored(chosen, maps, views, images)
+
+    def _with_other_views(
+        self, added: Callable[..., jax.Array], maps: Float32[np.ndarray, "b V h w"], present: np.ndarray
+    ) -> np.ndarray:
+        """What a function of postprocess/evidence.py makes of the maps of each sample."""
+        own = partial(added, grid=self.keys.grid, statistics=self.model.statistics, config=self.config)
+        return np.array(jax.vmap(own, (0, 0, None))(maps, present, self._mask))
 
     def _view_scores(self, maps: Float32[np.ndarray, "b V h w"]) -> Float32[np.ndarray, "b V"]:
         """The highest of each map, or what the method's own rule makes of it."""

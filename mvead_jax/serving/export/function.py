@@ -31,9 +31,10 @@ from mvead_jax.config.schema import Config
 from mvead_jax.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from mvead_jax.features.cache import as_stored
 from mvead_jax.geometry.masks import EpipolarKeys
+from mvead_jax.jobs.provenance import image_score_words
 from mvead_jax.jobs.workdir import WEIGHTS, model_folder
 from mvead_jax.methods.base import Batch, Method, PlansGeometry, map_shape
-from mvead_jax.postprocess.evidence import with_evidence
+from mvead_jax.postprocess.evidence import image_scores, with_evidence
 from mvead_jax.postprocess.statistics import FILE as STATISTICS
 from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime.errors import UserError
@@ -44,7 +45,8 @@ FOLDER = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 Arguments = Mapping[str, Any]  # arrays by name
-Function = Callable[[Arguments, Float32[Array, "V S S 3"], Bool[Array, " V"]], Float32[Array, "V h w"]]
+# (arguments, images, present) -> maps [V,h,w]; and scores of images [V], with score.image_evidence
+Function = Callable[[Arguments, Float32[Array, "V S S 3"], Bool[Array, " V"]], Any]
 
 
 def export_function(
@@ -59,7 +61,8 @@ def export_function(
     planned = method.plan(keys) if isinstance(method, PlansGeometry) else None
     leaves, form = jax.tree.flatten(planned)
     own = {f"geometry.{number}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
-    if config.score.evidence != "none":
+    score = config.score
+    if score.evidence != "none" or score.image_evidence != "none":
         own["evidence.mask"] = np.asarray(keys.mask)
     files = {}
     weights, state = artefact / WEIGHTS / STORED, model_folder(artefact, name) / STATE
@@ -84,6 +87,8 @@ def export_function(
             "std": list(IMAGENET_STD),
         },
         "present": {"shape": [views], "dtype": "bool"},
+        "returns": ["maps"] if score.image_evidence == "none" else ["maps", "image_scores"],
+        "image_scores": image_score_words(config, method),
         "maps": {"shape": [views, *map_shape(method)], "dtype": "float32", "missing": "NaN"},
         "platforms": list(PLATFORMS),
         "jax": jax.__version__,
@@ -139,10 +144,14 @@ def scoring_function(
             jax.tree.unflatten(form, [own["geometry"][str(at)] for at in range(form.num_leaves)]),
             jnp.where(has, images, 0)[None] if method.requires.images else None,
         )
-        found = method.score(_state(like, own["state"]), batch)[0]
+        raw = found = method.score(_state(like, own["state"]), batch)[0]
+        others = present, own["evidence"].get("mask"), grid, statistics, config.score
         if config.score.evidence != "none":
-            found = with_evidence(found, present, own["evidence"]["mask"], grid, statistics, config.score)
-        return jnp.where(present[:, None, None], found, jnp.nan)
+            found = with_evidence(raw, *others)
+        found = jnp.where(present[:, None, None], found, jnp.nan)
+        if config.score.image_evidence == "none":
+            return found
+        return found, jnp.where(present, image_scores(raw, *others), jnp.nan)
 
     return score
 
@@ -156,8 +165,8 @@ def _state(like: Mapping[str, Any], tensors: Mapping[str, Array]) -> dict[str, A
     return with_leaves(like, leaves)
 
 
-def load_exported(artefact: Path, category: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return the exported function with its arguments: (images, present) -> maps.
+def load_exported(artefact: Path, category: str) -> Callable[[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    """Return the exported function with its arguments: (images, present) -> "maps", or what else it returns.
 
     Raises:
       UserError: missing, or not what export.py wrote.
@@ -169,8 +178,13 @@ def load_exported(artefact: Path, category: str) -> Callable[[np.ndarray, np.nda
         arguments = jax.device_put(read_arguments(artefact, calling))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path}: not a function of scripts/export.py ({error})") from error
-    call = jax.jit(exported.call)
-    return lambda images, present: np.asarray(call(arguments, images, present))
+    call, names = jax.jit(exported.call), calling["returns"]
+
+    def run(images: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:
+        found = call(arguments, images, present)
+        return dict(zip(names, map(np.asarray, found if len(names) > 1 else (found,)), strict=True))
+
+    return run
 
 
 def read_arguments(artefact: Path, calling: Mapping[str, Any]) -> dict[str, np.ndarray]:

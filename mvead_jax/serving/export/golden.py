@@ -84,12 +84,17 @@ def check_golden(artefact: Path, inspector: Inspector) -> tuple[list[str], int, 
             exported[category] = load_exported(artefact, category)
         pictures = {view: artefact / path for view, path in line["pictures"].items()}
         images, present, _ = inspector.preprocess(pictures, category)
-        for what, maps in (("", found.maps), (", exported function", exported[category](images, present))):
-            difference = difference_of(maps, expected[str(number)])
+        own, wanted = exported[category](images, present), expected[str(number)]
+        compared = [("maps", found.maps, wanted), ("maps of the exported function", own["maps"], wanted)]
+        if "image_scores" in own:
+            scores = own["image_scores"], found.image_scores
+            compared.append(("image scores of the exported function", *scores))
+        for what, values, wanted in compared:
+            difference = difference_of(values, wanted)
             largest = max(largest, difference)
             if not difference <= TOLERANCE:
                 allowed = f"of its largest score, {TOLERANCE:g} allowed"
-                problems.append(f"{name}{what}: maps differ by {difference:.1e} {allowed}")
+                problems.append(f"{name}: {what} differ by {difference:.1e} {allowed}")
         said, again = ({**own, "text": ""} for own in (line["expected"], found.as_json()))  # rounded figures
         problems += [f"{name}: {one}" for one in _changed(said, again)]
     return problems, 2 * len(lines), largest
