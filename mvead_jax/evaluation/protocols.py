@@ -55,7 +55,7 @@ class EvaluationProtocol:
         side = "the mask's own size" if self.size == OWN else f"{self.size} x {self.size}"
         crop = "" if self.crop == 1 else f", the middle {self.crop:g} of width and height of maps and masks"
         image = {
-            "patch": "largest patch score, float32, no smoothing",
+            "patch": "of images.csv, as scored, float32",
             "max": "largest value of the map as compared",
             "top1": "mean of the highest 1 % of the map as compared",
         }[self.image_score]
@@ -68,7 +68,9 @@ class EvaluationProtocol:
         return {
             "evaluation": f"{self.name}: {self.source}",
             "image_score": image,
-            "sample_score": f"{pooled} image score over its views",
+            "sample_score": "of samples.csv, as scored, float32"
+            if self.image_score == "patch"
+            else f"{pooled} image score over its views",
             "image_label": label,
             "sample_label": {
                 "list": "defective if any of its views is, or the list says so of the part",

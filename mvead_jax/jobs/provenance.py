@@ -36,6 +36,8 @@ def protocol(
     """
     info = backbone.info
     labelled = scored == "test split"
+    pooling = {"max": "the highest", "mean": "the mean"}[method.requires.sample_score]
+    separate = config.score.image_evidence != "none"
     return {
         "method": config.method,
         "setting": "one model for each category" if config.setting == "single" else "one model for all",
@@ -54,7 +56,8 @@ def protocol(
         "trusted_pairs": _trusted_words(geometries),
         **method.describe(),
         "patch_score": patch_score_words(config, method),
-        "image_score": image_score_words(config, method),
+        "scored_images": image_score_words(config, method),
+        "scored_samples": f"{pooling} over views of {'patch scores' if separate else 'image scores'}",
         "mean": "plain mean over categories",
         "seed": config.seed,
         "config_digest": config_digest(config),

@@ -73,7 +73,7 @@ def test_a_config_survives_its_json_form():
         ({"seed": "x"}, r"config seed='x': expected int"),
         ({"bank": {"share": 2.0}}, r"config bank.share=2.0: must be above 0 and at most 1"),
         ({"bank": []}, r"run/config.json: config bank is not an object"),
-        ({"method": "mvaed"}, r"config method='mvaed'.* did you mean 'mvead'"),
+        ({"method": "mvaed"}, r"config method='mvaed'.* did you mean 'mvad'"),
         ({"method": None}, r"run/config.json: not a config: it names no method"),
     ],
 )

@@ -195,5 +195,5 @@ def test_a_missing_or_damaged_mask_is_refused(tmp_path, image):
     with pytest.raises(UserError, match="mask.png"):
         read_foreground(tmp_path / "mask.png", image)
     (tmp_path / "mask.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match="not a picture"):
+    with pytest.raises(UserError, match="not an image"):
         read_foreground(tmp_path / "mask.png", image)

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.backbones.base import Backbone
+from mvead_jax.backbones.info import Info, Tap
 from mvead_jax.config.schema import FeaturesConfig
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.image_files import digest
@@ -118,15 +119,16 @@ def test_there_is_a_config_for_each_resolution_and_list():
 def colours(images):
     """A backbone of four patches: every pixel of theirs."""
     patches = np.asarray(images).reshape(len(images), 2, 8, 2, 8, 3).swapaxes(2, 3)
-    return patches.reshape(len(images), 4, 192)
+    return {"patches": patches.reshape(len(images), 2, 2, 192)}
 
 
 def test_features_are_the_same_byte_for_byte(drawn, kept, tmp_path):
-    backbone = Backbone("colours", "none", True, "one", 16, 8, (2, 2), 192, colours)
+    info = Info("colours", "none", True, "none", "none", 8, {"patches": Tap(8, 192)}, ())
+    backbone = Backbone(info, ("patches",), {"patches": (2, 2, 192)}, 16, "one", None, colours)
     stores = []
     for name, root in (("files", drawn), ("records", kept)):
         index = open_data(root, ["cap"]).select(split="test")
-        stores.append(extract(Extraction(index, backbone, FeaturesConfig(), tmp_path / name, 8)))
+        stores.append(extract(Extraction(index, backbone, FeaturesConfig(), tmp_path / name, 8))["patches"])
     np.testing.assert_array_equal(stores[0][:], stores[1][:])
     chunks = [
         [path.read_bytes()[:-32] for path in (tmp_path / name).glob("*.npy")]  # the seal has the name in it

@@ -675,7 +675,7 @@ def test_the_scripts_run_without_torch_or_tensorflow_and_print_the_table(alone):
     folder, done = alone
     assert done.returncode == 0, done.stderr
     assert "mean of 1" in done.stdout
-    assert "image_score: largest patch score" in done.stdout
+    assert "scored_images: the highest of its patch scores" in done.stdout
     assert (folder / "mvead/scores/report/index.html").is_file()
 
 
@@ -699,7 +699,7 @@ def test_a_method_of_an_installed_package_is_trained_scored_exported_and_verifie
             "demo.py:mvaed",
             [],
             "--config configs/demo.py:mvaed: config method='mvaed': there is none of that name, did you mean "
-            "'mvead'? expected one of patchcore, mvead",
+            "'mvad'? expected one of patchcore, mvead, mvad",
         ),
         (
             "realiad.py",
