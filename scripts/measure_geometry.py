@@ -27,8 +27,8 @@ from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import Found, estimate_from_matches
 from mvead_jax.geometry.feature_matching import match_features
 from mvead_jax.geometry.fundamental import line_errors
-from mvead_jax.geometry.given import read_cameras
 from mvead_jax.geometry.images import cropping, mirroring
+from mvead_jax.geometry.known_cameras import read_cameras
 from mvead_jax.geometry.matching import joined, match_category
 from mvead_jax.geometry.outlines import Outline, category_mismatch, category_outlines
 from mvead_jax.methods.base import PATCHES

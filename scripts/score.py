@@ -192,7 +192,7 @@ def _print_results(
         print(decisions)
     print(f"written to {output}")
     if (page := output / "report" / "index.html").exists():
-        print(f"to look at: {page}")
+        print(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ class GeometryConfig:
     """How the views see each other.
 
     Attributes:
-      cameras: a cameras.json (mvead_jax/geometry/given.py), relative to data.root unless absolute; empty =
+      cameras: a cameras.json (mvead_jax/geometry/known_cameras.py), relative to data.root unless absolute; empty =
         estimate the geometry from the images.
       matches: what is matched between views: `sift` points, patch `features` of the backbone, or `both`.
       samples: training samples that an estimate looks at.

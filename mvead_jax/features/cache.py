@@ -37,7 +37,7 @@ from mvead_jax.data.digests import (
 from mvead_jax.data.loading import PREPROCESSING_VERSION
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.runtime.files import whole
-from mvead_jax.runtime.sharding import from_first, is_first, same_in_all, together
+from mvead_jax.runtime.sharding import broadcast, is_first, same_in_all, shared_errors
 
 log = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class Extraction:
           UserError: the processes see different pictures.
         """
         root, paths = self.index.root, image_paths(self.index.samples)
-        with together():
+        with shared_errors():
             seen = file_states(root, paths)
             digests = file_digests(root, paths, seen, self.cache) if is_first() else None
         known = [state[1:3] or state for state in seen]  # size and time; a place or an inode may be its own
@@ -168,7 +168,7 @@ class Extraction:
             hashlib.sha256(json.dumps([paths, known]).encode()).hexdigest(),
             f"{root}: the processes see different pictures; let all read one copy of the data set",
         )
-        return dict(zip(paths, zip(seen, from_first(digests), strict=True), strict=True))
+        return dict(zip(paths, zip(seen, broadcast(digests), strict=True), strict=True))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -28,13 +28,13 @@ from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import make_folder
 from mvead_jax.runtime.progress import progress
 from mvead_jax.runtime.sharding import (
-    from_first,
+    broadcast,
+    gathered,
     is_first,
-    of_all,
     own_share,
     raise_in_all,
     same_in_all,
-    together,
+    shared_errors,
     visible,
 )
 
@@ -60,12 +60,12 @@ def extract(job: Extraction) -> dict[str, FeatureStore]:
         f"{index.root}: the processes differ in device or JAX; start all on the same",
     )
     missing = [number for number, chunk in enumerate(chunks) if is_first() and not chunk.is_sound()]
-    missing = from_first(missing)  # another process may have begun to write
+    missing = broadcast(missing)  # another process may have begun to write
     if missing:
         _compute(job, own_share([chunks[number] for number in missing]), pictures)
     else:
         log.info("features %s: %d samples from %s", job.name, len(index), job.cache)
-    with together():
+    with shared_errors():
         arrays: dict[str, list[np.ndarray]] = {tap: [] for tap in backbone.taps}
         for chunk in chunks:
             found = visible(lambda chunk=chunk: chunk.read(job.config.dtype))
@@ -91,10 +91,10 @@ def seconds_a_picture(backbone: Backbone, batch: int) -> float:
 def _compute(job: Extraction, chunks: Sequence[Chunk], pictures: Pictures) -> None:
     """Computes and writes this process's chunks; raises what is wrong with those of all."""
     problems: list[str] = []
-    with together():
+    with shared_errors():
         if chunks:
             problems = _compute_own(job, chunks, pictures)
-    if problems := of_all(problems):
+    if problems := gathered(problems):
         raise_in_all(DataProblems(f"{job.index.root}: pictures that can't be read", problems))
 
 

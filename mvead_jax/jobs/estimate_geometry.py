@@ -21,7 +21,7 @@ from mvead_jax.features.cache import cache_folder
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.estimate import estimate_from_matches
 from mvead_jax.geometry.feature_matching import match_features
-from mvead_jax.geometry.given import read_cameras
+from mvead_jax.geometry.known_cameras import read_cameras
 from mvead_jax.geometry.masks import EpipolarKeys, all_keys, category_keys
 from mvead_jax.geometry.matching import CategoryMatches, joined, match_category, picture_sizes
 from mvead_jax.geometry.outlines import category_outlines

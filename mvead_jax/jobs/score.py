@@ -76,7 +76,7 @@ from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import locked, make_folder
 from mvead_jax.runtime.progress import progress
-from mvead_jax.runtime.sharding import is_first, together
+from mvead_jax.runtime.sharding import is_first, shared_errors
 from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.scoring.scorer import Scorer
 
@@ -114,10 +114,10 @@ def score(
       UserError: anything wrong with the workdir, the data or the weights.
     """
     with ExitStack() as held:
-        with together():
+        with shared_errors():
             if is_first():
                 held.enter_context(reading(workdir))  # before anything of the model is read
-        with together():
+        with shared_errors():
             checked = checked_scoring(workdir, output, pictures, overrides or {}, protocols, from_test_labels)
             config, index, output, scored, _, calibrations = checked
             decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
@@ -128,7 +128,7 @@ def score(
         check_same_run(config, workdir)
         job, metrics = Job(config, workdir, backbone, geometries), None
         earlier: list[str] = []
-        with together():
+        with shared_errors():
             if is_first():
                 make_folder(output)
                 held.enter_context(locked(output))
@@ -137,7 +137,7 @@ def score(
                 log.info("to be written: %s", describe(planned))
                 check_room(planned)
         decided = _write_scores(job, index, output, scored, earlier, decider, report)
-        with together():
+        with shared_errors():
             if is_first():
                 words = _words(job, index, scored, decider)
                 metrics = evaluate(output, index, words, config, protocols, decided)
@@ -165,7 +165,7 @@ def _write_scores(
     """
     files, decided = None, {}
     for category, found, attend in _scored(job, index):
-        with together():
+        with shared_errors():
             if is_first():
                 files = files or begin(output, scored, [*earlier, *index.categories], bool(decider))
                 decisions = None
@@ -343,10 +343,10 @@ def _score_model(
     """Each category of the model, once all of it is scored, with what tells what some of its samples attended
     to (Scorer.attended); without samples in all processes but the first."""
     config = job.config
-    with together():
+    with shared_errors():
         facts, index, keys = _check_model(job, name, index)
     features = split_features(config, index, job.backbone, job.workdir)
-    with together():
+    with shared_errors():
         model = job.load(name, facts)
     inputs = inputs_of(model.method, index, features)
     with progress(f"scores {name}", len(index), "samples") as bar:

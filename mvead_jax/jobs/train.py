@@ -60,11 +60,11 @@ from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import append_line, keep_lines, locked, make_folder, read_json, write_json
-from mvead_jax.runtime.sharding import check_shared, from_first, is_first, same_in_all, together
+from mvead_jax.runtime.sharding import broadcast, check_shared, is_first, same_in_all, shared_errors
 from mvead_jax.scoring.model_store import STATE, read_facts, write_state
 from mvead_jax.scoring.scorer import Inputs, Model, Scorer
 from mvead_jax.training.checkpoints import Checkpoints
-from mvead_jax.training.tensorboard import FOLDER, Board, check_board
+from mvead_jax.training.tensorboard import FOLDER, TensorBoardWriter, check_tensorboard
 
 log = logging.getLogger(__name__)
 
@@ -83,9 +83,9 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
       UserError: anything wrong with the config, the data, the weights or the workdir.
       Stopped: SIGTERM came during a training, whose state is saved.
     """
-    with together():
+    with shared_errors():
         if tensorboard:
-            check_board()
+            check_tensorboard()
         config, index = checked_training(config, workdir)
         backbone = load_method_backbone(config)
         if is_first():
@@ -99,7 +99,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
     check_same_run(config, workdir)
     with ExitStack() as held:
         geometries: dict[str, CategoryGeometry] = {}
-        with together():
+        with shared_errors():
             if is_first():
                 make_folder(workdir)
                 held.enter_context(locked(workdir))
@@ -113,7 +113,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                     _check_geometry(config, index, workdir)
                     geometries = estimate_geometries(config, index, workdir)
         manifest = Manifest(workdir)
-        with together():
+        with shared_errors():
             if is_first():
                 for category in geometries:
                     manifest.record(geometry_path(workdir, category))
@@ -122,8 +122,8 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 geometries = {category: read_geometry(path) for category, path in paths.items()}
         for name, part in models(config, index):
             job = Job(config, workdir, backbone, geometries)
-            board = Board(workdir / FOLDER / name) if tensorboard else None
-            _train_model(job, name, part, manifest, board)
+            writer = TensorBoardWriter(workdir / FOLDER / name) if tensorboard else None
+            _train_model(job, name, part, manifest, writer)
             if config.decision.held_out:
                 _calibrate_decision(job, name, part, manifest)
         if is_first():
@@ -136,11 +136,13 @@ def load_method_backbone(config: Config) -> Backbone:
     return load_backbone(config.backbone, config.data.image_size, config.requires().taps, config.seed)
 
 
-def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, board: Board | None) -> None:
+def _train_model(
+    job: Job, name: str, index: DatasetIndex, manifest: Manifest, writer: TensorBoardWriter | None
+) -> None:
     """Train one model, or find that it is there."""
     config, workdir = job.config, job.workdir
     training = index.select(split="train")
-    with together():
+    with shared_errors():
         method = job.method(name, index.views, index.categories)
         keys = job.keys(method, index.categories)
     facts = _facts(job, training, keys)
@@ -149,19 +151,19 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
         f"{name}: the processes see different pictures, weights or geometry; let all read one copy of each",
     )
     folder, done = model_folder(workdir, name), False
-    with together():
+    with shared_errors():
         if is_first():
             done = manifest.covers(folder) and read_facts(folder) == facts
-    if from_first(done):
+    if broadcast(done):
         log.info("model %s: already trained", name)
         return
     checkpoints = None
     if isinstance(method, Trains) and method.training:  # before the features, for it may refuse
-        with together():
+        with shared_errors():
             place, metrics = workdir / "checkpoints" / name, workdir / "metrics.jsonl"
             trained = bool(manifest.names(folder))
-            checkpoints = Checkpoints(place, metrics, name, facts, board, replace=trained)
-    with together():
+            checkpoints = Checkpoints(place, metrics, name, facts, writer, replace=trained)
+    with shared_errors():
         if is_first():
             manifest.forget(workdir / "config.json")  # until all of it is trained again
             _forget(workdir, {"stage": "model", "name": name})
@@ -174,13 +176,13 @@ def _train_model(job: Job, name: str, index: DatasetIndex, manifest: Manifest, b
         image_reader(training, config.data.image_size) if method.requires.images else None,
     )
     with (
-        closing(board) if board else nullcontext(),
+        closing(writer) if writer else nullcontext(),
         checkpoints.heeding_sigterm() if checkpoints else nullcontext(),
     ):
         state = method.fit(data, RunContext(config.seed, checkpoints))
     seconds = time.monotonic() - begin
     statistics = _statistics(job, method, state, data)
-    with together():
+    with shared_errors():
         if is_first():
             rows = write_state(folder, state, facts)
             statistics.write(folder / STATISTICS, index.views)
@@ -274,25 +276,25 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
         "defective": [sample.id for sample in held_out.samples if sample.label == 1],
     }
     done = False
-    with together():
+    with shared_errors():
         if is_first():
             facts["model"] = manifest.digest(*learned)
             wanted = (config.score.deciding(), facts)
             done = manifest.covers(path) and read_calibrations(path)[1:] == wanted
-    if from_first(done):
+    if broadcast(done):
         return
-    with together():
+    with shared_errors():
         if is_first():
             manifest.forget(workdir / "config.json")
             _forget(workdir, {"stage": "decision", "name": name})
     features = split_features(config, own, job.backbone, workdir)
-    with together():
+    with shared_errors():
         model = job.load(name, {"views": index.views, "categories": index.categories})
         keys = job.keys(model.method, index.categories)
     inputs = inputs_of(model.method, own, features)
     defective = Counter(sample.category for sample in held_out.samples if sample.label == 1)
     found = score_held_out(config, model, own, inputs, keys, defective)
-    with together():
+    with shared_errors():
         if is_first():
             write_calibrations(path, found, config.score.deciding(), facts)
             target = config.decision.false_alarms

@@ -16,10 +16,10 @@ class UserError(Exception):
     """A mistake outside the program: one line that names the file, the value and the fix.
 
     Attributes:
-      of_all: every process of a run raises it, so that all can end in order.
+      in_all_processes: every process of a run raises it, so that all can end in order.
     """
 
-    of_all = False
+    in_all_processes = False
 
 
 def printable(text: str) -> str:
@@ -84,7 +84,11 @@ def report(error: BaseException) -> int:
     if traced and not isinstance(error, KeyboardInterrupt):
         traceback.print_exception(error)
     if isinstance(error, UserError):
-        lines = str(error).split("\n") if isinstance(error, DataProblems) or error.of_all else [str(error)]
+        lines = (
+            str(error).split("\n")
+            if isinstance(error, DataProblems) or error.in_all_processes
+            else [str(error)]
+        )
         print("error:", "\n".join(map(printable, lines)), file=sys.stderr)
         return 2
     if isinstance(error, OSError) and error.filename is not None:

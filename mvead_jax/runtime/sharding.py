@@ -137,7 +137,7 @@ def own_share(items: Sequence[Any]) -> Sequence[Any]:
     return items[jax.process_index() :: jax.process_count()]
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until all processes are here, however long that takes. All must call.
 
     Comes before a collective whenever one process may be late: Gloo, by which CPUs talk, gives up after half
@@ -152,7 +152,7 @@ def exchange(text: str) -> list[str]:
     """What every process says, in their order. All must call."""
     if jax.process_count() == 1:
         return [text]
-    meet()
+    barrier()
     own = np.frombuffer(text.encode(), np.uint8)
     lengths = multihost_utils.process_allgather(np.int32(len(own)))
     room = np.zeros(max(1024, 1 << int(lengths.max() - 1).bit_length()), np.uint8)  # few sizes to compile
@@ -161,19 +161,19 @@ def exchange(text: str) -> list[str]:
     return [row[:length].tobytes().decode() for row, length in zip(rows, lengths, strict=True)]
 
 
-def from_first(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """The JSON value that the first process gives. All must call."""
     return value if jax.process_count() == 1 else json.loads(exchange(json.dumps(value))[0])
 
 
-def arrays_from_first(tree: Any) -> Any:
+def broadcast_arrays(tree: Any) -> Any:
     """The arrays that the first process gives, bit by bit; the others give some of those shapes and types.
 
     All must call.
     """
     if jax.process_count() == 1:
         return tree
-    meet()
+    barrier()
 
     def one(x: Any) -> np.ndarray:
         x = np.asarray(x)
@@ -183,12 +183,12 @@ def arrays_from_first(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
-def of_all(items: Sequence[Any]) -> list[Any]:
+def gathered(items: Sequence[Any]) -> list[Any]:
     """The JSON items of every process, one list after the other. All must call."""
     return [item for own in exchange(json.dumps(list(items))) for item in json.loads(own)]
 
 
-def in_any(flag: bool) -> bool:
+def any_process(flag: bool) -> bool:
     """Whether any process gives True. All must call."""
     return flag if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(flag)).any())
 
@@ -196,11 +196,11 @@ def in_any(flag: bool) -> bool:
 def same_in_all(value: str, problem: str) -> None:
     """Raises a UserError in all processes unless they give the same value. All must call."""
     if len(set(exchange(value))) > 1:
-        raise _of_all(UserError(problem))
+        raise _in_all(UserError(problem))
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def shared_errors() -> Iterator[None]:
     """What one process can't do, none can: a UserError inside is raised in all at the end of the block.
 
     All must come to the end of it, so no meeting inside.
@@ -214,16 +214,16 @@ def together() -> Iterator[None]:
     except UserError as error:
         problem = str(error)
     if found := sorted({text for text in exchange(problem) if text}):
-        raise _of_all(UserError("\n".join(found)))
+        raise _in_all(UserError("\n".join(found)))
 
 
 def raise_in_all(error: UserError) -> None:
     """Raises an error that all processes come to by themselves, for the same reason."""
-    raise _of_all(error)
+    raise _in_all(error)
 
 
-def _of_all(error: UserError) -> UserError:
-    error.of_all = True
+def _in_all(error: UserError) -> UserError:
+    error.in_all_processes = True
     return error
 
 
@@ -236,7 +236,7 @@ def check_shared(folder: Path) -> None:
     if jax.process_count() == 1:
         return
     token = Path()
-    with together():
+    with shared_errors():
         if is_first():
             token = folder / f".seen-by-all-{secrets.token_hex(8)}"
             try:
@@ -244,9 +244,9 @@ def check_shared(folder: Path) -> None:
                 token.touch()
             except OSError as error:
                 raise UserError(f"{folder}: {error.strerror}") from None
-    name = from_first(token.name)
+    name = broadcast(token.name)
     try:
-        with together():
+        with shared_errors():
             if not visible(lambda: (folder / name).exists() or None):
                 raise UserError(
                     f"{folder}: process {jax.process_index()} does not see what process 0 writes there; put "
@@ -289,7 +289,7 @@ def joined(processes: Processes | None) -> Iterator[None]:
         yield
         jax.distributed.shutdown()
     except BaseException as error:
-        if isinstance(error, Stopped) or getattr(error, "of_all", False):
+        if isinstance(error, Stopped) or getattr(error, "in_all_processes", False):
             jax.distributed.shutdown()
             raise
         _end(error)
@@ -339,7 +339,7 @@ def _initialize(processes: Processes) -> None:
         ) from None
     counts = Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
-        raise _of_all(
+        raise _in_all(
             UserError(
                 "processes with different numbers of devices: "
                 f"{', '.join(str(counts[number]) for number in sorted(counts))}; give each as many"

@@ -23,8 +23,15 @@ import orbax.checkpoint as ocp
 from mvead_jax.config.io import flatten
 from mvead_jax.runtime.errors import Stopped, UserError
 from mvead_jax.runtime.files import append_line, keep_lines, write_json
-from mvead_jax.runtime.sharding import arrays_from_first, from_first, in_any, is_first, meet, together
-from mvead_jax.training.tensorboard import Board
+from mvead_jax.runtime.sharding import (
+    any_process,
+    barrier,
+    broadcast,
+    broadcast_arrays,
+    is_first,
+    shared_errors,
+)
+from mvead_jax.training.tensorboard import TensorBoardWriter
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +52,7 @@ class Checkpoints:
         metrics: Path,
         model: str,
         decides: Mapping[str, Any],
-        board: Board | None = None,
+        writer: TensorBoardWriter | None = None,
         *,
         replace: bool = False,
     ):
@@ -54,7 +61,7 @@ class Checkpoints:
           folder: of the states.
           metrics: the workdir's metrics.jsonl. model: its name in there.
           decides: JSON of all that the states depend on.
-          board: that gets the figures too.
+          writer: that gets the figures too.
           replace: states of anything else may go, for the model that they led to was finished.
 
         Raises:
@@ -62,7 +69,7 @@ class Checkpoints:
             refuses.
         """
         self._metrics, self._model = metrics, model
-        self._board = board
+        self._writer = writer
         self._stop = False
         self._manager = None
         if is_first():
@@ -97,12 +104,12 @@ class Checkpoints:
     def restore(self, like: dict[str, Any]) -> dict[str, Any] | None:
         """The newest state that can be read, as NumPy arrays; lines of metrics.jsonl that are later go."""
         state = None
-        with together():
+        with shared_errors():
             if self._manager is not None:
                 state = self._newest(like)
-        if not from_first(state is not None):
+        if not broadcast(state is not None):
             return None
-        return arrays_from_first(jax.tree.map(np.asarray, like) if state is None else state)
+        return broadcast_arrays(jax.tree.map(np.asarray, like) if state is None else state)
 
     def _newest(self, like: dict[str, Any]) -> dict[str, Any] | None:
         abstract = jax.tree.map(lambda x: np.empty_like(np.asarray(x)), _sealed(like))
@@ -160,15 +167,15 @@ class Checkpoints:
         shutil.rmtree(_aside(self._manager.directory, step), ignore_errors=True)
 
     def record(self, event: dict[str, Any]) -> None:
-        """Appends one step's figures to metrics.jsonl, and shows them on the board."""
+        """Appends one step's figures to metrics.jsonl, and shows them in TensorBoard."""
         if is_first():
             append_line(self._metrics, json.dumps({"stage": "training", "name": self._model, **event}))
-            if self._board:
-                self._board.add(event)
+            if self._writer:
+                self._writer.add(event)
 
     def stopping(self) -> bool:
         """Whether SIGTERM came to any process."""
-        return in_any(self._stop)
+        return any_process(self._stop)
 
     def close(self) -> None:
         if self._manager is not None:
@@ -194,7 +201,7 @@ class Checkpoints:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
-        meet()  # the first process may still have been at the banks
+        barrier()  # the first process may still have been at the banks
         if self.stopping():
             raise Stopped(f"training {self._model}: stopped at its end")
 

@@ -13,7 +13,7 @@ from mvead_jax.runtime.errors import UserError
 FOLDER = "tensorboard"  # of a workdir
 
 
-def check_board() -> None:
+def check_tensorboard() -> None:
     """Raises UserError if the package that writes the files is not there."""
     try:
         import tensorboardX  # noqa: F401
@@ -23,7 +23,7 @@ def check_board() -> None:
         ) from None
 
 
-class Board:
+class TensorBoardWriter:
     """Scalars of one model. A step that is written again after a resume takes the place of the earlier."""
 
     def __init__(self, folder: Path):

@@ -18,7 +18,7 @@ from mvead_jax.geometry.category import CategoryGeometry, PairGeometry, read_geo
 from mvead_jax.geometry.epipolar import epipolar_mask
 from mvead_jax.geometry.estimate import estimate_category, estimate_from_matches
 from mvead_jax.geometry.fundamental import fundamental_from_cameras, line_errors
-from mvead_jax.geometry.given import read_cameras
+from mvead_jax.geometry.known_cameras import read_cameras
 from mvead_jax.geometry.matching import (
     CategoryMatches,
     Matches,

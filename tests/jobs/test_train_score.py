@@ -769,7 +769,7 @@ def test_the_demo_in_small(tmp_path):
     assert metrics["categories"]["terminal"]["sample"]["base_rate"] == pytest.approx(5 / 7)
     assert (tmp_path / "run/scores/attended/terminal.npz").is_file()
     page = tmp_path / "run/scores/report/index.html"
-    assert f"to look at: {page}" in done.stdout
+    assert f"report: {page}" in done.stdout
     before = page.read_bytes()
     page.unlink()
     done = call("score", "--workdir", tmp_path / "run", "--from-maps")

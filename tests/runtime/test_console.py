@@ -20,7 +20,7 @@ from mvead_jax.jobs.train import train
 from mvead_jax.runtime import console, errors, progress
 from mvead_jax.runtime.disk import Part
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.training import tensorboard as board
+from mvead_jax.training import tensorboard as writer
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -192,7 +192,7 @@ def test_without_its_package_tensorboard_is_one_line(root, tmp_path, monkeypatch
         train(config_for(root), tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UserError):
-        board.check_board()
+        writer.check_tensorboard()
 
 
 def test_dry_run_of_a_script_ends_well_and_refuses_what_makes_no_sense(root, tmp_path):

@@ -174,17 +174,17 @@ def test_features_are_the_same_bytes_on_any_number_of_devices(on, tmp_path, name
 
 def test_alone_a_process_hears_itself():
     assert sharding.exchange("x") == ["x"]
-    assert sharding.from_first({"a": 1}) == {"a": 1}
-    assert sharding.of_all(["a"]) == ["a"]
+    assert sharding.broadcast({"a": 1}) == {"a": 1}
+    assert sharding.gathered(["a"]) == ["a"]
     assert sharding.own_share([1, 2, 3]) == [1, 2, 3]
-    assert sharding.in_any(True)
-    assert not sharding.in_any(False)
+    assert sharding.any_process(True)
+    assert not sharding.any_process(False)
     sharding.same_in_all("x", "never")
 
 
 def test_alone_an_error_is_raised_as_it_is():
     error = UserError("mine")
-    with pytest.raises(UserError) as caught, sharding.together():
+    with pytest.raises(UserError) as caught, sharding.shared_errors():
         raise error
     assert caught.value is error
 
@@ -215,13 +215,13 @@ def test_what_is_not_the_same_in_all_ends_all(hearing):
 
 def test_an_error_of_one_process_is_raised_in_all_and_that_of_several_once(hearing):
     hearing(lambda text: "theirs")
-    with pytest.raises(UserError, match="^theirs$") as error, sharding.together():
+    with pytest.raises(UserError, match="^theirs$") as error, sharding.shared_errors():
         pass
     assert error.value.of_all
-    with pytest.raises(UserError, match="^mine\ntheirs$"), sharding.together():
+    with pytest.raises(UserError, match="^mine\ntheirs$"), sharding.shared_errors():
         raise UserError("mine")
     hearing(lambda text: text)
-    with pytest.raises(UserError, match="^mine$"), sharding.together():
+    with pytest.raises(UserError, match="^mine$"), sharding.shared_errors():
         raise UserError("mine")
 
 

@@ -81,7 +81,7 @@ def attend_all(
 
     All processes must call; only the first has room for the result, the others get None.
     """
-    sharding.meet()  # the first may have had more to do
+    sharding.barrier()  # the first may have had more to do
     graph, parameters = nnx.split(attention)
     parameters = sharding.replicate(parameters)
     _, views, *rest = samples.features.shape
@@ -120,7 +120,7 @@ def k_means_centers(
     chosen = np.unique(np.concatenate(of_view))
     outputs = attend_all(attention, samples, chosen)
     centers = np.zeros((views, count, width), np.float32)
-    with sharding.together():
+    with sharding.shared_errors():
         if outputs is not None:
             names = samples.names
             _check_attended(outputs, [names[i] for i in chosen])
@@ -128,7 +128,7 @@ def k_means_centers(
                 own = np.searchsorted(chosen, of_view[view])
                 patches = outputs[own, view].reshape(-1, width)[:most_patches]
                 centers[view] = _k_means(patches, count, seed + view)
-    return sharding.arrays_from_first(centers)
+    return sharding.broadcast_arrays(centers)
 
 
 def _check_attended(outputs: Float[np.ndarray, "n V h w D"], names: list[str]) -> None:

@@ -51,7 +51,7 @@ def read_cameras(
         )
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise UserError(
-            f"{path}: {category}: not as expected ({error!r}); see mvead_jax/geometry/given.py"
+            f"{path}: {category}: not as expected ({error!r}); see mvead_jax/geometry/known_cameras.py"
         ) from error
     pairs = {}
     for a, b in combinations(range(len(views)), 2):
