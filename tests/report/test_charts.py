@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mvead_jax.evaluation import curve as of_curve
+from mvead_jax.evaluation import metrics
 from mvead_jax.evaluation.ranking import curve
 from mvead_jax.report.charts import HEIGHT, WIDTH, _path, histogram, precision_recall, roc, round_ticks
 from mvead_jax.report.heat import halves, heat_colours, heat_scale
@@ -20,9 +20,9 @@ def test_the_area_under_the_curves_is_the_metric_beside_them(pairs):
     scores, labels = map(np.array, zip((9, 0), (0, 1), *pairs, strict=True))
     ranked = curve(scores, labels)
     false, true = roc(ranked)
-    assert np.trapezoid(true, false) == pytest.approx(of_curve.auroc(ranked).value)
+    assert np.trapezoid(true, false) == pytest.approx(metrics.auroc(ranked).value)
     recall, precision = precision_recall(ranked)
-    assert np.trapezoid(precision, recall) == pytest.approx(of_curve.average_precision(ranked).value)
+    assert np.trapezoid(precision, recall) == pytest.approx(metrics.average_precision(ranked).value)
 
 
 def test_a_path_keeps_its_ends_and_bends_only():
