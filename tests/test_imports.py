@@ -19,7 +19,7 @@ ROOMS = (
     *("jobs", "serving"),
 )
 # Text only, from names to modules: they import nothing but runtime, and so stand above all rooms.
-REGISTRIES = ("methods.registry", "backbones.registry", "data.readers")
+REGISTRIES = ("methods.registry", "backbones.registry")
 # Where a text that is the name of a method means something else.
 OTHER_NAMES = {
     "evaluation/protocols.py": "protocols of evaluation, which bear the names of the papers that use them",
