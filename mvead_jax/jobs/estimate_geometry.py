@@ -30,6 +30,7 @@ from mvead_jax.methods.base import PATCHES
 from mvead_jax.report.lines import draw_lines
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import sha256
+from mvead_jax.runtime.host import computing
 
 log = logging.getLogger("mvead_jax")
 
@@ -39,6 +40,7 @@ def geometry_path(workdir: Path, category: str) -> Path:
     return workdir / "geometry" / f"{category}.json"
 
 
+@computing()
 def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
     """Geometry of every category of the index, into the workdir.
 
