@@ -17,7 +17,7 @@ from mvead_jax.data.records import DatasetIndex
 from mvead_jax.features.cache import Extraction, cache_folder
 from mvead_jax.features.extraction import seconds_a_picture
 from mvead_jax.jobs.decision import calibration_samples
-from mvead_jax.jobs.estimate_geometry import geometry_path, uses_geometry
+from mvead_jax.jobs.estimate_geometry import geometry_path, given_geometry, uses_geometry
 from mvead_jax.jobs.score import check_images, checked_scoring, parts_of
 from mvead_jax.jobs.train import (
     check_shapes_of_others,
@@ -147,6 +147,8 @@ def _of_geometry(config: Config, index: DatasetIndex, workdir: Path) -> list[str
     if not uses_geometry(config):
         return ["geometry: not used"]
     if config.geometry.cameras:
+        for category in index.categories:
+            given_geometry(config, category, index.select(category=category, split="train"))
         return [f"geometry: given by {config.geometry.cameras}"]
     there = [name for name in index.categories if geometry_path(workdir, name).exists()]
     own = config.geometry

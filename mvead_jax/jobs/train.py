@@ -35,7 +35,7 @@ from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
-from mvead_jax.data.readers import data_folder, open_configured
+from mvead_jax.data.readers import open_configured
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.sample_rules import defective_without_view
 from mvead_jax.data.trained_images import TrainedImages, check_shapes
@@ -48,7 +48,7 @@ from mvead_jax.features.store import FeatureStore
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.decision import calibration_path, calibration_samples, check_held_out, score_held_out
-from mvead_jax.jobs.estimate_geometry import estimate_geometries, geometry_path, uses_geometry
+from mvead_jax.jobs.estimate_geometry import cameras_path, estimate_geometries, geometry_path, uses_geometry
 from mvead_jax.jobs.evaluate import protocols_of
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import training_parts
@@ -382,7 +382,7 @@ def _check_place(config: Config, workdir: Path) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
     refuse_artefact(workdir)
-    cameras = data_folder(config.data.root) / config.geometry.cameras
+    cameras = cameras_path(config)
     if config.geometry.cameras and not cameras.is_file():
         raise UserError(f"geometry.cameras {cameras}: no such file")
 
