@@ -26,6 +26,7 @@ from PIL import Image
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
+from mvead_jax.data.deep_images import is_decoded, lost_bits
 from mvead_jax.data.image_files import ImageFile
 from mvead_jax.data.images import image_of
 from mvead_jax.data.loading import preprocess
@@ -285,8 +286,7 @@ class Inspector:
             another shape than in training if data.strict is set; or a forked process.
         """
         category = self._category(category)
-        pictures, present, sizes = self.preprocess(images, category)
-        warnings = self._shape_warnings(category, sizes)
+        pictures, present, sizes, warnings = self._read_pictures(images, category)
         maps, views, images = self.scored(category, pictures, present)
         if not np.isfinite(maps[present]).all():
             raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
@@ -305,20 +305,29 @@ class Inspector:
     ) -> tuple[Float32[np.ndarray, "V S S 3"], Bool[np.ndarray, " V"], dict[str, tuple[int, int]]]:
         """Return the pictures as the backbone takes them, zeros where a view is missing; which there are; and the
         size (W, H) of each upright picture. Arguments and errors as `inspect`."""
-        category = self._category(category)
+        return self._read_pictures(images, self._category(category))[:3]
+
+    def _read_pictures(self, images: Any, category: str) -> tuple[Any, Any, Any, tuple[str, ...]]:
+        """Return what `preprocess` returns, and the warnings about the pictures."""
         views = self.views(category)
         given = _by_view(images, views, category)
         size = self.backbone.image_size
         pictures = np.zeros((len(views), size, size, 3), np.float32)
 
-        def load(view: str) -> tuple[int, int]:
-            image = image_of(given[view], f"view {view}", self._trained.bit_depth)
+        depth = self._trained.bit_depth
+
+        def load(view: str) -> tuple[tuple[int, int], str | None]:
+            decoded = is_decoded(given[view])  # an image that Pillow has yet to decode has all its bits
+            image = image_of(given[view], f"view {view}", depth)
             pictures[views.index(view)] = preprocess(image, size)
-            return image.size
+            return image.size, lost_bits(image, depth) if decoded else None
 
         with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
-            sizes = dict(zip(given, pool.map(load, given), strict=True))
-        return pictures, np.array([view in given for view in views]), sizes
+            found = dict(zip(given, pool.map(load, given), strict=True))
+        sizes = {view: size for view, (size, _) in found.items()}
+        lost = [f"view {view}: {words}" for view, (_, words) in found.items() if words]
+        warnings = self._warnings(category, sizes, lost)
+        return pictures, np.array([view in given for view in views]), sizes, warnings
 
     @computing()
     def scored(
@@ -334,15 +343,22 @@ class Inspector:
         found = next(scorer.score(Inputs(features, present[None], images), np.array([0]), most=1))
         return found.maps[0], found.views[0], found.images[0]
 
-    def _shape_warnings(self, category: str, sizes: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
-        """Return what is odd about the shapes of pictures, which is said in the log the first time.
+    def _warnings(
+        self, category: str, sizes: Mapping[str, tuple[int, int]], lost: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return what is odd about pictures, which is said in the log the first time.
+
+        Args:
+          lost: warnings about bits that were lost before the pictures came.
 
         Raises:
           UserError: anything, and data.strict is set.
         """
         trained = self._trained.sizes.get(category, {})
         found = [check_shape(view, size, trained, self._strict) for view, size in sizes.items()]
-        words = tuple(one for one in found if one)
+        words = (*(one for one in found if one), *lost)
+        if lost and self._strict:
+            raise UserError(f"{lost[0]} (data.strict)")
         for line in (f"{category}: {one}" for one in words):
             if line not in self._warned:
                 self._warned.add(line)

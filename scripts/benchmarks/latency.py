@@ -117,6 +117,7 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     from mvead_jax.methods.base import PATCHES, Spec
     from mvead_jax.methods.patchcore.config import PatchCoreConfig
     from mvead_jax.postprocess.statistics import ScoreStatistics
+    from mvead_jax.data.trained_images import TrainedImages
     from mvead_jax.scoring.scorer import Model, Scorer
     from mvead_jax.serving.inspector import Inspector
 
@@ -139,7 +140,7 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     def of(banks: dict[str, Bank]) -> Inspector:
         model = Model(method, {"banks": banks}, statistics)
         scorer = Scorer(model, "part", all_keys(len(_VIEWS), grid), config.score)
-        return Inspector(backbone, {"part": scorer}, {}, 0.05, "")
+        return Inspector(backbone, {"part": scorer}, {}, 0.05, "", TrainedImages(8, {}))
 
     empty = of({})
     found = np.stack([np.asarray(features(empty.preprocess(part)[0])) for part in normal], 1)

@@ -228,7 +228,10 @@ def without_cameras(content, F):
         (lambda c: c["views"]["C1"].pop("t"), "C1: lacks t"),
         (lambda c: c["views"]["C1"].update(t=[1, 2]), r"C1: t has shape .2.; give 3"),
         (lambda c: c["views"]["C1"].update(t=[float("nan")] * 3), "not finite"),
-        (lambda c: c["views"]["C1"].update(image_size=[0, 0]), r"C1: image_size is .0, 0.; give .width, height. in pixels, as .256"),
+        (
+            lambda c: c["views"]["C1"].update(image_size=[0, 0]),
+            r"C1: image_size is .0, 0.; give .width, height. in pixels, as .256",
+        ),
         (lambda c: c.pop("views"), 'say "ours" or "opencv"'),
         (lambda c: without_cameras(c, np.eye(3).tolist()), "rank 2"),
         (lambda c: without_cameras(c, [[float("nan")] * 3] * 3), "not finite"),
