@@ -54,6 +54,7 @@ from mvead_jax.jobs.workdir import (
 from mvead_jax.postprocess.pooling import Pooling, pooled
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.host import computing
+from mvead_jax.runtime.paths import expanded
 from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.scoring.scorer import Inputs, Scorer
 
@@ -215,7 +216,7 @@ class Inspector:
           UserError: not a finished workdir, files that changed, no such category, weights that can't be
             found, or a training at work there.
         """
-        workdir = Path(workdir)
+        workdir = expanded(workdir)
         with reading(workdir):
             config = trained_config(workdir, overrides or {}, OVERRIDDEN)
             found = cls._read(workdir, config, category)

@@ -113,11 +113,11 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     from mvead_jax.backbones.base import Backbone
     from mvead_jax.backbones.info import Info, Tap
     from mvead_jax.bank.fill import Bank
+    from mvead_jax.data.trained_images import TrainedImages
     from mvead_jax.geometry.masks import all_keys
     from mvead_jax.methods.base import PATCHES, Spec
     from mvead_jax.methods.patchcore.config import PatchCoreConfig
     from mvead_jax.postprocess.statistics import ScoreStatistics
-    from mvead_jax.data.trained_images import TrainedImages
     from mvead_jax.scoring.scorer import Model, Scorer
     from mvead_jax.serving.inspector import Inspector
 
