@@ -29,6 +29,7 @@ from types import ModuleType
 
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.paths import expanded
 
 BENCHMARKS = (
     "features",
@@ -66,7 +67,7 @@ def _arguments(given: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     benchmarks = parser.add_subparsers(dest="benchmark", required=True)
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--json", type=Path, help="write the results, with the environment, to this file")
+    common.add_argument("--json", type=expanded, help="write the results, with the environment, to this file")
     common.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     for name in BENCHMARKS:
         module = _module(name)

@@ -12,12 +12,12 @@ exit codes: 0 the same experiment with the same result, within the tolerances; 1
 import argparse
 import math
 import sys
-from pathlib import Path
 
 from mvead_jax.comparison.agreement_text import format_comparison
 from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.files import write_json
+from mvead_jax.runtime.paths import expanded
 
 
 def _number(text: str) -> float:
@@ -35,8 +35,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     default = Tolerances()
-    parser.add_argument("a", type=Path, metavar="A", help="workdir or scores folder")
-    parser.add_argument("b", type=Path, metavar="B", help="workdir or scores folder")
+    parser.add_argument("a", type=expanded, metavar="A", help="workdir or scores folder")
+    parser.add_argument("b", type=expanded, metavar="B", help="workdir or scores folder")
     parser.add_argument(
         "--tolerance-score",
         default=str(default.score),
@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument(
         "--tolerance-metric", default=str(default.metric), help="of a metric in [0,1]; default %(default)s"
     )
-    parser.add_argument("--json", type=Path, help="write everything that is printed, and more, to this file")
+    parser.add_argument(
+        "--json", type=expanded, help="write everything that is printed, and more, to this file"
+    )
     arguments = parser.parse_args()
     tolerances = Tolerances(_number(arguments.tolerance_score), _number(arguments.tolerance_metric))
     found = compare(read_run(arguments.a), read_run(arguments.b), tolerances)

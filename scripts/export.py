@@ -12,11 +12,11 @@ exit codes: 0 written and verified; 2 a mistake in the command, the workdir or t
 """
 
 import argparse
-from pathlib import Path
 
 from mvead_jax.config.io import split_overrides
 from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import run
+from mvead_jax.runtime.paths import expanded
 
 
 def main() -> None:
@@ -26,8 +26,10 @@ def main() -> None:
         allow_abbrev=False,
         parents=[console.flags()],
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished scripts/train.py")
-    parser.add_argument("--output", required=True, type=Path, help="the artefact, a new folder")
+    parser.add_argument(
+        "--workdir", required=True, type=expanded, help="folder of a finished scripts/train.py"
+    )
+    parser.add_argument("--output", required=True, type=expanded, help="the artefact, a new folder")
     parser.add_argument(
         "--golden", type=int, default=2, help="samples of each category to keep with their scores; default 2"
     )

@@ -36,6 +36,7 @@ from mvead_jax.rig import cameras, sample
 from mvead_jax.rig.layout import MIRRORED, SampleName
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.files import read_json, write_text
+from mvead_jax.runtime.paths import expanded
 
 _SAMPLES = 4  # parts whose points are used
 _GRID = 16
@@ -167,8 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("root", type=Path, help="a set that scripts/render_rig.py rendered")
-    parser.add_argument("--output", type=Path, help="write the Markdown here too")
+    parser.add_argument("root", type=expanded, help="a set that scripts/render_rig.py rendered")
+    parser.add_argument("--output", type=expanded, help="write the Markdown here too")
     arguments = parser.parse_args()
     manifest = read_json(arguments.root / "rig.json", "a set of scripts/render_rig.py")
     try:

@@ -25,13 +25,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.paths import expanded
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, required=True, help="of the curve, without a suffix")
+    parser.add_argument("--output", type=expanded, required=True, help="of the curve, without a suffix")
     parser.add_argument("--every", type=float, default=0.25, help="seconds between two looks")
     parser.add_argument("command", nargs=argparse.REMAINDER, help="-- and the command")
     arguments = parser.parse_args()

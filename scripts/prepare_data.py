@@ -16,21 +16,21 @@ Real-IAD's, or no room on the disk; 130 Ctrl-C; 1 a bug
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from mvead_jax.config.schema import DataConfig
 from mvead_jax.data.inventory import as_markdown, data_report, digests_of
 from mvead_jax.data.readers import AUTO, READERS, read_data
 from mvead_jax.data.tfds_realiad.prepare import check_counts, prepare
 from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.paths import expanded
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--root", type=Path, required=True, help="folder of the data set")
-    parser.add_argument("--output", type=Path, help="folder of the prepared data")
+    parser.add_argument("--root", type=expanded, required=True, help="folder of the data set")
+    parser.add_argument("--output", type=expanded, help="folder of the prepared data")
     parser.add_argument("--categories", default="", help="comma list; all that the root holds if not given")
     parser.add_argument(
         "--lists", default="realiad_jsons", help="folder of lists below the root (data.lists)"

@@ -13,18 +13,18 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 
 from mvead_jax.rig.dataset import render_rig
 from mvead_jax.rig.layout import FAMILIES
 from mvead_jax.runtime.errors import run
+from mvead_jax.runtime.paths import expanded
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the set")
+    parser.add_argument("--output", type=expanded, required=True, help="folder of the set")
     parser.add_argument("--families", default="flange,terminal", help=f"comma list of {', '.join(FAMILIES)}")
     parser.add_argument("--train", type=int, default=40, help="normal training samples per family")
     parser.add_argument("--test-normal", type=int, default=16, help="normal test samples per family")

@@ -52,6 +52,7 @@ from mvead_jax.jobs.reproduce import (
 from mvead_jax.jobs.train import open_index
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.files import read_json, write_json
+from mvead_jax.runtime.paths import expanded
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BACKBONES = "dinov2-small,dinov2-base,dinov2-large,dinov2-giant"
@@ -247,7 +248,7 @@ def main() -> None:
     )
     tables = parser.add_subparsers(dest="what", required=True)
     shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    shared.add_argument("--output", required=True, type=Path, help="folder of the runs and the table")
+    shared.add_argument("--output", required=True, type=expanded, help="folder of the runs and the table")
     based = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     based.add_argument("--config", default=str(CONFIGS / "realiad.py"), help="what all rows start from")
 
@@ -275,8 +276,10 @@ def main() -> None:
     table.set_defaults(job=compare)
 
     table = tables.add_parser("kinds", help="finished runs by kind of defect", allow_abbrev=False)
-    table.add_argument("--workdir", action="append", required=True, type=Path, help="give it for each run")
-    table.add_argument("--output", type=Path, help="folder for kinds.md and kinds.json")
+    table.add_argument(
+        "--workdir", action="append", required=True, type=expanded, help="give it for each run"
+    )
+    table.add_argument("--output", type=expanded, help="folder for kinds.md and kinds.json")
     table.set_defaults(job=None)
 
     arguments, rest = parser.parse_known_args()

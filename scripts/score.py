@@ -40,6 +40,7 @@ from mvead_jax.config.io import split_overrides
 from mvead_jax.evaluation.protocols import NAMES
 from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.paths import expanded
 from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
 TIMEOUT = 60.0  # seconds
@@ -85,13 +86,17 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         parents=[console.flags(), flags()],
     )
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of a finished scripts/train.py")
     parser.add_argument(
-        "--input", type=Path, help="folder of new pictures: <sample>/<view>.<ext>, or named as in Real-IAD"
+        "--workdir", required=True, type=expanded, help="folder of a finished scripts/train.py"
+    )
+    parser.add_argument(
+        "--input",
+        type=expanded,
+        help="folder of new pictures: <sample>/<view>.<ext>, or named as in Real-IAD",
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=expanded,
         help="folder of the results; default <workdir>/scores, with --input <workdir>/scores_<its name>",
     )
     parser.add_argument("--protocol", default="", help=f"comma-separated: {', '.join(NAMES)}")

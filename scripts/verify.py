@@ -10,10 +10,10 @@ exit codes: 0 all is as exported; 1 something is not, each on its line; 2 no art
 
 import argparse
 import sys
-from pathlib import Path
 
 from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import run
+from mvead_jax.runtime.paths import expanded
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         allow_abbrev=False,
         parents=[console.flags()],
     )
-    parser.add_argument("artefact", type=Path, help="folder of scripts/export.py")
+    parser.add_argument("artefact", type=expanded, help="folder of scripts/export.py")
     arguments = parser.parse_args()
     console.apply(arguments)
 

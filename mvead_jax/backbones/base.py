@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +21,7 @@ from mvead_jax.backbones.info import Info, Loaded, Tap, expanded
 from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.backbones.stored import STORED, read_stored
 from mvead_jax.config.schema import BackboneConfig
-from mvead_jax.runtime import sharding
+from mvead_jax.runtime import paths, sharding
 from mvead_jax.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -111,7 +110,7 @@ def load_network(config: BackboneConfig, taps: Sequence[str], seed: int = 0) -> 
     Raises as `load_backbone`.
     """
     REGISTRY.check(config.name)
-    if (stored := Path(config.weights) / STORED).is_file():
+    if (stored := paths.expanded(config.weights) / STORED).is_file():
         return read_stored(stored, config, taps)
     return REGISTRY.load(config.name).load(config, taps, seed)
 

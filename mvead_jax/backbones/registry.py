@@ -30,10 +30,26 @@ BACKBONES: dict[str, str] = {
 }
 
 _LETTERS = {"s": "small", "b": "base", "l": "large", "g": "giant"}
-# What the original hub and timm call them.
+_FILES = (
+    "pretrain",
+    "lc",
+)  # ends of names on the original hub: of the weights, and of those with a classifier
+# What the original hub, transformers and timm call them.
 _OTHER_NAMES = {
     **{f"dinov2_vit{letter}14": f"dinov2-{size}" for letter, size in _LETTERS.items()},
-    **{f"dinov2_vit{letter}14_reg": f"dinov2-{size}-registers" for letter, size in _LETTERS.items()},
+    **{
+        f"dinov2_vit{letter}14_{file}": f"dinov2-{size}"
+        for letter, size in _LETTERS.items()
+        for file in _FILES
+    },
+    **{
+        f"dinov2_vit{letter}14_{kind}{file}": f"dinov2-{size}-registers"
+        for letter, size in _LETTERS.items()
+        for kind in ("reg", "reg4")
+        for file in ("", *(f"_{file}" for file in _FILES))
+    },
+    **{f"dinov2-with-registers-{size}": f"dinov2-{size}-registers" for size in _LETTERS.values()},
+    **{f"dinov2-{letter}": f"dinov2-{size}" for letter, size in _LETTERS.items()},
     **{f"vit_{size}_patch14_dinov2": f"dinov2-{size}" for size in _LETTERS.values()},
     **{f"vit_{size}_patch14_reg4_dinov2": f"dinov2-{size}-registers" for size in _LETTERS.values()},
 }

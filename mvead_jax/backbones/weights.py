@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.paths import expanded
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +49,14 @@ def locate(
     Raises:
       UserError: nothing there; it says which file to put where. Without a network it takes seconds.
     """
-    local = Path(directory) / name
+    local = expanded(directory) / name
     if policy == "auto":
         return (
             _complete(local, "backbone.weights=auto")
             if local.exists()
             else _from_hub(*hub[name], local, optional)
         )
-    path = Path(policy).expanduser()
+    path = expanded(policy)
     # A text like weights/dinov2-bsae could be either; a parent that exists makes it a mistyped path.
     if _HUB_ID.fullmatch(policy) and not path.exists() and not path.parent.exists():
         revision = dict(hub.values()).get(policy, "main")

@@ -20,6 +20,7 @@ from mvead_jax.config.schema import Config
 from mvead_jax.config.validation import checked, nearest
 from mvead_jax.methods.registry import METHODS
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.paths import expanded
 
 
 def from_command_line(
@@ -38,7 +39,9 @@ def from_command_line(
         parents=parents,
     )
     parser.add_argument("--config", required=True, help="a config file, configs/<name>.py")
-    parser.add_argument("--workdir", required=True, type=Path, help="folder of the run; run again to resume")
+    parser.add_argument(
+        "--workdir", required=True, type=expanded, help="folder of the run; run again to resume"
+    )
     arguments, rest = parser.parse_known_args()
     return load_config(arguments.config, split_overrides(rest)), arguments.workdir, arguments
 

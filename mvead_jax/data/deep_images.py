@@ -88,6 +88,31 @@ def to_8_bits(values: UInt16[np.ndarray, ...], bit_depth: int, name: str) -> UIn
     return _levels(bit_depth)[values]
 
 
+def is_decoded(given: object) -> bool:
+    """Return whether a program hands over pixels of 8 bits, and not a file that still has all its bits."""
+    if isinstance(given, np.ndarray):
+        return given.dtype == np.uint8
+    return isinstance(given, Image.Image) and not getattr(given, "tile", None)
+
+
+def lost_bits(image: Image.Image, bit_depth: int) -> str | None:
+    """Return a warning about a decoded image of 8 bits that looks like the upper 8 of 16, None if it does not.
+
+    Pillow keeps only these of colours, so 12 bits in 16 become levels 0 to 15, and nothing in the decoded image
+    tells. With all 16 bits in use there is no difference to speak of.
+
+    Args:
+      image: RGB. bit_depth: of the training.
+    """
+    most = (2**bit_depth - 1) >> 8
+    if not 8 < bit_depth < 16 or max(high for _, high in image.getextrema()) > most:
+        return None
+    return (
+        f"no value is above {most} of 255, as where only the upper 8 of 16 bits were kept; training had {bit_depth} "
+        "bits: give the path, or an array of uint16"
+    )
+
+
 def bits_of(largest: int) -> int:
     """Return the fewest bits, of those that cameras have, that hold a value."""
     return next(bits for bits in BIT_DEPTHS if largest < 2**bits)

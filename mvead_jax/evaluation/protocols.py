@@ -37,6 +37,8 @@ class EvaluationProtocol:
       name: the protocol's.
       source: where its facts come from.
       size: pixels a side at which maps and masks are compared; INPUT or OWN.
+      unmasked: what is known of a view that is labelled defective and has no mask: `unknown`, nothing is; or
+        `normal`, it counts as a view without a defect. No field of the config.
     """
 
     name: str
@@ -49,6 +51,7 @@ class EvaluationProtocol:
     image_score: str = "max"
     sample_score: str = "max"
     image_label: str = "list"
+    unmasked: str = "unknown"
 
     def words(self) -> dict[str, str]:
         """For people, in full; the keys are those of metrics.json's "protocol"."""
@@ -64,6 +67,8 @@ class EvaluationProtocol:
             "list": "what the data set says of that view",
             "mask": "defective if any pixel of the mask as compared is",
         }[self.image_label]
+        if self.unmasked == "normal":
+            label += "; a view without a mask is normal"
         resized = "" if self.size == OWN else f"resized {self.mask_resize}, then "
         return {
             "evaluation": f"{self.name}: {self.source}",
@@ -105,8 +110,13 @@ def _mvad() -> EvaluationProtocol:
 
 
 def _official() -> EvaluationProtocol:
-    """Real-IAD's official evaluation on adeval: at each mask's own size, > 127, nothing smoothed."""
-    return EvaluationProtocol("official", "Real-IAD's official evaluation (adeval)", OWN)
+    """Return Real-IAD's official evaluation on adeval: at each mask's own size, > 127, nothing smoothed.
+
+    adeval and the data set's own loader take the label of an image from its mask, so a view that the list
+    calls defective is normal if it has no mask, or if its mask is nowhere above 127.
+    """
+    source = "Real-IAD's official evaluation (adeval)"
+    return EvaluationProtocol("official", source, OWN, image_label="mask", unmasked="normal")
 
 
 def _dinomaly() -> EvaluationProtocol:

@@ -17,6 +17,7 @@ from rich.table import Table
 from mvead_jax.evaluation.bootstrap import interval
 from mvead_jax.evaluation.metrics import LEVELS, TITLES, f1_max_threshold, fpr_at_tpr, metrics_of_level
 from mvead_jax.evaluation.ranking import curve
+from mvead_jax.evaluation.vanished import vanished_warning
 
 # Of one category: {"<level>_<metric>": its resampled values [B]}.
 Replicates = Mapping[str, Float[np.ndarray, " B"]]
@@ -120,6 +121,8 @@ def format_table(metrics: Mapping[str, Any]) -> str:
     note = "percent; base rate = share of defective"
     if any("interval" in own for own in metrics["mean"].values()):
         note += "; in brackets 95 % of the bootstrap over samples"
+    if lost := vanished_warning(metrics["protocol"]):
+        console.print(f"WARNING: {lost}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"{note}. Protocol:", highlight=False)
     for key, value in metrics["protocol"].items():
         console.print(f"  {key}: {value}", highlight=False, markup=False, soft_wrap=True)

@@ -37,6 +37,7 @@ from mvead_jax.data.digests import (
 from mvead_jax.data.loading import PREPROCESSING_VERSION
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.runtime.files import whole
+from mvead_jax.runtime.paths import expanded
 from mvead_jax.runtime.sharding import broadcast, is_first, same_in_all, shared_errors
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,7 @@ class Extraction:
 def cache_folder(config: Config, workdir: Path) -> Path:
     """Return the folder of the features."""
     if config.features.cache:
-        return Path(config.features.cache)
+        return expanded(config.features.cache)
     return workdir.absolute().parent / "feature_cache"
 
 

@@ -17,17 +17,25 @@ from mvead_jax.data.records import DatasetIndex
 from mvead_jax.features.cache import Extraction, cache_folder
 from mvead_jax.features.extraction import seconds_a_picture
 from mvead_jax.jobs.decision import calibration_samples
-from mvead_jax.jobs.estimate_geometry import geometry_path, uses_geometry
-from mvead_jax.jobs.score import checked_scoring, parts_of
-from mvead_jax.jobs.train import checked_training, load_method_backbone, models, training_parts_of
+from mvead_jax.jobs.estimate_geometry import geometry_path, given_geometry, uses_geometry
+from mvead_jax.jobs.score import check_images, checked_scoring, parts_of
+from mvead_jax.jobs.train import (
+    check_shapes_of_others,
+    checked_training,
+    load_method_backbone,
+    models,
+    training_parts_of,
+)
 from mvead_jax.jobs.workdir import model_folder, model_names
 from mvead_jax.methods.base import Method, Spec, Trains
 from mvead_jax.runtime.disk import Part, amount
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.host import computing
 from mvead_jax.scoring.model_store import STATE, bank_sizes, read_facts
 from mvead_jax.training.loop import steps_of_epoch
 
 
+@computing()
 def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
     """Return the plan of train.py in words, and what it would write.
 
@@ -37,6 +45,7 @@ def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
     config, index = checked_training(config, workdir)
     backbone = load_method_backbone(config)
     check_files(index)
+    check_shapes_of_others(index, config.data.strict)
     parts = training_parts_of(config, index, backbone, workdir)
     training = index.select(split="train")
     lines = [
@@ -56,6 +65,7 @@ def plan_training(config: Config, workdir: Path) -> tuple[str, list[Part]]:
     return "\n".join(lines + _of_parts(parts)), parts
 
 
+@computing()
 def plan_scoring(
     workdir: Path,
     output: Path | None = None,
@@ -74,7 +84,7 @@ def plan_scoring(
         workdir, output, pictures, overrides or {}, protocols, from_test_labels
     )
     backbone = load_method_backbone(config)
-    check_files(index)
+    check_images(config, index, workdir)
     parts = parts_of(config, index, backbone, workdir, output)
     lines = [
         "plan of a scoring; nothing is written",
@@ -137,6 +147,8 @@ def _of_geometry(config: Config, index: DatasetIndex, workdir: Path) -> list[str
     if not uses_geometry(config):
         return ["geometry: not used"]
     if config.geometry.cameras:
+        for category in index.categories:
+            given_geometry(config, category, index.select(category=category, split="train"))
         return [f"geometry: given by {config.geometry.cameras}"]
     there = [name for name in index.categories if geometry_path(workdir, name).exists()]
     own = config.geometry

@@ -30,6 +30,8 @@ from mvead_jax.methods.base import PATCHES
 from mvead_jax.report.lines import draw_lines
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import sha256
+from mvead_jax.runtime.host import computing
+from mvead_jax.runtime.paths import expanded
 
 log = logging.getLogger("mvead_jax")
 
@@ -39,6 +41,7 @@ def geometry_path(workdir: Path, category: str) -> Path:
     return workdir / "geometry" / f"{category}.json"
 
 
+@computing()
 def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
     """Geometry of every category of the index, into the workdir.
 
@@ -68,9 +71,8 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
             geometry = CategoryGeometry(part.views, picture_sizes(part), {})
             log.info("geometry %s: one view, which sees no other", category)
         elif config.geometry.cameras:
-            cameras = data_folder(config.data.root) / config.geometry.cameras
-            geometry = read_cameras(cameras, category, part.views, picture_sizes(part))
-            origin = {"cameras": sha256(cameras)}
+            geometry = given_geometry(config, category, part)
+            origin = {"cameras": sha256(cameras_path(config))}
         else:
             nominal = parse_nominal(config.geometry.nominal)
             if nominal.elevation and len(nominal.elevation) != len(part.views):
@@ -92,6 +94,20 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
         geometry.write(path)  # last: where it is, the picture is too
         found[category] = geometry
     return found
+
+
+def cameras_path(config: Config) -> Path:
+    """Return where geometry.cameras lies."""
+    return data_folder(config.data.root) / expanded(config.geometry.cameras)
+
+
+def given_geometry(config: Config, category: str, training: DatasetIndex) -> CategoryGeometry:
+    """Return the geometry that geometry.cameras gives the views of a category.
+
+    Raises:
+      UserError: cameras that can't be those of its images.
+    """
+    return read_cameras(cameras_path(config), category, training.views, picture_sizes(training))
 
 
 def _matches(config: Config, index: DatasetIndex, backbone: Backbone | None) -> CategoryMatches:

@@ -14,6 +14,7 @@ computed; only `image_score: patch` takes the float32 scores of images.csv.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,8 +54,11 @@ from mvead_jax.evaluation.score_files import (
 from mvead_jax.evaluation.sealed_metrics import write_sealed
 from mvead_jax.evaluation.tables import level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
+from mvead_jax.evaluation.vanished import NONE_VANISHED, vanished_words
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
+
+log = logging.getLogger(__name__)
 
 _PIXELS = 2**21  # of enlarged maps at a time
 
@@ -114,8 +118,11 @@ def evaluate(
                 bar.advance(note=f"{name} {protocol.name}")
     metrics = {}
     for protocol in protocols:
-        told = {**words, **_words(protocol, config.eval, labelled)}
         levels = {name: own.levels for name, own in found[protocol.name].items()}
+        vanished = vanished_words(protocol, levels)
+        if vanished != NONE_VANISHED:
+            log.warning("protocol %s: %s", protocol.name, vanished)
+        told = {**words, **_words(protocol, config.eval, labelled), "vanished_masks": vanished}
         resampled = _resampled(found[protocol.name], config.eval, labelled)
         metrics[protocol.name] = metrics_of(levels, told, resampled)
     scored = scored_files([name for name, _ in categories])
@@ -254,6 +261,7 @@ def _pixels(
         "images": len(places),
         "left_out": len(scene.lines) - len(places),
         "defective_without_mask": truth.without_mask,
+        "marked_masks": truth.marked,
         "vanished_masks": truth.vanished,
     }
     exact = {name: found[name] for name in LEVELS["pixel"]}

@@ -15,6 +15,7 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.readers import source_words
+from mvead_jax.data.records import DatasetIndex
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.methods.base import PATCHES, Method, ScoresImages
 
@@ -26,6 +27,7 @@ def protocol(
     training: Sequence[Mapping[str, int]],
     scored: str,
     geometries: Mapping[str, CategoryGeometry],
+    index: DatasetIndex,
 ) -> dict[str, Any]:
     """Return how the scores and maps came about, in full.
 
@@ -33,6 +35,7 @@ def protocol(
       training: the counts that train.py left with the models.
       scored: "test split", or the folder of new pictures.
       geometries: of the categories, if any is used.
+      index: the samples that were scored.
     """
     info = backbone.info
     labelled = scored == "test split"
@@ -42,7 +45,7 @@ def protocol(
         "method": config.method,
         "setting": "one model for each category" if config.setting == "single" else "one model for all",
         "scored": scored,
-        "lists": source_words(config.data, ())["lists"],
+        **source_words(config.data, index.views),
         "training": training_words(training),
         "incomplete_samples": config.data.incomplete if labelled else "scored by the views they have",
         "backbone": info.name if info.trained else f"{info.name} UNTRAINED: random weights",
@@ -51,6 +54,7 @@ def protocol(
         "backbone_digest": backbone.digest,
         "features": _feature_words(config, backbone),
         "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
+        "bit_depth": index.bit_depth,
         "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
         "geometry": _geometry_words(config, geometries),
         "trusted_pairs": _trusted_words(geometries),

@@ -33,9 +33,11 @@ import numpy as np
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
+from mvead_jax.data.deep_images import BIT_DEPTHS
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.trained_images import check_shapes
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.evaluation.score_files import scored_files
 from mvead_jax.evaluation.scored import ScoredSample
@@ -70,11 +72,13 @@ from mvead_jax.jobs.workdir import (
     reading,
     trained_config,
     trained_geometries,
+    trained_images,
 )
 from mvead_jax.methods.base import Spec
 from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import locked, make_folder
+from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.progress import progress
 from mvead_jax.runtime.sharding import is_first, shared_errors
 from mvead_jax.scoring.model_store import read_facts
@@ -85,6 +89,7 @@ log = logging.getLogger(__name__)
 _ATTENDED = 8  # patches of the others that are kept for each patch
 
 
+@computing()
 def score(
     workdir: Path,
     output: Path | None = None,
@@ -123,7 +128,7 @@ def score(
             decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
             backbone = load_method_backbone(config)
             if is_first():
-                check_files(index)
+                check_images(config, index, workdir)
             geometries = trained_geometries(config, workdir, index.categories)
         check_same_run(config, workdir)
         job, metrics = Job(config, workdir, backbone, geometries), None
@@ -184,7 +189,9 @@ def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict
     facts = [read_facts(model_folder(workdir, name)) for name, _ in models(config, index)]
     method = job.method("", index.views, index.categories)
     training = [own["training"] for own in facts]
-    words = protocol(config, job.backbone, method, training, scored, job.geometries)
+    if scored != "test split":  # new images are of no list: the views of training tell which one was learned
+        index = replace(index, views=tuple(dict.fromkeys(view for own in facts for view in own["views"])))
+    words = protocol(config, job.backbone, method, training, scored, job.geometries, index)
     words["models_digest"] = Manifest(workdir).digest(workdir / "models")
     return words | ({"decision": decider.words()} if decider else {})
 
@@ -277,11 +284,17 @@ def _evaluated(
         lists=str(words.get("lists", config.data.lists)),
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
-    index = _test_split(replace(config, data=data))
+    index = _test_split(replace(config, data=data), _bit_depth(words, workdir))
     metrics = evaluate(output, index, words, config, protocols, decided)
     if report:
         write_page(output, index, workdir)
     return metrics
+
+
+def _bit_depth(words: Mapping[str, Any], workdir: Path) -> int:
+    """Return the bit depth by which images were read, which needs no model where the scoring tells it."""
+    told = words.get("bit_depth")
+    return told if told in BIT_DEPTHS else trained_images(workdir).bit_depth
 
 
 def _sealed_metrics(output: Path) -> dict[str, Any]:
@@ -290,9 +303,20 @@ def _sealed_metrics(output: Path) -> dict[str, Any]:
 
 def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
     """Return what is scored: the test split, or the pictures of a folder."""
+    depth = trained_images(workdir).bit_depth
     if pictures is None:
-        return _test_split(config)
-    return open_pictures(pictures, _trained(config, workdir))
+        return _test_split(config, depth)
+    return open_pictures(pictures, _trained(config, workdir), bit_depth=depth)
+
+
+def check_images(config: Config, index: DatasetIndex, workdir: Path) -> None:
+    """Look at every image and mask that is scored: whether it can be read, and has the shape of training.
+
+    Raises:
+      DataProblems: those that can't be read, or under data.strict have another shape.
+    """
+    check_files(index)
+    check_shapes(index, trained_images(workdir), config.data.strict)
 
 
 def _with_cache(config: Config, workdir: Path, output: Path) -> Config:
@@ -324,8 +348,8 @@ def parts_of(
     return scoring_parts(config, index, method, workdir, output, cached)
 
 
-def _test_split(config: Config) -> DatasetIndex:
-    index = open_index(config).select(split="test")
+def _test_split(config: Config, bit_depth: int) -> DatasetIndex:
+    index = open_index(config, bit_depth).select(split="test")
     if not len(index):
         raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
     return index

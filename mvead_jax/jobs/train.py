@@ -35,9 +35,10 @@ from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
-from mvead_jax.data.readers import data_folder, open_configured
+from mvead_jax.data.readers import open_configured
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.sample_rules import defective_without_view
+from mvead_jax.data.trained_images import TrainedImages, check_shapes
 from mvead_jax.decision.calibration import read_calibrations, write_calibrations
 from mvead_jax.decision.split import hold_out
 from mvead_jax.features.cache import Extraction, cache_folder
@@ -47,7 +48,7 @@ from mvead_jax.features.store import FeatureStore
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.decision import calibration_path, calibration_samples, check_held_out, score_held_out
-from mvead_jax.jobs.estimate_geometry import estimate_geometries, geometry_path, uses_geometry
+from mvead_jax.jobs.estimate_geometry import cameras_path, estimate_geometries, geometry_path, uses_geometry
 from mvead_jax.jobs.evaluate import protocols_of
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import training_parts
@@ -60,6 +61,7 @@ from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import append_line, keep_lines, locked, make_folder, read_json, write_json
+from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.sharding import broadcast, check_shared, is_first, same_in_all, shared_errors
 from mvead_jax.scoring.model_store import STATE, read_facts, write_state
 from mvead_jax.scoring.scorer import Inputs, Model, Scorer
@@ -73,6 +75,7 @@ ALL = "all"  # the name of the model in the multi-class setting
 _NOT_LEARNED = ("data", "eval", "decision", "score")
 
 
+@computing()
 def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
     """Train every category of `config` into `workdir`, or what is missing of it.
 
@@ -90,6 +93,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
         backbone = load_method_backbone(config)
         if is_first():
             check_files(index)
+            check_shapes_of_others(index, config.data.strict)
         info = backbone.info
         log.info("%s, %s weights: %s", info.name, info.weights, _shapes_words(backbone))
         parts = training_parts_of(config, index, backbone, workdir)  # what does not fit is said at once
@@ -208,6 +212,7 @@ def _facts(job: Job, training: DatasetIndex, keys: Mapping[str, EpipolarKeys]) -
         "backbone": job.backbone.digest,
         "settings": settings,
         "training": _training_summary(training),
+        "images": TrainedImages.of(training).to_json(),
         "features": _fingerprint(config, training, job.backbone, job.workdir),
         "geometry": {category: own.digest for category, own in keys.items()},
     }
@@ -307,9 +312,27 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
             manifest.record(path)  # last, as of a model
 
 
-def open_index(config: Config) -> DatasetIndex:
-    """Return the data set that `config` names, with what it holds out; its notes go to the log."""
-    index = open_configured(config.data)
+def check_shapes_of_others(index: DatasetIndex, strict: bool) -> None:
+    """Say which images that are not learned from have another shape than those that are, by view.
+
+    Raises:
+      DataProblems: there are any, and `strict`.
+    """
+    others = [sample for sample in index.samples if sample.split != "train"]
+    if others:
+        check_shapes(index.with_samples(others), TrainedImages.of(index), strict)
+
+
+def open_index(config: Config, bit_depth: int | None = None) -> DatasetIndex:
+    """Return the data set that `config` names, with what it holds out; its notes go to the log.
+
+    Args:
+      bit_depth: of the training, at work; None: as data.bit_depth says.
+    """
+    data = config.data
+    if bit_depth is not None:
+        data = dataclasses.replace(data, bit_depth=str(bit_depth))
+    index = open_configured(data)
     for note in index.notes:
         log.warning("%s", note)
     return hold_out(index, config.decision.held_out, config.seed)
@@ -361,7 +384,7 @@ def _check_place(config: Config, workdir: Path) -> None:
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
     refuse_artefact(workdir)
-    cameras = data_folder(config.data.root) / config.geometry.cameras
+    cameras = cameras_path(config)
     if config.geometry.cameras and not cameras.is_file():
         raise UserError(f"geometry.cameras {cameras}: no such file")
 

@@ -17,6 +17,7 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.backbones.stored import STORED
 from mvead_jax.config.io import from_dict, override
 from mvead_jax.config.schema import Config
+from mvead_jax.data.trained_images import TrainedImages
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.estimate_geometry import geometry_path, keys_of, uses_geometry
@@ -33,7 +34,7 @@ from mvead_jax.scoring.scorer import Model, keys_grid
 WEIGHTS = "weights"  # folder of an artefact
 # Config fields, or the start of their names, that may change between training and scoring.
 OVERRIDDEN = (
-    *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete"),
+    *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete", "data.strict"),
     *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
     "decision.false_alarms",
 )
@@ -201,6 +202,21 @@ def trained_geometries(
         Manifest(workdir).verify(path)
         found[category] = read_geometry(path)
     return found
+
+
+def trained_images(workdir: Path) -> TrainedImages:
+    """Return what the models of a workdir remember of their training images.
+
+    Raises:
+      UserError: nothing is trained, or the facts of a model are not those that train.py writes.
+    """
+    folders = [model_folder(workdir, name) for name in model_names(workdir)]
+    if not folders:
+        raise UserError(f"{workdir / 'models'}: no model; run scripts/train.py")
+    try:
+        return TrainedImages.joined(TrainedImages.from_json(read_facts(own).get("images")) for own in folders)
+    except (ValueError, AttributeError) as error:
+        raise UserError(f"{workdir / 'models'}: {error}; train again") from None
 
 
 def model_folder(workdir: Path, name: str) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvead_jax.evaluation.metrics import LEVELS, TITLES
+from mvead_jax.evaluation.vanished import vanished_warning
 from mvead_jax.report.findings import FoundSample
 from mvead_jax.report.outcomes import Cut
 
@@ -51,6 +52,7 @@ def summary(
         "total": len(samples),
         "first": _table(first, rows, metrics["mean"]) if labelled else None,
         "full": _table(full, rows, metrics["mean"]) if labelled else None,
+        "vanished": vanished_warning(words),
         "rows": rows,
         "intervals": str(words.get("intervals", "none")),
         "protocol": {key: _word(value) for key, value in words.items()},

@@ -13,6 +13,7 @@ compiled once; a call decodes, computes and returns.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -20,14 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Bool, Float32, UInt8, UInt16
 from PIL import Image
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
+from mvead_jax.data.deep_images import is_decoded, lost_bits
 from mvead_jax.data.image_files import ImageFile
-from mvead_jax.data.images import open_image, upright
+from mvead_jax.data.images import image_of
 from mvead_jax.data.loading import preprocess
+from mvead_jax.data.shapes import check_shape
+from mvead_jax.data.trained_images import TrainedImages
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.evaluation.enlarging import enlarge
@@ -45,13 +49,18 @@ from mvead_jax.jobs.workdir import (
     reading,
     trained_config,
     trained_geometries,
+    trained_images,
 )
 from mvead_jax.postprocess.pooling import Pooling, pooled
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.host import computing
+from mvead_jax.runtime.paths import expanded
 from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.scoring.scorer import Inputs, Scorer
 
-Given = str | ImageFile | Image.Image | UInt8[np.ndarray, "H W 3"]
+Given = str | ImageFile | Image.Image | UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]
+log = logging.getLogger(__name__)
+
 _THREADS = 8
 
 
@@ -75,6 +84,7 @@ class Inspection:
       view_scores: by which the part is scored and decided about. image_scores: of the images by themselves.
       sizes: (W, H) of the upright pictures, by the views that were given.
       decision: pass or fail, if the run holds samples out for that (docs/decision.md).
+      warnings: what speaks against the scores: pictures of another shape than in training, by view.
     """
 
     category: str
@@ -85,6 +95,7 @@ class Inspection:
     sizes: Mapping[str, tuple[int, int]]
     pooling: Pooling = "max"
     decision: Decision | None = None
+    warnings: tuple[str, ...] = ()
 
     @property
     def scores(self) -> dict[str, float]:
@@ -130,7 +141,8 @@ class Inspection:
             left, top, right, bottom = self.place.box
             where = f"x {left} to {right}, y {top} to {bottom}"
             words = f"most unusual in {self.worst_view}, score {self.score:.4g}, at {where}"
-        return words + (f"; without {', '.join(self.missing)}" if self.missing else "")
+        words += f"; without {', '.join(self.missing)}" if self.missing else ""
+        return words + "".join(f"; warning: {warning}" for warning in self.warnings)
 
     def map_of(self, view: str) -> Float32[np.ndarray, "h w"]:
         """The patch scores of one view."""
@@ -152,6 +164,7 @@ class Inspection:
             "place": list(self.place.box),
             "views": self.scores,
             "missing": list(self.missing),
+            "warnings": list(self.warnings),
             "decision": None if self.decision is None else _as_json(self.decision),
             "text": self.text,
         }
@@ -167,18 +180,23 @@ class Inspector:
         calibrations: Mapping[str, Calibration],
         false_alarms: float,
         digest: str,
+        trained: TrainedImages,
         dtype: str = "float32",
+        strict: bool = False,
     ):
         """
         Args:
           scorers: of each category. calibrations: of those that are decided about, for this share of
             `false_alarms`. digest: of all that decides what is found, which tells it from others.
-            dtype: in which train.py stored features.
+            trained: on which images. dtype: in which train.py stored features. strict: data.strict.
         """
         self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
         self.backbone, self._scorers, self._dtype = backbone, dict(scorers), dtype
+        self._trained, self._strict = trained, strict
+        self._warned: set[str] = set()
 
     @classmethod
+    @computing()
     def load(
         cls,
         workdir: str | Path,
@@ -198,7 +216,7 @@ class Inspector:
           UserError: not a finished workdir, files that changed, no such category, weights that can't be
             found, or a training at work there.
         """
-        workdir = Path(workdir)
+        workdir = expanded(workdir)
         with reading(workdir):
             config = trained_config(workdir, overrides or {}, OVERRIDDEN)
             found = cls._read(workdir, config, category)
@@ -232,7 +250,8 @@ class Inspector:
         decides = [models, backbone.digest, config.score, config.decision]
         digest = hashlib.sha256(repr(decides).encode()).hexdigest()
         return cls(
-            *(backbone, scorers, calibrations, config.decision.false_alarms, digest), config.features.dtype
+            *(backbone, scorers, calibrations, config.decision.false_alarms, digest),
+            *(trained_images(workdir), config.features.dtype, config.data.strict),
         )
 
     @property
@@ -243,6 +262,7 @@ class Inspector:
         """Return the cameras of the model, in the order in which a list of pictures is taken."""
         return self._scorers[self._category(category)].model.method.spec.views
 
+    @computing()
     def warm_up(self) -> None:
         """Compile what `inspect` runs, for every category."""
         size = self.backbone.image_size
@@ -250,6 +270,7 @@ class Inspector:
             views = len(self.views(category))
             self.scored(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))
 
+    @computing()
     def inspect(
         self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
     ) -> Inspection:
@@ -257,19 +278,23 @@ class Inspector:
 
         Args:
           images: its pictures, in the order of `views` or by the names of the views: paths, PIL images, or
-            uint8 arrays [H,W,3] in the order red, green, blue. None, or a name left out: no such picture.
+            arrays [H,W,3] in the order red, green, blue: uint8, or uint16 of a camera with more than 8 bits,
+            read with the bit depth of training. None, or a name left out: no such picture.
           category: may be left out where only one is loaded.
 
         Raises:
-          UserError: another number of pictures, an unknown view, none at all, or one that can't be read.
+          UserError: another number of pictures, an unknown view, none at all, one that can't be read, one of
+            another shape than in training if data.strict is set; or a forked process.
         """
         category = self._category(category)
-        pictures, present, sizes = self.preprocess(images, category)
+        pictures, present, sizes, warnings = self._read_pictures(images, category)
         maps, views, images = self.scored(category, pictures, present)
         if not np.isfinite(maps[present]).all():
             raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
         pooling = self._scorers[category].model.method.requires.sample_score
-        found = Inspection(category, self.views(category), maps, views, images, sizes, pooling)
+        found = Inspection(
+            *(category, self.views(category), maps, views, images, sizes, pooling), warnings=warnings
+        )
         if category not in self.calibrations:
             return found
         decision = decide(self.calibrations[category], views, present, self.false_alarms)
@@ -281,21 +306,31 @@ class Inspector:
     ) -> tuple[Float32[np.ndarray, "V S S 3"], Bool[np.ndarray, " V"], dict[str, tuple[int, int]]]:
         """Return the pictures as the backbone takes them, zeros where a view is missing; which there are; and the
         size (W, H) of each upright picture. Arguments and errors as `inspect`."""
-        category = self._category(category)
+        return self._read_pictures(images, self._category(category))[:3]
+
+    def _read_pictures(self, images: Any, category: str) -> tuple[Any, Any, Any, tuple[str, ...]]:
+        """Return what `preprocess` returns, and the warnings about the pictures."""
         views = self.views(category)
         given = _by_view(images, views, category)
         size = self.backbone.image_size
         pictures = np.zeros((len(views), size, size, 3), np.float32)
 
-        def load(view: str) -> tuple[int, int]:
-            image = _opened(given[view], view)
+        depth = self._trained.bit_depth
+
+        def load(view: str) -> tuple[tuple[int, int], str | None]:
+            decoded = is_decoded(given[view])  # an image that Pillow has yet to decode has all its bits
+            image = image_of(given[view], f"view {view}", depth)
             pictures[views.index(view)] = preprocess(image, size)
-            return image.size
+            return image.size, lost_bits(image, depth) if decoded else None
 
         with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
-            sizes = dict(zip(given, pool.map(load, given), strict=True))
-        return pictures, np.array([view in given for view in views]), sizes
+            found = dict(zip(given, pool.map(load, given), strict=True))
+        sizes = {view: size for view, (size, _) in found.items()}
+        lost = [f"view {view}: {words}" for view, (_, words) in found.items() if words]
+        warnings = self._warnings(category, sizes, lost)
+        return pictures, np.array([view in given for view in views]), sizes, warnings
 
+    @computing()
     def scored(
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
     ) -> tuple[Float32[np.ndarray, "V h w"], Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
@@ -308,6 +343,28 @@ class Inspector:
         images = (lambda rows: pictures[None]) if scorer.model.method.requires.images else None
         found = next(scorer.score(Inputs(features, present[None], images), np.array([0]), most=1))
         return found.maps[0], found.views[0], found.images[0]
+
+    def _warnings(
+        self, category: str, sizes: Mapping[str, tuple[int, int]], lost: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return what is odd about pictures, which is said in the log the first time.
+
+        Args:
+          lost: warnings about bits that were lost before the pictures came.
+
+        Raises:
+          UserError: anything, and data.strict is set.
+        """
+        trained = self._trained.sizes.get(category, {})
+        found = [check_shape(view, size, trained, self._strict) for view, size in sizes.items()]
+        words = (*(one for one in found if one), *lost)
+        if lost and self._strict:
+            raise UserError(f"{lost[0]} (data.strict)")
+        for line in (f"{category}: {one}" for one in words):
+            if line not in self._warned:
+                self._warned.add(line)
+                log.warning("%s", line)
+        return words
 
     def _category(self, category: str | None) -> str:
         if category is None and len(self._scorers) == 1:
@@ -351,21 +408,3 @@ def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Gi
     if not given:
         raise UserError(f"no picture; {category} has the views {', '.join(views)}")
     return given
-
-
-def _opened(picture: Any, view: str) -> Image.Image:
-    """The upright picture as 8-bit RGB."""
-    if isinstance(picture, str):
-        return open_image(Path(picture))
-    if hasattr(picture, "open"):
-        return open_image(picture)
-    if isinstance(picture, Image.Image):
-        return upright(picture, f"view {view}")
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
-            raise UserError(
-                f"view {view}: an array of {picture.dtype} {list(picture.shape)}; give uint8 [H,W,3] in the "
-                "order red, green, blue"
-            )
-        return Image.fromarray(picture)
-    raise UserError(f"view {view}: a {type(picture).__name__}; give a path, a PIL image or a uint8 array")

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks.timing import limit_threads, report
+from mvead_jax.runtime.paths import expanded
 
 NEEDS = ()
 QUICK = ("--sizes=10000,100000",)
@@ -26,7 +27,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", type=_sizes, default=sizes, help="rows of the banks, comma-separated")
     parser.add_argument("--width", type=int, default=768, help="width of a feature")
     parser.set_defaults(rounds=3)
-    parser.add_argument("--folder", type=Path, help="where the bank is written; by default a temporary one")
+    parser.add_argument(
+        "--folder", type=expanded, help="where the bank is written; by default a temporary one"
+    )
 
 
 def measure(args: argparse.Namespace) -> list[dict]:

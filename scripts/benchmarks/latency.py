@@ -113,6 +113,7 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     from mvead_jax.backbones.base import Backbone
     from mvead_jax.backbones.info import Info, Tap
     from mvead_jax.bank.fill import Bank
+    from mvead_jax.data.trained_images import TrainedImages
     from mvead_jax.geometry.masks import all_keys
     from mvead_jax.methods.base import PATCHES, Spec
     from mvead_jax.methods.patchcore.config import PatchCoreConfig
@@ -139,7 +140,7 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
     def of(banks: dict[str, Bank]) -> Inspector:
         model = Model(method, {"banks": banks}, statistics)
         scorer = Scorer(model, "part", all_keys(len(_VIEWS), grid), config.score)
-        return Inspector(backbone, {"part": scorer}, {}, 0.05, "")
+        return Inspector(backbone, {"part": scorer}, {}, 0.05, "", TrainedImages(8, {}))
 
     empty = of({})
     found = np.stack([np.asarray(features(empty.preprocess(part)[0])) for part in normal], 1)

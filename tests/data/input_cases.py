@@ -4,8 +4,8 @@ docs/own_data.md.
     PYTHONPATH=tests:tests/data python tests/data/input_cases.py    prints the tables
 
 A case makes its input in an empty folder, and gives what the program says of it: "taken", "noted: ..." or
-"refused: ...". The cases themselves are in mask_inputs.py, image_inputs.py, text_inputs.py and
-shape_inputs.py.
+"refused: ...". The cases themselves are in mask_inputs.py, image_inputs.py, text_inputs.py,
+shape_inputs.py and camera_inputs.py.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ from own_data import write_folders
 from mvead_jax.data.check import check_data
 from mvead_jax.runtime.errors import UserError
 
-TABLES = ("text_inputs", "mask_inputs", "image_inputs", "shape_inputs")  # in the order of the docs
+TABLES = (
+    "text_inputs",
+    "mask_inputs",
+    "image_inputs",
+    "shape_inputs",
+    "camera_inputs",
+)  # in the order of the docs
 SIDE = 64  # pixels of the images of own_data
 
 

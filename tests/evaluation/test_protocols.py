@@ -12,12 +12,12 @@ SOURCES = {
     "official": "Real-IAD's official evaluation (adeval)",
     "dinomaly": "Dinomaly's public evaluator; the sample score is ours",
 }
-# name: size, crop, mask_resize, mask_threshold, smoothing, image_score, sample_score, image_label.
+# name: size, crop, mask_resize, mask_threshold, smoothing, image_score, sample_score, image_label, unmasked.
 TABLE = {
-    "mvead": (224, 1.0, "bilinear", 127, "gaussian:4", "patch", "max", "list"),
-    "mvad": (256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask"),
-    "official": (OWN, 1.0, "bilinear", 127, "none", "max", "max", "list"),
-    "dinomaly": (256, 0.875, "nearest", 0, "gaussian5", "top1", "max", "list"),
+    "mvead": (224, 1.0, "bilinear", 127, "gaussian:4", "patch", "max", "list", "unknown"),
+    "mvad": (256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask", "unknown"),
+    "official": (OWN, 1.0, "bilinear", 127, "none", "max", "max", "mask", "normal"),
+    "dinomaly": (256, 0.875, "nearest", 0, "gaussian5", "top1", "max", "list", "unknown"),
 }
 
 

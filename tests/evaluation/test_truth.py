@@ -72,3 +72,32 @@ def test_at_the_masks_own_size_a_view_without_one_has_its_pictures(folder):
     assert truth.sizes == [(32, 32), (20, 30)]
     assert truth.masks([1]).shape == (1, 20, 30)
     assert truth.masks([0]).sum() == 8 * 16
+
+
+def test_under_the_official_protocol_a_defective_view_without_a_mask_is_normal(folder):
+    """adeval and the data set's own loader take labels from masks; what nobody labelled stays unknown."""
+    views = [
+        View("C1", "picture.png", 1, "square.png"),
+        View("C2", "picture.png", 1),
+        View("C3", "picture.png", 0),
+        View("C4", "picture.png", None),
+        View("C5", "picture.png", 1, "grey.png"),  # nowhere above 127
+    ]
+    truth = Truth(folder, views, resolve("official", EvalConfig(), 16))
+    assert truth.known.tolist() == [True, True, True, False, True]
+    assert truth.defective.tolist() == [True, False, False, False, False]
+    assert truth.without_mask == 1
+    assert not truth.masks([1]).any()
+
+
+def test_black_masks_of_normal_views_have_not_vanished(folder):
+    write(folder / "black.png", np.zeros((32, 32)))
+    views = [
+        View("C1", "picture.png", 0, "black.png"),
+        View("C2", "picture.png", None, "black.png"),
+        View("C3", "picture.png", None, "speck.png"),
+        View("C4", "picture.png", 1, "square.png"),
+    ]
+    truth = Truth(folder, views, custom(size="16"))
+    assert (truth.marked, truth.vanished) == (2, 1)
+    assert Truth(folder, views, custom(size="mask")).vanished == 0

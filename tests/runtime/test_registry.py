@@ -5,6 +5,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.runtime import registry
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.registry import Registry
@@ -79,3 +80,23 @@ def test_a_broken_package_is_named_and_a_broken_module_of_ours_stays_a_bug(names
             names[0].load(name)
     with pytest.raises(ModuleNotFoundError):
         names[0].load("resnet18")
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("dinov2_vits14", "dinov2-small"),
+        ("dinov2_vitb14", "dinov2-base"),
+        ("dinov2_vitl14_lc", "dinov2-large"),
+        ("dinov2_vitg14_reg", "dinov2-giant-registers"),
+        ("dinov2_vits14_pretrain.pth", "dinov2-small"),
+        ("dinov2_vitb14_reg4_pretrain.pth", "dinov2-base-registers"),
+        ("facebook/dinov2-with-registers-small", "dinov2-small-registers"),
+        ("vit_base_patch14_dinov2.lvd142m", "dinov2-base"),
+        ("vit_large_patch14_reg4_dinov2.lvd142m", "dinov2-large-registers"),
+        ("dinov2_s", "dinov2-small"),
+    ],
+)
+def test_names_of_other_programs_lead_to_the_backbone_of_the_same_size(said, meant):
+    with pytest.raises(UserError, match=f"did you mean {meant!r}"):
+        REGISTRY.check(said)

@@ -42,6 +42,7 @@ from mvead_jax.jobs.workdir import (
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, whole, write_json, write_text
+from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.progress import progress
 from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.serving.export.card import model_card
@@ -55,6 +56,7 @@ log = logging.getLogger(__name__)
 _GOLDEN = 2  # samples of each category
 
 
+@computing()
 def export(
     workdir: Path, artefact: Path, *, golden: int = _GOLDEN, overrides: Mapping[str, str] | None = None
 ) -> None:
@@ -125,6 +127,7 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
             raise UserError(f"{artefact}: not written, for it does not score as {workdir}: {problems[0]}")
 
 
+@computing()
 def verify(artefact: Path) -> tuple[list[str], str]:
     """Return what is wrong with an artefact, a line each; and what was found in order, in words.
 
