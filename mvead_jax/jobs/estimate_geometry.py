@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from mvead_jax.geometry.feature_matching import match_features
 from mvead_jax.geometry.given import read_cameras
 from mvead_jax.geometry.masks import EpipolarKeys, all_keys, category_keys
 from mvead_jax.geometry.matching import CategoryMatches, joined, match_category, picture_sizes
+from mvead_jax.geometry.nominal import parse_nominal
 from mvead_jax.geometry.outlines import category_outlines
-from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.methods.base import PATCHES
 from mvead_jax.report.lines import draw_lines
 from mvead_jax.runtime.errors import UserError
@@ -163,26 +162,6 @@ def keys_of(
         else all_keys(len(views), grid)
         for category in categories
     }
-
-
-def parse_nominal(views: tuple[str, ...]) -> Nominal:
-    """The nominal rig of geometry.nominal.
-
-    Raises:
-      UserError: an entry is not elevation:azimuth, or two views stand in one place.
-    """
-    try:
-        pairs = [tuple(float(number) for number in view.split(":")) for view in views]
-        if not all(math.isfinite(number) for pair in pairs for number in pair):
-            raise ValueError("not finite")
-        if len({pair for pair in pairs if pair[0] < 90}) + any(pair[0] >= 90 for pair in pairs) < len(pairs):
-            raise ValueError("two views in one place")
-        return Nominal(tuple(elevation for elevation, _ in pairs), tuple(azimuth for _, azimuth in pairs))
-    except ValueError:
-        raise UserError(
-            f"geometry.nominal {','.join(views)}: give elevation:azimuth in degrees for each view, "
-            "each in its own place, as 90:0,45:0,45:90,45:180,45:270"
-        ) from None
 
 
 def format_geometry(geometry: CategoryGeometry, category: str) -> str:
