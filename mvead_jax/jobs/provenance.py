@@ -15,6 +15,7 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.readers import source_words
+from mvead_jax.features.foreground import foreground_words
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.methods.base import PATCHES, Method
 
@@ -50,6 +51,7 @@ def protocol(
         "features": _feature_words(config, backbone),
         "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
         "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
+        "foreground": foreground_words(config.data),
         "geometry": _geometry_words(config, geometries),
         "trusted_pairs": _trusted_words(geometries),
         **method.describe(),

@@ -348,7 +348,7 @@ def _score_model(
     features = split_features(config, index, job.backbone, job.workdir)
     with together():
         model = job.load(name, facts)
-    inputs = inputs_of(model.method, index, features)
+    inputs = inputs_of(config, model.method, index, features)
     with progress(f"scores {name}", len(index), "samples") as bar:
         for category in index.categories:
             found = []

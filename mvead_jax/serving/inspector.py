@@ -25,6 +25,7 @@ from PIL import Image
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
+from mvead_jax.data.foreground import automatic_foreground
 from mvead_jax.data.image_files import ImageFile
 from mvead_jax.data.images import open_image, upright
 from mvead_jax.data.loading import preprocess
@@ -32,6 +33,7 @@ from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.features.cache import as_stored
+from mvead_jax.features.foreground import Masks
 from mvead_jax.jobs.decision import read_for_scoring
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.train import load_method_backbone
@@ -46,6 +48,7 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
 )
+from mvead_jax.methods.base import foreground_tap
 from mvead_jax.postprocess.pooling import Pooling, pooled
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import read_facts
@@ -168,15 +171,18 @@ class Inspector:
         false_alarms: float,
         digest: str,
         dtype: str = "float32",
+        automatic_foreground: bool = False,
     ):
         """
         Args:
           scorers: of each category. calibrations: of those that are decided about, for this share of
             `false_alarms`. digest: of all that decides what is found, which tells it from others.
-            dtype: in which train.py stored features.
+            dtype: in which train.py stored features. automatic_foreground: leave out what their features tell
+            to be background.
         """
         self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
         self.backbone, self._scorers, self._dtype = backbone, dict(scorers), dtype
+        self._automatic_foreground = automatic_foreground
 
     @classmethod
     def load(
@@ -210,6 +216,11 @@ class Inspector:
     def _read(cls, workdir: Path, config: Config, category: str | None) -> Inspector:
         manifest = Manifest(workdir)
         manifest.verify(workdir / "config.json")
+        if config.data.foreground == "files":
+            raise UserError(
+                f"{workdir}: trained with data.foreground=files, and images that are handed over have no files "
+                "beside them; train with data.foreground=automatic or none, or score by scripts/score.py"
+            )
         facts = {name: read_facts(model_folder(workdir, name)) for name in model_names(workdir)}
         learned = {name: own["categories"] for name, own in facts.items()}
         known = sorted({own for categories in learned.values() for own in categories})
@@ -232,7 +243,9 @@ class Inspector:
         decides = [models, backbone.digest, config.score, config.decision]
         digest = hashlib.sha256(repr(decides).encode()).hexdigest()
         return cls(
-            *(backbone, scorers, calibrations, config.decision.false_alarms, digest), config.features.dtype
+            *(backbone, scorers, calibrations, config.decision.false_alarms, digest),
+            config.features.dtype,
+            config.data.foreground == "automatic",
         )
 
     @property
@@ -306,8 +319,16 @@ class Inspector:
         }
         scorer = self._scorers[category]
         images = (lambda rows: pictures[None]) if scorer.model.method.requires.images else None
-        found = next(scorer.score(Inputs(features, present[None], images), np.array([0]), most=1))
+        inputs = Inputs(features, present[None], images, self._foreground(features, scorer))
+        found = next(scorer.score(inputs, np.array([0]), most=1))
         return found.maps[0], found.views[0], found.images[0]
+
+    def _foreground(self, features: Mapping[str, np.ndarray], scorer: Scorer) -> Masks | None:
+        """Return what gives the masks of one sample; None where every patch counts."""
+        if not self._automatic_foreground:
+            return None
+        own = features[foreground_tap(scorer.model.method.spec.maps)][0]
+        return lambda rows: np.stack([automatic_foreground(view) for view in own])[None]
 
     def _category(self, category: str | None) -> str:
         if category is None and len(self._scorers) == 1:

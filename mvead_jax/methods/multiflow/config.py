@@ -21,6 +21,8 @@ class MultiFlowSection:
     Attributes:
       tap: the feature map that it models, as the backbone gives it: `stride32` of EfficientNet-B5 is its block
         35, as released; any other tap of a backbone, such as `block9` or `patches`.
+      normalise: `none`, as released; `channels`: each channel's mean over training patches is subtracted and
+        the result divided by its deviation, for feature maps whose channels are far from unit variance.
       graph: which views send messages to which: `top-ring`, the paper's, of one camera above and a ring;
         `complete`, `chain`, `none`, or a list of edges such as C1>C2,C2<>C3. `auto` is the first of these
         that geometry.nominal allows, `complete` where it names another number of views.
@@ -35,6 +37,7 @@ class MultiFlowSection:
     """
 
     tap: str = "stride32"
+    normalise: Literal["none", "channels"] = "none"
     graph: str = "auto"
     noise: Literal["gaussian", "softflow", "uniform", "none"] = "gaussian"
     kernels: tuple[int, ...] = (3, 3, 3, 3, 3, 5)
