@@ -56,6 +56,7 @@ def protocol(
         "trusted_pairs": _trusted_words(geometries),
         **method.describe(),
         "patch_score": patch_score_words(config, method),
+        "sample_pooling": method.requires.sample_score,
         "mean": "plain mean over categories",
         "seed": config.seed,
         "config_digest": config_digest(config),

@@ -201,6 +201,14 @@ class ScoresImages(Protocol):
 
 
 @runtime_checkable
+class TellsRange(Protocol):
+    """A method whose released evaluation cuts its maps off, at bounds that the training left in the state."""
+
+    def map_range(self, state: State) -> tuple[float, float]:
+        """Return the least and the largest value; the same twice where nothing was trained."""
+
+
+@runtime_checkable
 class LeavesOneOut(Protocol):
     """A method that can score training samples as if it had not learned from them."""
 

@@ -147,7 +147,7 @@ class MultiFlowMethod:
         return _score(self._graph, self.section.noise, state, features, batch.present, batch.foreground)
 
     def map_range(self, state: State) -> tuple[float, float]:
-        """Return the least and the largest latent value that training met.
+        """Return the least and the largest latent value that training met (`TellsRange`).
 
         The released evaluation cuts maps off there, although they are other quantities.
         """
