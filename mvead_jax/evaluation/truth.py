@@ -15,6 +15,7 @@ from PIL import Image
 from mvead_jax.data.image_files import ImageFolder
 from mvead_jax.data.images import image_size
 from mvead_jax.data.masks import open_mask
+from mvead_jax.data.mirroring import flipped_image
 from mvead_jax.data.records import View
 from mvead_jax.evaluation.protocols import OWN, EvaluationProtocol
 
@@ -22,15 +23,18 @@ _THREADS = 8
 _RESAMPLING = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 
 
-def read_mask(root: ImageFolder, mask: str, protocol: EvaluationProtocol) -> Bool[np.ndarray, "H W"]:
-    """The defect mask `root / mask`: cropped and resized, then what lies above the threshold.
+def read_mask(
+    root: ImageFolder, mask: str, protocol: EvaluationProtocol, mirrored: bool = False
+) -> Bool[np.ndarray, "H W"]:
+    """The defect mask `root / mask`, flipped if `mirrored`: cropped and resized, then what lies above the
+    threshold.
 
     Pillow's bilinear resize weighs all pixels that fall on a new one (antialiased).
 
     Raises:
       UserError: not a picture; names the path.
     """
-    picture = open_mask(root / mask)
+    picture = flipped_image(open_mask(root / mask), mirrored)
     if protocol.size != OWN:
         width, height = picture.size
         x, y = width * (1 - protocol.crop) / 2, height * (1 - protocol.crop) / 2
@@ -80,7 +84,7 @@ def _packed(
 ) -> tuple[tuple[int, int], np.ndarray | None]:
     """The size, and the bits if any is set: a normal view takes no memory."""
     if view.mask is not None:
-        mask = read_mask(root, view.mask, protocol)
+        mask = read_mask(root, view.mask, protocol, view.mirrored)
         return mask.shape, np.packbits(mask) if mask.any() else None
     if protocol.size != OWN:
         return (protocol.size, protocol.size), None

@@ -126,4 +126,4 @@ def _from_file(
     config: DataConfig, index: DatasetIndex, view: View, grid: tuple[int, int]
 ) -> Bool[np.ndarray, "h w"]:
     mask = read_foreground(index.root / _path(config, view), index.root / view.image)
-    return resize_foreground(mask, grid, config.foreground_resize)
+    return resize_foreground(mask[:, ::-1] if view.mirrored else mask, grid, config.foreground_resize)

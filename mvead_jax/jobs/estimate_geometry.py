@@ -13,7 +13,7 @@ from typing import Any
 from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.data.digests import file_digests, file_states, image_paths
-from mvead_jax.data.images import open_image
+from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.readers import data_folder
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.features.cache import cache_folder
@@ -66,6 +66,11 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
         if len(part.views) == 1:
             geometry = CategoryGeometry(part.views, picture_sizes(part), {})
             log.info("geometry %s: one view, which sees no other", category)
+        elif config.geometry.cameras and (flipped := _flipped(part)):
+            raise UserError(
+                f"geometry.cameras={config.geometry.cameras}: its cameras are those of the images as they are stored, "
+                f"and data.mirrored flips {', '.join(flipped)} of {category}; take one of the two"
+            )
         elif config.geometry.cameras:
             cameras = data_folder(config.data.root) / config.geometry.cameras
             geometry = read_cameras(cameras, category, part.views, picture_sizes(part))
@@ -86,7 +91,7 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
         geometry = dataclasses.replace(geometry, origin=origin)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:
-            pictures = [open_image(part.root / view.image, part.bit_depth) for view in complete[0].views]
+            pictures = [open_view(part, view) for view in complete[0].views]
             draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
         geometry.write(path)  # last: where it is, the picture is too
         found[category] = geometry
@@ -125,7 +130,13 @@ def _digest_of(index: DatasetIndex, cache: Path) -> str:
     paths = image_paths(index.samples)
     pictures = file_digests(index.root, paths, file_states(index.root, paths), cache)
     files = [list(pair) for pair in zip(paths, pictures, strict=True)]
+    files += [[view] for view in _flipped(index)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _flipped(index: DatasetIndex) -> list[str]:
+    """The views of which images are flipped when they are loaded."""
+    return sorted({view.name for sample in index.samples for view in sample.views if view.mirrored})
 
 
 def _kept(path: Path, views: tuple[str, ...]) -> CategoryGeometry:

@@ -34,6 +34,7 @@ import numpy as np
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.decision.calibration import Calibration
@@ -296,7 +297,8 @@ def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetI
     """Return what is scored: the test split, or the pictures of a folder."""
     if pictures is None:
         return _test_split(config)
-    return open_pictures(pictures, _trained(config, workdir))
+    index = open_pictures(pictures, _trained(config, workdir))
+    return with_mirrored(index, mirrored_table(config.data.mirrored))
 
 
 def _with_cache(config: Config, workdir: Path, output: Path) -> Config:

@@ -35,7 +35,7 @@ from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
-from mvead_jax.data.images import open_image
+from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.readers import data_folder, open_configured
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.sample_rules import defective_without_view
@@ -241,7 +241,7 @@ def _draw_foreground(workdir: Path, index: DatasetIndex, inputs: Inputs) -> None
         own = [at for at, one in enumerate(index.samples) if one.category == category]
         at = next((at for at in own if len(index.samples[at].views) == len(views)), own[0])
         masks, sample = inputs.foreground(np.array([at]))[0], index.samples[at]
-        images = {view.name: open_image(index.root / view.image, index.bit_depth) for view in sample.views}
+        images = {view.name: open_view(index, view) for view in sample.views}
         of_views = {view: masks[index.views.index(view)] for view in images}
         draw_foreground(images, of_views, workdir / "geometry" / "pictures" / f"{category}_foreground.png")
         shares = ", ".join(f"{view} {own.mean():.0%}" for view, own in of_views.items())

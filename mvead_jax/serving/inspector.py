@@ -29,6 +29,7 @@ from mvead_jax.data.foreground import automatic_foreground
 from mvead_jax.data.image_files import ImageFile
 from mvead_jax.data.images import open_image, upright
 from mvead_jax.data.loading import preprocess
+from mvead_jax.data.mirroring import Mirrored, flipped_image, mirrored_table
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.evaluation.enlarging import enlarge
@@ -172,17 +173,18 @@ class Inspector:
         digest: str,
         dtype: str = "float32",
         automatic_foreground: bool = False,
+        mirrored: Mirrored | None = None,
     ):
         """
         Args:
           scorers: of each category. calibrations: of those that are decided about, for this share of
             `false_alarms`. digest: of all that decides what is found, which tells it from others.
             dtype: in which train.py stored features. automatic_foreground: leave out what their features tell
-            to be background.
+            to be background. mirrored: of which views the images that are given are flipped left-right.
         """
         self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
         self.backbone, self._scorers, self._dtype = backbone, dict(scorers), dtype
-        self._automatic_foreground = automatic_foreground
+        self._automatic_foreground, self._mirrored = automatic_foreground, mirrored or {}
 
     @classmethod
     def load(
@@ -246,6 +248,7 @@ class Inspector:
             *(backbone, scorers, calibrations, config.decision.false_alarms, digest),
             config.features.dtype,
             config.data.foreground == "automatic",
+            mirrored_table(config.data.mirrored),
         )
 
     @property
@@ -301,7 +304,8 @@ class Inspector:
         pictures = np.zeros((len(views), size, size, 3), np.float32)
 
         def load(view: str) -> tuple[int, int]:
-            image = _opened(given[view], view)
+            mirrored = view in self._mirrored.get(category, frozenset())
+            image = flipped_image(_opened(given[view], view), mirrored)
             pictures[views.index(view)] = preprocess(image, size)
             return image.size
 
