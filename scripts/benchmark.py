@@ -40,6 +40,7 @@ BENCHMARKS = (
     "metrics",
     "end_to_end",
     "latency",
+    "multiflow",
 )
 
 
