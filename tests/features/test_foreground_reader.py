@@ -66,8 +66,10 @@ def test_files_beside_the_images_are_read_and_are_no_views(root):
     index = open_configured(config)
     assert index.views == before.views
     assert len(index) == len(before)
-    masks = foreground_reader(config, index, features_of(index))(np.array([2, 0]))
+    reader = foreground_reader(config, index, features_of(index))
+    masks = reader(np.array([2, 0]))
     assert masks.shape == (2, 2, *GRID)
+    assert reader(np.array([], int)).shape == (0, 2, *GRID)
     assert masks[..., :2].all()
     assert not masks[..., 2:].any()
 
