@@ -41,6 +41,7 @@ BENCHMARKS = (
     "metrics",
     "end_to_end",
     "latency",
+    "multiflow",
 )
 
 

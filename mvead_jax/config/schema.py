@@ -34,6 +34,16 @@ class DataConfig:
       bit_depth: how many bits hold the values of images that store 16 bits a channel: 12 reads 0 to 4095;
         `auto` = as many as the training images need. Images of 8 bits are the same in any case.
       strict: images of another shape than those of their view in training are an error, not a warning.
+      mirrored: which cameras' images and masks are flipped left-right when they are loaded: a CSV table with a
+        line for each category and a column of 0 and 1 for each view (data/mirroring.py), or `real-iad`, the
+        table of Multi-Flow's released code; empty = none.
+      foreground: which patches show the part: all (`none`), those that masks in `files` mark, or those unlike
+        the image's border (`automatic`). The background has no part in the scores, nor in the loss of a
+        method that asks for masks.
+      foreground_folder: of these files, relative to data.root unless absolute: it holds a/b/x.png for the image
+        a/b/x.jpg; empty = a/b/x.foreground.png beside it.
+      foreground_resize: of masks to patches: at least half of its `area`, the `nearest` pixel, or as Multi-Flow's
+        `released` code does it.
     """
 
     root: str = ""
@@ -46,6 +56,10 @@ class DataConfig:
     image_size: int = number(224, least=1)
     bit_depth: Literal["auto", "8", "10", "12", "14", "16"] = "auto"
     strict: bool = False
+    mirrored: str = ""
+    foreground: Literal["none", "files", "automatic"] = "none"
+    foreground_folder: str = ""
+    foreground_resize: Literal["area", "nearest", "released"] = "area"
 
 
 @dataclass(frozen=True)
@@ -190,7 +204,7 @@ class EvalConfig:
       bootstrap: resamples for the intervals; 0 = no intervals. seed: of them.
     """
 
-    protocol: Literal["mvead", "mvad", "official", "dinomaly", "custom"] = "mvead"
+    protocol: Literal["mvead", "mvad", "official", "dinomaly", "multiflow-released", "custom"] = "mvead"
     size: str = "input"
     crop: float = 1.0
     mask_resize: Literal["bilinear", "nearest"] = "bilinear"

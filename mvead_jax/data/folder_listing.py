@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mvead_jax.data.foreground import SUFFIX as FOREGROUND
 from mvead_jax.data.safe_paths import IMAGE_SUFFIXES, Folder, normal_form, unsafe_name
 
 Images = dict[str, dict[str, str]]  # sample -> view -> path below the root
@@ -89,6 +90,8 @@ class FolderListing:
         return {view: paths[0] for view, paths in found.items()}
 
     def _is_image(self, file: str) -> bool:
+        if file.lower().endswith(FOREGROUND):
+            return False
         suffix = Path(file).suffix.lower()
         if suffix not in IMAGE_SUFFIXES:
             self.others[suffix] = self.others.get(suffix, 0) + 1

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float32
 from PIL import Image
 
-from mvead_jax.data.images import open_image, upright
+from mvead_jax.data.images import upright
+from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.runtime.errors import UserError
 
@@ -57,7 +58,7 @@ def load_sample(index: DatasetIndex, sample: Sample, size: int) -> tuple[np.ndar
     present = np.zeros(len(index.views), bool)
     for view in sample.views:
         at = index.views.index(view.name)
-        images[at] = preprocess(open_image(index.root / view.image, index.bit_depth), size)
+        images[at] = preprocess(open_view(index, view), size)
         present[at] = True
     return images, present
 

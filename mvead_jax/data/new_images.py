@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mvead_jax.data.folder_listing import SECOND, FolderListing
+from mvead_jax.data.foreground import SUFFIX as FOREGROUND
 from mvead_jax.data.realiad_names import PATTERN, Named, by_sample, category_of_key, sample_of, sample_of_name
 from mvead_jax.data.records import DatasetIndex, Sample, View, build_index, defect_code, natural_key
 from mvead_jax.data.safe_paths import IMAGE_SUFFIXES, Folder, normal_form, unsafe_path
@@ -36,7 +37,8 @@ def load_new_images(folder: Path) -> DatasetIndex:
     by_name: dict[tuple[str, str], list[str]] = defaultdict(list)
     inside = Folder(folder)
     for path in sorted(_below(folder)):
-        if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        hidden = path.name.startswith(".") or path.name.lower().endswith(FOREGROUND)
+        if hidden or path.suffix.lower() not in IMAGE_SUFFIXES:
             continue
         name = path.relative_to(folder).as_posix()
         parsed = sample_of_name(path.name)

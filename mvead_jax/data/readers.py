@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from mvead_jax.config.schema import DataConfig
 from mvead_jax.data.bit_depth import measured_bit_depth
+from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.new_images import holds_named_images, load_new_images, read_samples
 from mvead_jax.data.records import DatasetIndex, Incomplete, Listing, Sample
 from mvead_jax.data.safe_paths import respelled
@@ -110,7 +111,7 @@ def open_data(
 def open_configured(config: DataConfig) -> DatasetIndex:
     """Return the index of the data set that a config names; it says in the log which reader was found, and
     measures the bit depth where that is `auto`. Raises as `open_data`."""
-    index = read_data(config).index()
+    index = with_mirrored(read_data(config).index(), mirrored_table(config.mirrored))
     if config.bit_depth == AUTO:
         return dataclasses.replace(index, bit_depth=measured_bit_depth(index))
     return dataclasses.replace(index, bit_depth=int(config.bit_depth))

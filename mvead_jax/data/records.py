@@ -30,12 +30,14 @@ class View:
       label: 1 if a defect is visible in this image, 0 if none is, None if nobody knows. A label belongs to a
         view: a defective object can look normal from one side.
       mask: path of the defect mask below the root, or None.
+      mirrored: whether image and mask are flipped left-right when they are loaded (mirroring.py).
     """
 
     name: str
     image: str
     label: int | None = None
     mask: str | None = None
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)

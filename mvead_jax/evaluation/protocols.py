@@ -39,6 +39,9 @@ class EvaluationProtocol:
       size: pixels a side at which maps and masks are compared; INPUT or OWN.
       unmasked: what is known of a view that is labelled defective and has no mask: `unknown`, nothing is; or
         `normal`, it counts as a view without a defect. No field of the config.
+      score_limit: image and sample scores above it count as equal to it; None: there is no such limit.
+      clamp_maps: maps as compared are cut off at the range that the method tells of its training, where it
+        tells one (`methods.base.TellsRange`).
     """
 
     name: str
@@ -52,6 +55,8 @@ class EvaluationProtocol:
     sample_score: str = "max"
     image_label: str = "list"
     unmasked: str = "unknown"
+    score_limit: float | None = None
+    clamp_maps: bool = False
 
     def words(self) -> dict[str, str]:
         """For people, in full; the keys are those of metrics.json's "protocol"."""
@@ -63,6 +68,8 @@ class EvaluationProtocol:
             "top1": "mean of the highest 1 % of the map as compared",
         }[self.image_score]
         pooled = "largest" if self.sample_score == "max" else "mean"
+        limit = "" if self.score_limit is None else f"; above {self.score_limit:g} all count as that"
+        clamped = ", cut off at map_ranges where the method tells them" if self.clamp_maps else ""
         label = {
             "list": "what the data set says of that view",
             "mask": "defective if any pixel of the mask as compared is",
@@ -72,22 +79,23 @@ class EvaluationProtocol:
         resized = "" if self.size == OWN else f"resized {self.mask_resize}, then "
         return {
             "evaluation": f"{self.name}: {self.source}",
-            "image_score": image,
+            "image_score": image + limit,
             "sample_score": "of samples.csv, as scored, float32"
-            if self.image_score == "patch"
-            else f"{pooled} image score over its views",
+            if self.image_score == "patch" and self.score_limit is None
+            else f"{pooled} image score over its views{limit}",
             "image_label": label,
             "sample_label": {
                 "list": "defective if any of its views is, or the list says so of the part",
                 "mask": "defective if any of its views is, unknown if that of a view is",
             }[self.image_label],
-            "pixel_metrics": f"float16 patch maps, bilinear (half-pixel centres) to {side}{crop}; AUROC, AP "
+            "pixel_metrics": f"float16 patch maps, bilinear (half-pixel centres) to {side}{crop}{clamped}; AUROC, AP "
             "and F1-max of all pixels, AUPRO of 8-connected regions up to FPR 0.3",
             "smoothing": _SMOOTHING_WORDS.get(self.smoothing, self.smoothing.replace(":", ", sigma ")),
             "masks": f"{resized}a defect above {self.mask_threshold} of 255",
         }
 
 
+_LATER = {"score_limit": None, "clamp_maps": False}
 _SMOOTHING_WORDS = {"none": "none", "gaussian5": "gaussian, 5 x 5 taps of sigma 4, zeros outside"}
 
 
@@ -139,7 +147,31 @@ def _dinomaly() -> EvaluationProtocol:
     )
 
 
-_NAMED = {"mvead": _mvead, "mvad": _mvad, "official": _official, "dinomaly": _dinomaly}
+def _multiflow_released() -> EvaluationProtocol:
+    """Multi-Flow's released code at its last evaluation, whose figures its log ends with.
+
+    The function that draws its histograms cuts the score arrays off at 5 before the AUROC is computed of them.
+    Maps are cut off at the least and the largest latent value of training, which are no values of maps. Masks
+    are resized nearest, and 255 alone is a defect. Its pixel metrics count in 10,000 bins; ours are exact.
+    """
+    return EvaluationProtocol(
+        *("multiflow-released", "Multi-Flow's released code, its last evaluation", 256),
+        mask_resize="nearest",
+        mask_threshold=254,
+        image_score="patch",
+        sample_score="mean",
+        score_limit=5.0,
+        clamp_maps=True,
+    )
+
+
+_NAMED = {
+    "mvead": _mvead,
+    "mvad": _mvad,
+    "official": _official,
+    "dinomaly": _dinomaly,
+    "multiflow-released": _multiflow_released,
+}
 NAMES = (*_NAMED, "custom")
 
 
@@ -212,7 +244,10 @@ def sigma(smoothing: str) -> float | None:
 
 def digest(protocol: EvaluationProtocol, config: EvalConfig) -> str:
     """SHA-256 of what decides the metrics of given maps, and their intervals."""
-    facts: dict[str, Any] = dataclasses.asdict(protocol) | {
+    fields = dataclasses.asdict(protocol)
+    # Fields that came later: protocols without them keep the digests that they had.
+    fields = {key: own for key, own in fields.items() if key not in _LATER or own != _LATER[key]}
+    facts: dict[str, Any] = fields | {
         "bootstrap": config.bootstrap,
         "seed": config.seed,
     }

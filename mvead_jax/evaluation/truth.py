@@ -16,6 +16,7 @@ from PIL import Image
 from mvead_jax.data.image_files import ImageFolder
 from mvead_jax.data.images import image_size
 from mvead_jax.data.masks import MASK_THRESHOLD, open_mask
+from mvead_jax.data.mirroring import flipped_image
 from mvead_jax.data.records import View
 from mvead_jax.evaluation.protocols import OWN, EvaluationProtocol
 
@@ -32,15 +33,18 @@ class _Mask(NamedTuple):
     marks: bool
 
 
-def read_mask(root: ImageFolder, mask: str, protocol: EvaluationProtocol) -> Bool[np.ndarray, "H W"]:
-    """Return the defect mask `root / mask`: cropped and resized, then what lies above the threshold.
+def read_mask(
+    root: ImageFolder, mask: str, protocol: EvaluationProtocol, mirrored: bool = False
+) -> Bool[np.ndarray, "H W"]:
+    """Return the defect mask `root / mask`, flipped if `mirrored`: cropped and resized, then what lies above the
+    threshold.
 
     Pillow's bilinear resize weighs all pixels that fall on a new one (antialiased).
 
     Raises:
       UserError: not a picture; names the path.
     """
-    return _as_compared(open_mask(root / mask), protocol)
+    return _as_compared(flipped_image(open_mask(root / mask), mirrored), protocol)
 
 
 def _as_compared(picture: Image.Image, protocol: EvaluationProtocol) -> Bool[np.ndarray, "H W"]:
@@ -97,7 +101,7 @@ class Truth:
 
 def _packed(root: ImageFolder, view: View, protocol: EvaluationProtocol) -> _Mask:
     if view.mask is not None:
-        picture = open_mask(root / view.mask)
+        picture = flipped_image(open_mask(root / view.mask), view.mirrored)
         mask, marks = _as_compared(picture, protocol), picture.getextrema()[1] > MASK_THRESHOLD
         return _Mask(mask.shape, np.packbits(mask) if mask.any() else None, marks)
     if protocol.size != OWN:

@@ -191,7 +191,7 @@ class Extraction:
     def digest(self, samples: Sequence[Sample], digests: Mapping[str, str]) -> str:
         """Return the name of a chunk. Images in a pass and device are in it because they decide the last bits."""
         files = [
-            [sample.id, view.name, view.image, digests[view.image]]
+            [sample.id, view.name, view.image, digests[view.image], *(["mirrored"] if view.mirrored else [])]
             for sample in samples
             for view in sample.views
         ]

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 from jaxtyping import Float, Int
 
-from mvead_jax.data.images import image_size, open_image
+from mvead_jax.data.images import image_size
+from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
@@ -82,8 +83,7 @@ def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatch
     """
 
     def look(sample: Sample, position: int) -> tuple[dict[str, tuple[int, int]], dict[PairKey, Matches]]:
-        depth = index.bit_depth
-        images = {view.name: open_image(index.root / view.image, depth) for view in sample.views}
+        images = {view.name: open_view(index, view) for view in sample.views}
         described = [_describe(np.asarray(images[v])) if v in images else None for v in index.views]
         return {name: image.size for name, image in images.items()}, _match_sample(described, position)
 

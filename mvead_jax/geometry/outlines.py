@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from mvead_jax.data.images import open_image
+from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.runtime.progress import progress
 
@@ -38,7 +38,7 @@ def category_outlines(index: DatasetIndex, most_samples: int = 6) -> list[dict[s
     chosen = spread_evenly(len(index), most_samples)
 
     def look(sample: Sample) -> dict[str, Outline]:
-        images = {v.name: open_image(index.root / v.image, index.bit_depth) for v in sample.views}
+        images = {view.name: open_view(index, view) for view in sample.views}
         found = {name: part_outline(np.asarray(image)) for name, image in images.items()}
         return {name: outline for name, outline in found.items() if outline is not None}
 

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.data.digests import file_digests, file_states, image_paths
-from mvead_jax.data.images import open_image
+from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.readers import data_folder
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.features.cache import cache_folder
@@ -24,8 +23,8 @@ from mvead_jax.geometry.feature_matching import match_features
 from mvead_jax.geometry.known_cameras import read_cameras
 from mvead_jax.geometry.masks import EpipolarKeys, all_keys, category_keys
 from mvead_jax.geometry.matching import CategoryMatches, joined, match_category, picture_sizes
+from mvead_jax.geometry.nominal import parse_nominal
 from mvead_jax.geometry.outlines import category_outlines
-from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.methods.base import PATCHES
 from mvead_jax.report.lines import draw_lines
 from mvead_jax.runtime.errors import UserError
@@ -70,6 +69,11 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
         if len(part.views) == 1:
             geometry = CategoryGeometry(part.views, picture_sizes(part), {})
             log.info("geometry %s: one view, which sees no other", category)
+        elif config.geometry.cameras and (flipped := _flipped(part)):
+            raise UserError(
+                f"geometry.cameras={config.geometry.cameras}: its cameras are those of the images as they are stored, "
+                f"and data.mirrored flips {', '.join(flipped)} of {category}; take one of the two"
+            )
         elif config.geometry.cameras:
             geometry = given_geometry(config, category, part)
             origin = {"cameras": sha256(cameras_path(config))}
@@ -89,7 +93,7 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
         geometry = dataclasses.replace(geometry, origin=origin)
         complete = [sample for sample in part.samples if len(sample.views) == len(part.views)]
         if complete:
-            pictures = [open_image(part.root / view.image, part.bit_depth) for view in complete[0].views]
+            pictures = [open_view(part, view) for view in complete[0].views]
             draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
         geometry.write(path)  # last: where it is, the picture is too
         found[category] = geometry
@@ -142,7 +146,13 @@ def _digest_of(index: DatasetIndex, cache: Path) -> str:
     paths = image_paths(index.samples)
     pictures = file_digests(index.root, paths, file_states(index.root, paths), cache)
     files = [list(pair) for pair in zip(paths, pictures, strict=True)]
+    files += [[view] for view in _flipped(index)]
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _flipped(index: DatasetIndex) -> list[str]:
+    """The views of which images are flipped when they are loaded."""
+    return sorted({view.name for sample in index.samples for view in sample.views if view.mirrored})
 
 
 def _kept(path: Path, views: tuple[str, ...]) -> CategoryGeometry:
@@ -179,26 +189,6 @@ def keys_of(
         else all_keys(len(views), grid)
         for category in categories
     }
-
-
-def parse_nominal(views: tuple[str, ...]) -> Nominal:
-    """The nominal rig of geometry.nominal.
-
-    Raises:
-      UserError: an entry is not elevation:azimuth, or two views stand in one place.
-    """
-    try:
-        pairs = [tuple(float(number) for number in view.split(":")) for view in views]
-        if not all(math.isfinite(number) for pair in pairs for number in pair):
-            raise ValueError("not finite")
-        if len({pair for pair in pairs if pair[0] < 90}) + any(pair[0] >= 90 for pair in pairs) < len(pairs):
-            raise ValueError("two views in one place")
-        return Nominal(tuple(elevation for elevation, _ in pairs), tuple(azimuth for _, azimuth in pairs))
-    except ValueError:
-        raise UserError(
-            f"geometry.nominal {','.join(views)}: give elevation:azimuth in degrees for each view, "
-            "each in its own place, as 90:0,45:0,45:90,45:180,45:270"
-        ) from None
 
 
 def format_geometry(geometry: CategoryGeometry, category: str) -> str:

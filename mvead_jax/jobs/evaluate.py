@@ -113,7 +113,9 @@ def evaluate(
                 truth = Truth(index.root, of_views, protocol)
                 parts = dict.fromkeys(line.sample for line in own)
                 sample_scores = np.array([scores[name, sample] for sample in parts], np.float32)
-                scene = Scene(own, maps, truth, protocol, labels_of_parts(own, of_parts), sample_scores)
+                bounds = words.get("map_ranges", {}).get(name) if protocol.clamp_maps else None
+                labels = labels_of_parts(own, of_parts)
+                scene = Scene(own, maps, truth, protocol, labels, sample_scores, bounds)
                 found[protocol.name][name] = metrics_of_category(scene, config.eval)
                 bar.advance(note=f"{name} {protocol.name}")
     metrics = {}
@@ -151,6 +153,7 @@ class Scene:
 
     of_samples: their labels by the list: 1, 0, or -1 where it is unknown.
     sample_scores: those of samples.csv.
+    bounds: at which maps as compared are cut off; None: they are not.
     """
 
     lines: Sequence[ImageLine]
@@ -159,12 +162,14 @@ class Scene:
     protocol: EvaluationProtocol
     of_samples: Int[np.ndarray, " S"]
     sample_scores: Float32[np.ndarray, " S"]
+    bounds: Sequence[float] | None = None
 
     def enlarged(self, places: Sequence[int]) -> Float32[np.ndarray, "b H W"]:
         """The maps of some views as they are compared; the views have one size."""
         height, width = self.truth.sizes[places[0]]
         own = self.protocol
-        return enlarge(self.maps[list(places)], height, width, crop=own.crop, smoothing=own.smoothing)
+        maps = enlarge(self.maps[list(places)], height, width, crop=own.crop, smoothing=own.smoothing)
+        return maps if self.bounds is None else np.clip(maps, *np.asarray(self.bounds, np.float32))
 
     def pieces(self, places: Sequence[int]) -> Iterator[list[int]]:
         """Neighbouring places of one size, few enough to be enlarged at once."""
@@ -219,12 +224,14 @@ def metrics_of_category(scene: Scene, config: EvalConfig) -> Found:
     scores, (labels, of_samples) = scene.image_scores(), scene.labels(sample)
     # Drawn by the list's labels under every protocol, so that all draw the same.
     drawn = copies(scene.of_samples, config.bootstrap, config.seed, lines[0].category)
-    if protocol.image_score == "patch":
-        pooled = scene.sample_scores
+    if protocol.image_score == "patch" and protocol.sample_score == "max":
+        pooled = scene.sample_scores  # by the method's own rule
     elif protocol.sample_score == "max":
         pooled = largest_of_views(scores, sample)
     else:
         pooled = np.bincount(sample, scores.astype(np.float64)) / np.bincount(sample)
+    if protocol.score_limit is not None:
+        scores, pooled = (np.minimum(own, own.dtype.type(protocol.score_limit)) for own in (scores, pooled))
     levels, resampled = {}, {}
     for level, own_scores, own_labels, own_sample in (
         ("sample", pooled, of_samples, np.arange(len(pooled))),
@@ -300,6 +307,7 @@ def _views(folder: Path, lines: Sequence[ImageLine], index: DatasetIndex) -> dic
 
 
 def _words(protocol: EvaluationProtocol, config: EvalConfig, labelled: bool) -> dict[str, Any]:
+    """Return what the protocol says."""
     words = protocol.words()
     if not labelled:
         words |= dict.fromkeys(("image_label", "sample_label"), "unknown")

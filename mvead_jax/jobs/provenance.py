@@ -16,6 +16,7 @@ from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.readers import source_words
 from mvead_jax.data.records import DatasetIndex
+from mvead_jax.features.foreground import foreground_words
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.methods.base import PATCHES, Method, ScoresImages
 
@@ -56,6 +57,7 @@ def protocol(
         "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
         "bit_depth": index.bit_depth,
         "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
+        "foreground": foreground_words(config.data),
         "geometry": _geometry_words(config, geometries),
         "trusted_pairs": _trusted_words(geometries),
         **method.describe(),

@@ -35,6 +35,7 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.data.deep_images import BIT_DEPTHS
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.trained_images import check_shapes
@@ -74,7 +75,7 @@ from mvead_jax.jobs.workdir import (
     trained_geometries,
     trained_images,
 )
-from mvead_jax.methods.base import Spec
+from mvead_jax.methods.base import Spec, TellsRange
 from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import locked, make_folder
@@ -141,10 +142,11 @@ def score(
                 planned = parts_of(config, index, backbone, workdir, output)
                 log.info("to be written: %s", describe(planned))
                 check_room(planned)
-        decided = _write_scores(job, index, output, scored, earlier, decider, report)
+        decided, ranges = _write_scores(job, index, output, scored, earlier, decider, report)
         with shared_errors():
             if is_first():
                 words = _words(job, index, scored, decider)
+                words |= {"map_ranges": ranges} if ranges else {}
                 metrics = evaluate(output, index, words, config, protocols, decided)
                 finish(output)
                 if report:
@@ -161,15 +163,16 @@ def _write_scores(
     earlier: Sequence[str],
     decider: Decider,
     report: bool,
-) -> dict[str, Any]:
-    """Scores and keeps one category after the other; returns how the decisions of each came about.
+) -> tuple[dict[str, Any], dict[str, list[float]]]:
+    """Scores and keeps one category after the other; returns how the decisions of each came about, and the
+    range of maps in training, where the method tells one.
 
     Args:
       scored: what, in words. earlier: categories whose scores `output` holds; they go.
       report: keep what patches attended to.
     """
-    files, decided = None, {}
-    for category, found, attend in _scored(job, index):
+    files, decided, ranges = None, {}, {}
+    for category, found, attend, bounds in _scored(job, index):
         with shared_errors():
             if is_first():
                 files = files or begin(output, scored, [*earlier, *index.categories], bool(decider))
@@ -180,7 +183,9 @@ def _write_scores(
                 if report:
                     keep_attended(output, category, found, attend)
         del found  # or it would be held until the next is there
-    return decided
+        if bounds is not None and bounds[0] < bounds[1]:
+            ranges[category] = list(bounds)
+    return decided, ranges
 
 
 def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict[str, Any]:
@@ -306,7 +311,8 @@ def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetI
     depth = trained_images(workdir).bit_depth
     if pictures is None:
         return _test_split(config, depth)
-    return open_pictures(pictures, _trained(config, workdir), bit_depth=depth)
+    index = open_pictures(pictures, _trained(config, workdir), bit_depth=depth)
+    return with_mirrored(index, mirrored_table(config.data.mirrored))
 
 
 def check_images(config: Config, index: DatasetIndex, workdir: Path) -> None:
@@ -355,24 +361,36 @@ def _test_split(config: Config, bit_depth: int) -> DatasetIndex:
     return index
 
 
-def _scored(job: Job, index: DatasetIndex) -> Iterator[tuple[str, list[ScoredSample], Attend]]:
+class ScoredCategory(NamedTuple):
+    """What a model says of a category; without samples in all processes but the first.
+
+    Attributes:
+      attend: what tells what some of its samples attended to (Scorer.attended).
+      bounds: of the maps in training, where the method tells them.
+    """
+
+    category: str
+    samples: list[ScoredSample]
+    attend: Attend
+    bounds: tuple[float, float] | None
+
+
+def _scored(job: Job, index: DatasetIndex) -> Iterator[ScoredCategory]:
     """`_score_model` of each model."""
     for name, part in models(job.config, index):
         yield from _score_model(job, name, part)
 
 
-def _score_model(
-    job: Job, name: str, index: DatasetIndex
-) -> Iterator[tuple[str, list[ScoredSample], Attend]]:
-    """Each category of the model, once all of it is scored, with what tells what some of its samples attended
-    to (Scorer.attended); without samples in all processes but the first."""
+def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[ScoredCategory]:
+    """Each category of the model, once all of it is scored."""
     config = job.config
     with shared_errors():
         facts, index, keys = _check_model(job, name, index)
     features = split_features(config, index, job.backbone, job.workdir)
     with shared_errors():
         model = job.load(name, facts)
-    inputs = inputs_of(model.method, index, features)
+    inputs = inputs_of(config, model.method, index, features)
+    bounds = model.method.map_range(model.state) if isinstance(model.method, TellsRange) else None
     with progress(f"scores {name}", len(index), "samples") as bar:
         for category in index.categories:
             found = []
@@ -391,7 +409,7 @@ def _score_model(
             def attend(places, scorer=scorer, chosen=chosen):
                 return scorer.attended(inputs, chosen[places], _ATTENDED)
 
-            yield category, found, attend
+            yield ScoredCategory(category, found, attend, bounds)
 
 
 def _check_model(

@@ -35,6 +35,7 @@ from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.readers import open_configured
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.sample_rules import defective_without_view
@@ -43,6 +44,7 @@ from mvead_jax.decision.calibration import read_calibrations, write_calibrations
 from mvead_jax.decision.split import hold_out
 from mvead_jax.features.cache import Extraction, cache_folder
 from mvead_jax.features.extraction import extract
+from mvead_jax.features.foreground import foreground_digest, foreground_reader
 from mvead_jax.features.images import image_reader
 from mvead_jax.features.store import FeatureStore
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
@@ -53,9 +55,19 @@ from mvead_jax.jobs.evaluate import protocols_of
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import training_parts
 from mvead_jax.jobs.workdir import Job, model_folder, refuse_artefact, refuse_version_1
-from mvead_jax.methods.base import LeavesOneOut, Method, RunContext, Spec, State, TrainData, Trains
+from mvead_jax.methods.base import (
+    LeavesOneOut,
+    Method,
+    RunContext,
+    Spec,
+    State,
+    TrainData,
+    Trains,
+    foreground_tap,
+)
 from mvead_jax.postprocess.statistics import FILE as STATISTICS
 from mvead_jax.postprocess.statistics import MOST_SAMPLES, ScoreStatistics
+from mvead_jax.report.foreground import draw_foreground
 from mvead_jax.runtime.console import command
 from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.environment import environment
@@ -172,13 +184,12 @@ def _train_model(
             manifest.forget(workdir / "config.json")  # until all of it is trained again
             _forget(workdir, {"stage": "model", "name": name})
     begin = time.monotonic()
-    data = TrainData(
-        training,
-        split_features(config, training, job.backbone, workdir),
-        keys,
-        job.backbone,
-        image_reader(training, config.data.image_size) if method.requires.images else None,
-    )
+    features = split_features(config, training, job.backbone, workdir)
+    with shared_errors():
+        inputs = inputs_of(config, method, training, features)
+        if is_first():
+            _draw_foreground(workdir, training, inputs)
+    data = TrainData(training, features, keys, job.backbone, inputs.images, inputs.foreground)
     with (
         closing(writer) if writer else nullcontext(),
         checkpoints.heeding_sigterm() if checkpoints else nullcontext(),
@@ -215,7 +226,33 @@ def _facts(job: Job, training: DatasetIndex, keys: Mapping[str, EpipolarKeys]) -
         "images": TrainedImages.of(training).to_json(),
         "features": _fingerprint(config, training, job.backbone, job.workdir),
         "geometry": {category: own.digest for category, own in keys.items()},
+        **({"foreground": _foreground_facts(job, training)} if config.data.foreground != "none" else {}),
     }
+
+
+def _foreground_facts(job: Job, index: DatasetIndex) -> dict[str, str]:
+    """What a model depends on of its foreground masks; the first process reads them. All must call."""
+    found = None
+    with shared_errors():
+        if is_first():
+            found = foreground_digest(job.config.data, index, cache_folder(job.config, job.workdir))
+    return broadcast(found)
+
+
+def _draw_foreground(workdir: Path, index: DatasetIndex, inputs: Inputs) -> None:
+    """Draw the masks of the first complete sample of each category, beside the pictures of the geometry."""
+    if inputs.foreground is None:
+        return
+    for category in index.categories:
+        views = index.select(category=category).views
+        own = [at for at, one in enumerate(index.samples) if one.category == category]
+        at = next((at for at in own if len(index.samples[at].views) == len(views)), own[0])
+        masks, sample = inputs.foreground(np.array([at]))[0], index.samples[at]
+        images = {view.name: open_view(index, view) for view in sample.views}
+        of_views = {view: masks[index.views.index(view)] for view in images}
+        draw_foreground(images, of_views, workdir / "geometry" / "pictures" / f"{category}_foreground.png")
+        shares = ", ".join(f"{view} {own.mean():.0%}" for view, own in of_views.items())
+        log.info("foreground %s: of %s", category, f"{sample.id} {shares}")
 
 
 def _statistics(job: Job, method: Method, state: State, data: TrainData) -> ScoreStatistics:
@@ -229,7 +266,7 @@ def _statistics(job: Job, method: Method, state: State, data: TrainData) -> Scor
         return ScoreStatistics.of(normal) if normal is not None else None
     model, maps = Model(method, state, None), []
     plain = job.config.score.without_other_views()
-    inputs = Inputs(data.features, data.index.present(), data.images)
+    inputs = Inputs(data.features, data.index.present(), data.images, data.foreground)
     for category in data.categories:
         own = [at for at in chosen if data.index.samples[at].category == category]
         scorer = Scorer(model, category, data.geometry[category], plain)
@@ -280,6 +317,8 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
         "features": _fingerprint(config, own, job.backbone, workdir),
         "defective": [sample.id for sample in held_out.samples if sample.label == 1],
     }
+    if config.data.foreground != "none":
+        facts["foreground"] = _foreground_facts(job, own)
     done = False
     with shared_errors():
         if is_first():
@@ -296,7 +335,7 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
     with shared_errors():
         model = job.load(name, {"views": index.views, "categories": index.categories})
         keys = job.keys(model.method, index.categories)
-    inputs = inputs_of(model.method, own, features)
+    inputs = inputs_of(config, model.method, own, features)
     defective = Counter(sample.category for sample in held_out.samples if sample.label == 1)
     found = score_held_out(config, model, own, inputs, keys, defective)
     with shared_errors():
@@ -368,10 +407,13 @@ def split_features(
     return {tap: FeatureStore.concatenate([own[tap] for own in stores], index.views) for tap in backbone.taps}
 
 
-def inputs_of(method: Method, index: DatasetIndex, features: Mapping[str, FeatureStore]) -> Inputs:
-    """Return samples as a method reads them."""
+def inputs_of(
+    config: Config, method: Method, index: DatasetIndex, features: Mapping[str, FeatureStore]
+) -> Inputs:
+    """Return samples as a method reads them. Raises UserError: masks of the foreground that are not there."""
     images = image_reader(index, method.spec.image_size) if method.requires.images else None
-    return Inputs(features, index.present(), images)
+    masks = foreground_reader(config.data, index, features[foreground_tap(method.spec.maps)])
+    return Inputs(features, index.present(), images, masks)
 
 
 def _shapes_words(backbone: Backbone) -> str:

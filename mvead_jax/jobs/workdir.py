@@ -35,6 +35,7 @@ WEIGHTS = "weights"  # folder of an artefact
 # Config fields, or the start of their names, that may change between training and scoring.
 OVERRIDDEN = (
     *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete", "data.strict"),
+    "data.foreground_folder",
     *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
     "decision.false_alarms",
 )

@@ -43,6 +43,8 @@ class Requires:
       joint_views: the score of one view depends on which other views there are: then the decision is calibrated
         for each pattern of present views.
       sample_score: how the scores of a sample's views become its own.
+      foreground: it leaves the background out of its loss and its maps itself; else a scorer gives the
+        background the score 0 in the maps of the method.
       min_views: with fewer views it does not work.
     """
 
@@ -52,6 +54,7 @@ class Requires:
     joint_views: bool = False
     sample_score: Literal["max", "mean"] = "max"
     min_views: int = 1
+    foreground: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Batch:
       geometry: what `PlansGeometry.plan` made of the category's keys; None for a method without geometry.
       images: [B,V,H,W,3] normalised; None unless the method requires them.
       mesh: over which the samples are divided; None: they are not.
+      foreground: patches that show the part, on the grid of the feature map that `foreground_tap` names; None
+        where data.foreground is none: every patch counts.
     """
 
     features: Mapping[str, Float32[Array, "B V h w D"]]
@@ -101,6 +106,7 @@ class Batch:
     geometry: Any = None
     images: Float32[Array, "B V H W 3"] | None = None
     mesh: Mesh | None = field(default=None, metadata={"static": True})
+    foreground: Bool[Array, "B V h w"] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,7 @@ class TrainData:
       geometry: the epipolar keys of each category; every patch of the other views where nothing is known.
       backbone: that made the features.
       images: [n,V,H,W,3] of samples by their positions; None unless the method requires them.
+      foreground: masks of samples by their positions, as of `Batch`; None where data.foreground is none.
     """
 
     index: DatasetIndex
@@ -120,6 +127,7 @@ class TrainData:
     geometry: Mapping[str, EpipolarKeys]
     backbone: Backbone
     images: Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]] | None = None
+    foreground: Callable[[Int[np.ndarray, " n"]], Bool[np.ndarray, "n V h w"]] | None = None
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -193,6 +201,14 @@ class ScoresImages(Protocol):
 
 
 @runtime_checkable
+class TellsRange(Protocol):
+    """A method whose released evaluation cuts its maps off, at bounds that the training left in the state."""
+
+    def map_range(self, state: State) -> tuple[float, float]:
+        """Return the least and the largest value; the same twice where nothing was trained."""
+
+
+@runtime_checkable
 class LeavesOneOut(Protocol):
     """A method that can score training samples as if it had not learned from them."""
 
@@ -236,6 +252,15 @@ class Trains(Protocol):
 
     def checkpoint_bytes(self) -> int:
         """Return the bytes of one state of the training."""
+
+
+def foreground_tap(maps: Mapping[str, tuple[int, int, int]]) -> str:
+    """Return the feature map on whose grid foreground masks are: the patches', or else the coarsest one.
+
+    Args:
+      maps: (h, w, D) of each feature map that a method reads, as `Spec.maps`.
+    """
+    return PATCHES if PATCHES in maps else min(maps, key=lambda tap: maps[tap][0] * maps[tap][1])
 
 
 def map_shape(method: Method) -> tuple[int, int]:

@@ -29,7 +29,7 @@ def training_batch(
 
     Returns:
       "features" {tap: [B,V,h,w,D]}, "present" [B,V], "category" [B], "weight" [B] (0 for a repeat), and
-      "images" [B,V,H,W,3] where the method requires them.
+      "images" [B,V,H,W,3] where the method requires them, and "foreground" [B,V,h,w] where masks are asked for.
     """
     rows = sharding.padded(size)
     places = np.arange(rows)[sharding.own_rows(rows)]
@@ -42,6 +42,8 @@ def training_batch(
     }
     if data.images is not None:
         batch["images"] = data.images(filled)
+    if data.foreground is not None:
+        batch["foreground"] = data.foreground(filled)
     return sharding.place(batch)
 
 

@@ -8,6 +8,7 @@ METHODS = Registry(
         "patchcore": "mvead_jax.methods.patchcore.config:PatchCoreConfig",
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
+        "multiflow": "mvead_jax.methods.multiflow.config:MultiFlowConfig",
     },
     "mvead_jax.methods",
 )

@@ -154,13 +154,15 @@ class _Category:
         for found in sample.views:
             view, number = views[found.name], self.views.index(found.name)
             copy = folder / f"{number}.webp"
-            size = write_thumbnail(self.root / view.image, copy, self.bit_depth)
+            size = write_thumbnail(self.root / view.image, copy, self.bit_depth, view.mirrored)
             content["views"].append(
                 {
                     "view": number,
                     "size": size,
                     "map": halves(self.maps[found.place]),
-                    "outline": "" if view.mask is None else read_outline(self.root / view.mask),
+                    "outline": ""
+                    if view.mask is None
+                    else read_outline(self.root / view.mask, view.mirrored),
                 }
             )
         if (own := of_sample(self.attended, sample.id, self.views)) is not None:

@@ -12,19 +12,22 @@ from PIL import Image
 from mvead_jax.data.image_files import ImageFile
 from mvead_jax.data.images import open_image
 from mvead_jax.data.masks import MASK_THRESHOLD, open_mask
+from mvead_jax.data.mirroring import flipped_image
 
 SIDE = 320  # pixels of the longer side; a smaller picture stays as it is
 UNITS = 1000  # of the paths: both sides of a picture, whatever its shape
 _QUALITY = 82
 
 
-def write_thumbnail(picture: ImageFile, path: Path, bit_depth: int = 8) -> tuple[int, int]:
-    """A WebP copy of at most SIDE pixels; its (width, height). bit_depth: of the index.
+def write_thumbnail(
+    picture: ImageFile, path: Path, bit_depth: int = 8, mirrored: bool = False
+) -> tuple[int, int]:
+    """A WebP copy of at most SIDE pixels; its (width, height). bit_depth: of the index. mirrored: of the view.
 
     Raises:
       UserError: not a picture, or damaged.
     """
-    image = open_image(picture, bit_depth)
+    image = flipped_image(open_image(picture, bit_depth), mirrored)
     if max(image.size) > SIDE:
         scale = SIDE / max(image.size)
         size = tuple(max(1, round(side * scale)) for side in image.size)
@@ -33,9 +36,9 @@ def write_thumbnail(picture: ImageFile, path: Path, bit_depth: int = 8) -> tuple
     return image.size
 
 
-def read_outline(mask: ImageFile) -> str:
-    """The outline of a mask's defects. Raises as `write_thumbnail`."""
-    return outline(np.asarray(open_mask(mask)) > MASK_THRESHOLD)
+def read_outline(mask: ImageFile, mirrored: bool = False) -> str:
+    """The outline of a mask's defects. mirrored: of the view. Raises as `write_thumbnail`."""
+    return outline(np.asarray(flipped_image(open_mask(mask), mirrored)) > MASK_THRESHOLD)
 
 
 def outline(mask: Bool[np.ndarray, "H W"]) -> str:

@@ -41,11 +41,13 @@ class Inputs:
     Attributes:
       features: [S,V,h,w,D] by tap, arrays or FeatureStores. present: which views each sample has.
       images: [n,V,H,W,3] of samples by their positions; None unless the method requires them.
+      foreground: masks [n,V,h,w] of samples by their positions; None: every patch counts.
     """
 
     features: Mapping[str, Any]
     present: Bool[np.ndarray, "S V"]
     images: Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]] | None = None
+    foreground: Callable[[Int[np.ndarray, " n"]], Bool[np.ndarray, "n V h w"]] | None = None
 
 
 class Scored(NamedTuple):
@@ -118,6 +120,8 @@ class Scorer:
             maps = self.model.method.score(self.model.state, self._batch(inputs, chosen, size))
             maps = np.array(sharding.to_host(maps))[: len(chosen)]
             present = inputs.present[chosen]
+            if inputs.foreground is not None and not self.model.method.requires.foreground:
+                maps = without_background(maps, inputs.foreground(chosen))
             raw = maps
             if self.config.evidence != "none":
                 maps = self._with_other_views(with_evidence, raw, present)
@@ -181,8 +185,29 @@ class Scorer:
         images = None if inputs.images is None else filled(inputs.images(own))
         number = self.model.method.spec.categories.index(self.category)
         category = np.full(len(places), number, np.int32)
-        features, present, category, images = sharding.place((features, present, category, images))
-        return Batch(features, present, category, self._planned, images, sharding.mesh())
+        foreground = None
+        if inputs.foreground is not None and self.model.method.requires.foreground:
+            masks = inputs.foreground(own)
+            foreground = np.zeros((len(places), *masks.shape[1:]), bool)
+            foreground[real] = masks
+        placed = sharding.place((features, present, category, images, foreground))
+        features, present, category, images, foreground = placed
+        return Batch(features, present, category, self._planned, images, sharding.mesh(), foreground)
+
+
+def without_background(
+    maps: Float32[np.ndarray, "b V H W"], foreground: Bool[np.ndarray, "b V h w"]
+) -> Float32[np.ndarray, "b V H W"]:
+    """Return maps with the score 0, which means that nothing is abnormal, wherever the background is.
+
+    Args:
+      foreground: of any size; a pixel of the map takes the mask's value that covers its first corner.
+    """
+    rows, columns = (
+        np.arange(size) * cells // size
+        for size, cells in zip(maps.shape[2:], foreground.shape[2:], strict=True)
+    )
+    return np.where(foreground[:, :, rows][..., columns], maps, np.float32(0))
 
 
 def _read(

@@ -27,15 +27,18 @@ from PIL import Image
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.data.deep_images import is_decoded, lost_bits
+from mvead_jax.data.foreground import automatic_foreground
 from mvead_jax.data.image_files import ImageFile
 from mvead_jax.data.images import image_of
 from mvead_jax.data.loading import preprocess
+from mvead_jax.data.mirroring import Mirrored, flipped_image, mirrored_table
 from mvead_jax.data.shapes import check_shape
 from mvead_jax.data.trained_images import TrainedImages
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.decision.decide import Decision, decide, located
 from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.features.cache import as_stored
+from mvead_jax.features.foreground import Masks
 from mvead_jax.jobs.decision import read_for_scoring
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.train import load_method_backbone
@@ -51,6 +54,7 @@ from mvead_jax.jobs.workdir import (
     trained_geometries,
     trained_images,
 )
+from mvead_jax.methods.base import foreground_tap
 from mvead_jax.postprocess.pooling import Pooling, pooled
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.host import computing
@@ -183,15 +187,20 @@ class Inspector:
         trained: TrainedImages,
         dtype: str = "float32",
         strict: bool = False,
+        automatic_foreground: bool = False,
+        mirrored: Mirrored | None = None,
     ):
         """
         Args:
           scorers: of each category. calibrations: of those that are decided about, for this share of
             `false_alarms`. digest: of all that decides what is found, which tells it from others.
             trained: on which images. dtype: in which train.py stored features. strict: data.strict.
+            automatic_foreground: leave out what their features tell to be background. mirrored: of which views
+            the images that are given are flipped left-right.
         """
         self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
         self.backbone, self._scorers, self._dtype = backbone, dict(scorers), dtype
+        self._automatic_foreground, self._mirrored = automatic_foreground, mirrored or {}
         self._trained, self._strict = trained, strict
         self._warned: set[str] = set()
 
@@ -228,6 +237,11 @@ class Inspector:
     def _read(cls, workdir: Path, config: Config, category: str | None) -> Inspector:
         manifest = Manifest(workdir)
         manifest.verify(workdir / "config.json")
+        if config.data.foreground == "files":
+            raise UserError(
+                f"{workdir}: trained with data.foreground=files, and images that are handed over have no files "
+                "beside them; train with data.foreground=automatic or none, or score by scripts/score.py"
+            )
         facts = {name: read_facts(model_folder(workdir, name)) for name in model_names(workdir)}
         learned = {name: own["categories"] for name, own in facts.items()}
         known = sorted({own for categories in learned.values() for own in categories})
@@ -252,6 +266,8 @@ class Inspector:
         return cls(
             *(backbone, scorers, calibrations, config.decision.false_alarms, digest),
             *(trained_images(workdir), config.features.dtype, config.data.strict),
+            config.data.foreground == "automatic",
+            mirrored_table(config.data.mirrored),
         )
 
     @property
@@ -319,7 +335,8 @@ class Inspector:
 
         def load(view: str) -> tuple[tuple[int, int], str | None]:
             decoded = is_decoded(given[view])  # an image that Pillow has yet to decode has all its bits
-            image = image_of(given[view], f"view {view}", depth)
+            mirrored = view in self._mirrored.get(category, frozenset())
+            image = flipped_image(image_of(given[view], f"view {view}", depth), mirrored)
             pictures[views.index(view)] = preprocess(image, size)
             return image.size, lost_bits(image, depth) if decoded else None
 
@@ -341,7 +358,8 @@ class Inspector:
         }
         scorer = self._scorers[category]
         images = (lambda rows: pictures[None]) if scorer.model.method.requires.images else None
-        found = next(scorer.score(Inputs(features, present[None], images), np.array([0]), most=1))
+        inputs = Inputs(features, present[None], images, self._foreground(features, scorer))
+        found = next(scorer.score(inputs, np.array([0]), most=1))
         return found.maps[0], found.views[0], found.images[0]
 
     def _warnings(
@@ -365,6 +383,13 @@ class Inspector:
                 self._warned.add(line)
                 log.warning("%s", line)
         return words
+
+    def _foreground(self, features: Mapping[str, np.ndarray], scorer: Scorer) -> Masks | None:
+        """Return what gives the masks of one sample; None where every patch counts."""
+        if not self._automatic_foreground:
+            return None
+        own = features[foreground_tap(scorer.model.method.spec.maps)][0]
+        return lambda rows: np.stack([automatic_foreground(view) for view in own])[None]
 
     def _category(self, category: str | None) -> str:
         if category is None and len(self._scorers) == 1:

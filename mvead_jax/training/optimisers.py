@@ -21,9 +21,14 @@ def learning_rate(config: TrainConfig, steps: int) -> optax.ScalarOrSchedule:
     return optax.join_schedules([rising, after], [warmup]) if rising else after
 
 
-def adamw(config: TrainConfig, steps: int) -> optax.GradientTransformation:
-    """Return AdamW by the config: its learning rate, weight decay and clipping of the global gradient norm."""
-    optimiser = optax.adamw(learning_rate(config, steps), weight_decay=config.weight_decay)
+def adamw(config: TrainConfig, steps: int, b2: float = 0.999) -> optax.GradientTransformation:
+    """Return AdamW by the config: its learning rate, weight decay and clipping of the global gradient norm.
+
+    Args:
+      steps: of the whole training.
+      b2: decay of the mean of squared gradients.
+    """
+    optimiser = optax.adamw(learning_rate(config, steps), b2=b2, weight_decay=config.weight_decay)
     if config.clip:
         return optax.chain(optax.clip_by_global_norm(config.clip), optimiser)
     return optimiser

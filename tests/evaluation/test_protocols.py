@@ -11,13 +11,16 @@ SOURCES = {
     "mvad": "ADer / MVAD's public evaluator",
     "official": "Real-IAD's official evaluation (adeval)",
     "dinomaly": "Dinomaly's public evaluator; the sample score is ours",
+    "multiflow-released": "Multi-Flow's released code, its last evaluation",
 }
-# name: size, crop, mask_resize, mask_threshold, smoothing, image_score, sample_score, image_label, unmasked.
+# name: size, crop, mask_resize, mask_threshold, smoothing, image_score, sample_score, image_label, unmasked,
+# score_limit, clamp_maps.
 TABLE = {
-    "mvead": (224, 1.0, "bilinear", 127, "gaussian:4", "patch", "max", "list", "unknown"),
-    "mvad": (256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask", "unknown"),
-    "official": (OWN, 1.0, "bilinear", 127, "none", "max", "max", "mask", "normal"),
-    "dinomaly": (256, 0.875, "nearest", 0, "gaussian5", "top1", "max", "list", "unknown"),
+    "mvead": (224, 1.0, "bilinear", 127, "gaussian:4", "patch", "max", "list", "unknown", None, False),
+    "mvad": (256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask", "unknown", None, False),
+    "official": (OWN, 1.0, "bilinear", 127, "none", "max", "max", "mask", "normal", None, False),
+    "dinomaly": (256, 0.875, "nearest", 0, "gaussian5", "top1", "max", "list", "unknown", None, False),
+    "multiflow-released": (256, 1.0, "nearest", 254, "none", "patch", "mean", "list", "unknown", 5.0, True),
 }
 
 

@@ -26,9 +26,10 @@ from mvead_jax.geometry.matching import (
     pool_matches,
     with_mirror_images,
 )
+from mvead_jax.geometry.nominal import parse_nominal
 from mvead_jax.geometry.rig_fit import Nominal
 from mvead_jax.jobs import estimate_geometry as job
-from mvead_jax.jobs.estimate_geometry import estimate_geometries, parse_nominal
+from mvead_jax.jobs.estimate_geometry import estimate_geometries
 from mvead_jax.methods.mvead.config import MveadConfig
 from mvead_jax.rig.cameras import five_cameras, mirror, project
 from mvead_jax.rig.dataset import render_rig

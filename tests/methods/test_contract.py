@@ -70,7 +70,7 @@ class Run:
         self.facts = checked_facts(self.workdir, self.category, self.job.backbone)
         self.model = self.job.load(self.category, self.facts)
         self.features = extract(Extraction.of(self.config, self.index, self.job.backbone, self.workdir))
-        self.inputs = inputs_of(self.model.method, self.index, self.features)
+        self.inputs = inputs_of(self.config, self.model.method, self.index, self.features)
 
     def job_of(self, workdir):
         geometries = trained_geometries(self.config, workdir, (self.category,))

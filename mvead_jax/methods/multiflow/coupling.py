@@ -41,6 +41,7 @@ class CouplingConfig:
       kernel: side of the convolutions.
       clamp: L(s) stays within about this.
       condition: whether a condition of one channel comes in.
+      gain: of the networks' outputs, as it starts.
     """
 
     width: int
@@ -48,6 +49,7 @@ class CouplingConfig:
     kernel: int = 3
     clamp: float = 1.9
     condition: bool = True
+    gain: float = 0.0
 
     def __post_init__(self):
         if self.width < 2 or self.kernel % 2 == 0:
@@ -61,8 +63,9 @@ class Coupling(nnx.Module):
         half, rest = config.width // 2, config.width - config.width // 2
         extra = int(config.condition)
         self.config = config
-        self.s2 = MessageNetwork(graph, rest + extra, config.hidden, 2 * half, config.kernel, rngs)
-        self.s1 = MessageNetwork(graph, half + extra, config.hidden, 2 * rest, config.kernel, rngs)
+        hidden, side, gain = config.hidden, config.kernel, config.gain
+        self.s2 = MessageNetwork(graph, rest + extra, hidden, 2 * half, side, rngs, gain)
+        self.s1 = MessageNetwork(graph, half + extra, hidden, 2 * rest, side, rngs, gain)
 
     def forward(
         self, x: Views, condition: Float[Array, "H W 1"] | None, present: Bool[Array, " V"] | None = None

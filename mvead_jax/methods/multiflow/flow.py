@@ -45,6 +45,7 @@ class FlowConfig:
       kernels: side of the convolutions in each coupling; as many couplings as numbers.
       clamp: bound of a coupling's scales.
       condition: whether the flow gets a map of noise as its condition (noise.py).
+      gain: of the couplings' networks, as it starts; 0: an untrained flow only permutes channels.
       rematerialise: compute the inside of each coupling a second time for the gradient instead of storing it.
         The numbers stay the same.
     """
@@ -55,6 +56,7 @@ class FlowConfig:
     kernels: tuple[int, ...] = (3, 3, 3, 3, 3, 5)
     clamp: float = 1.9
     condition: bool = True
+    gain: float = 0.0
     rematerialise: bool = False
 
 
@@ -65,7 +67,9 @@ class MultiFlow(nnx.Module):
         self.config = config
         self.couplings = nnx.List(
             Coupling(
-                CouplingConfig(config.width, config.hidden, kernel, config.clamp, config.condition),
+                CouplingConfig(
+                    config.width, config.hidden, kernel, config.clamp, config.condition, config.gain
+                ),
                 config.graph,
                 rngs,
             )

@@ -6,8 +6,8 @@ with bias, the border repeated):
     y_v = relu(A_v * x_v)
     o_v = g_v ( D_v * y_v + mean over the edges u>v of M_uv * y_u )
 
-Every view has its own A, D and gain g, every directed edge of the graph its own M. The gains start at zero,
-so that an untrained flow is nothing but its permutations.
+Every view has its own A, D and gain g, every directed edge of the graph its own M. The gains start at zero
+unless something else is asked for, so that an untrained flow is nothing but its permutations.
 
 Letters: V views, E edges, H x W patches of a view, k side of a kernel.
 """
@@ -58,14 +58,23 @@ class Convolutions(nnx.Module):
 class MessageNetwork(nnx.Module):
     """Inputs of all views -> outputs of all views, as the module says."""
 
-    def __init__(self, graph: Graph, inputs: int, hidden: int, outputs: int, kernel: int, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        kernel: int,
+        rngs: nnx.Rngs,
+        gain: float = 0.0,
+    ):
         self.graph = graph
         self.border = kernel // 2
         self.inner = Convolutions(graph.views, kernel, inputs, hidden, rngs)  # A
         self.own = Convolutions(graph.views, kernel, hidden, outputs, rngs)  # D
         # M, in the order of the graph's edges.
         self.message = Convolutions(len(graph.edges), kernel, hidden, outputs, rngs) if graph.edges else None
-        self.gain = nnx.Param(jnp.zeros(graph.views, jnp.float32))
+        self.gain = nnx.Param(jnp.full(graph.views, gain, jnp.float32))
 
     def __call__(
         self, x: Sequence[Float[Array, "H W inputs"]], present: Bool[Array, " V"] | None = None

@@ -80,6 +80,11 @@ def export(
 def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, str]) -> None:
     """`export` of a workdir in which nothing changes meanwhile."""
     config = trained_config(workdir, overrides, OVERRIDDEN)
+    if config.data.foreground != "none":
+        raise UserError(
+            f"{workdir}: trained with data.foreground={config.data.foreground}, whose masks no exported function can "
+            "make; train with data.foreground=none to export, or load the workdir itself by Inspector"
+        )
     inspector = Inspector.load(workdir, overrides=overrides, warm=False)
     backbone, categories = inspector.backbone, inspector.categories
     index = open_configured(replace(config.data, categories=tuple(categories)))

@@ -1,20 +1,25 @@
 """Which cameras' images are mirrored before anything is learned of them: a table by category and view.
 
 Some of Real-IAD's cameras store mirror images. The released code flips those files in place, which compresses
-the JPEGs a second time; here the table is data, and images and masks are flipped when they are loaded.
+the JPEGs a second time; here the table is data (data.mirrored), and images and masks are flipped when they are
+loaded. So features, maps, pictures of the report and places of defects are those of the flipped images.
 """
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Shaped
+from PIL import Image
 
+from mvead_jax.data.images import open_image
+from mvead_jax.data.records import DatasetIndex, Sample, View
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.paths import expanded
 
+PUBLISHED_NAME = "real-iad"
 PUBLISHED = Path(__file__).with_name("mirrored.csv")  # of the 30 categories of Real-IAD, made by hand
 _MOST_BYTES = 1_000_000
 
@@ -52,13 +57,42 @@ def read_mirrored(path: Path = PUBLISHED) -> Mirrored:
     return found
 
 
-def flipped(
-    array: Shaped[np.ndarray, "h w *channels"], category: str, view: str, table: Mirrored
-) -> Shaped[np.ndarray, "h w *channels"]:
-    """Return an image or a mask, flipped left-right if the table says so for its category and view.
+def mirrored_table(named: str) -> Mirrored:
+    """Return the table that data.mirrored names: none where it is empty, `PUBLISHED_NAME`, or that of a file.
+
+    Raises:
+      UserError: as `read_mirrored`.
+    """
+    if not named:
+        return {}
+    return read_mirrored(PUBLISHED if named == PUBLISHED_NAME else expanded(named))
+
+
+def with_mirrored(index: DatasetIndex, table: Mirrored) -> DatasetIndex:
+    """Return the index with the views marked whose images are flipped when they are loaded.
 
     A category or view that the table does not name stays as it is.
     """
-    if view not in table.get(category, frozenset()):
-        return array
-    return np.ascontiguousarray(array[:, ::-1])
+    if not table:
+        return index
+
+    def marked(sample: Sample) -> Sample:
+        own = table.get(sample.category, frozenset())
+        views = tuple(replace(view, mirrored=view.name in own) for view in sample.views)
+        return replace(sample, views=views)
+
+    return replace(index, samples=tuple(map(marked, index.samples)))
+
+
+def open_view(index: DatasetIndex, view: View) -> Image.Image:
+    """Return the image of a view as 8-bit RGB, upright, and flipped if its camera's table says so.
+
+    Raises:
+      UserError: as `open_image`.
+    """
+    return flipped_image(open_image(index.root / view.image, index.bit_depth), view.mirrored)
+
+
+def flipped_image(image: Image.Image, mirrored: bool) -> Image.Image:
+    """Return an image or a mask, flipped left-right if `mirrored`."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirrored else image
