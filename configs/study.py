@@ -8,6 +8,11 @@
     evidence_all              the same, from anywhere in the other views
     standardised              the same, weight 0: only standardised by view
     mvead_evidence            evidence on attended features
+    hull                      PatchCore by the distance to the hull of the nearest patches (configs/hull.py, with no evidence)
+    hull_lines                the same, images with the highest score on their lines (configs/hull.py)
+    hull_anywhere             the same, from anywhere in the other views
+    nearest_lines             PatchCore, images with the highest score on their lines
+    mvead_hull                the hull on attended features
     untrained                 the fusion as it starts
     fast                      learning rate 1e-3 instead of 1e-4
     strong_negatives          λ = 5 instead of 0.1
@@ -40,6 +45,11 @@ VARIANTS = {
     "evidence_all": ("patchcore", {"score.evidence": "all"}),
     "standardised": ("patchcore", {"score.evidence": "all", "score.weight": "0"}),
     "mvead_evidence": ("mvead", {"score.evidence": "epipolar"}),
+    "hull": ("patchcore", {"score.distance": "hull"}),
+    "hull_lines": ("patchcore", {"score.distance": "hull", "score.image_evidence": "epipolar"}),
+    "hull_anywhere": ("patchcore", {"score.distance": "hull", "score.image_evidence": "all"}),
+    "nearest_lines": ("patchcore", {"score.image_evidence": "epipolar"}),
+    "mvead_hull": ("mvead", {"score.distance": "hull"}),
     "untrained": ("mvead", {"train.objective": "none"}),
     "fast": ("mvead", {"train.learning_rate": "1e-3"}),
     "strong_negatives": ("mvead", {"train.negative_weight": "5"}),

@@ -20,7 +20,8 @@ def scored(labels, maxima):
     maps = np.stack([np.full((2, 2), np.nan if top is None else top, "f4") for top in maxima])
     maps[:, 0, 0] -= 1
     names = tuple(f"C{v + 1}" for v in range(len(labels)))
-    return ScoredSample(Sample("a1", "a", "test", views), names, maps)
+    scores = np.array([np.nan if top is None else top for top in maxima], "f4")
+    return ScoredSample(Sample("a1", "a", "test", views), names, maps, scores, scores)
 
 
 def category(seed, defects=True):
