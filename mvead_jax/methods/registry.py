@@ -8,6 +8,7 @@ METHODS = Registry(
         "patchcore": "mvead_jax.methods.patchcore.config:PatchCoreConfig",
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
+        "rd4ad": "mvead_jax.methods.rd4ad.config:Rd4adConfig",
     },
     "mvead_jax.methods",
 )
