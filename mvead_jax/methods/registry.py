@@ -9,6 +9,7 @@ METHODS = Registry(
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
         "rd4ad": "mvead_jax.methods.rd4ad.config:Rd4adConfig",
+        "padim": "mvead_jax.methods.padim.config:PadimConfig",
     },
     "mvead_jax.methods",
 )
