@@ -10,6 +10,7 @@ METHODS = Registry(
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
         "rd4ad": "mvead_jax.methods.rd4ad.config:Rd4adConfig",
         "padim": "mvead_jax.methods.padim.config:PadimConfig",
+        "simplenet": "mvead_jax.methods.simplenet.config:SimpleNetConfig",
     },
     "mvead_jax.methods",
 )

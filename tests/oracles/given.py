@@ -89,8 +89,8 @@ def wide(network: nnx.Module) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
 def compared_step(
     case: Mapping[str, np.ndarray],
     table: Mapping[str, Source],
-    gradient: nnx.State,
-    after: nnx.State,
+    gradient: nnx.State | Mapping[str, Any],
+    after: nnx.State | Mapping[str, Any],
     relative: float,
     *,
     prefix: str = "step64",
@@ -115,9 +115,12 @@ def compared_step(
         yield compare("grad_norm_total", total, expected_total, relative * expected_total)
 
 
-def _by_path(tree: nnx.State) -> dict[str, np.ndarray]:
-    flat = nnx.to_flat_state(tree)
-    return {".".join(map(str, path)): np.asarray(leaf[...]) for path, leaf in flat}
+def _by_path(tree: nnx.State | Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The leaves of a state, or of nested dicts of arrays, by their path."""
+    flat = jax.tree_util.tree_leaves_with_path(
+        nnx.to_pure_dict(tree) if isinstance(tree, nnx.State) else tree
+    )
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in flat}
 
 
 def _released(source: Source, leaves: Mapping[str, np.ndarray]) -> np.ndarray:
