@@ -11,6 +11,7 @@ METHODS = Registry(
         "rd4ad": "mvead_jax.methods.rd4ad.config:Rd4adConfig",
         "padim": "mvead_jax.methods.padim.config:PadimConfig",
         "simplenet": "mvead_jax.methods.simplenet.config:SimpleNetConfig",
+        "uniad": "mvead_jax.methods.uniad.config:UniadConfig",
     },
     "mvead_jax.methods",
 )

@@ -10,17 +10,23 @@ from jaxtyping import Array, Float
 def enlarge(
     values: Float[Array, "h w"], size: tuple[int, int], *, corners: bool = True
 ) -> Float[Array, "height width"]:
-    """Return a map at another size, bilinearly interpolated.
-
-    Args:
-      corners: as of `interpolation`.
-    """
-    rows, columns = (
-        jnp.asarray(interpolation(old, new, corners=corners), values.dtype)
-        for old, new in zip(values.shape, size, strict=True)
-    )
+    """Return a map at another size, bilinearly interpolated. Args: corners: as of `interpolation`."""
+    rows, columns = _matrices(values, size, corners)
     tall = jnp.matmul(rows, values, precision="highest")
     return jnp.matmul(tall, columns.T, precision="highest")
+
+
+def enlarge_features(
+    values: Float[Array, "h w C"], size: tuple[int, int], *, corners: bool = True
+) -> Float[Array, "height width C"]:
+    """Return a feature map at another size, each channel as `enlarge` has it."""
+    rows, columns = _matrices(values, size, corners)
+    return jnp.einsum("ih,jw,hwc->ijc", rows, columns, values, precision="highest")
+
+
+def _matrices(values: Array, size: tuple[int, int], corners: bool) -> tuple[Array, Array]:
+    found = (interpolation(old, new, corners=corners) for old, new in zip(values.shape, size, strict=False))
+    return tuple(jnp.asarray(own, values.dtype) for own in found)
 
 
 def interpolation(old: int, new: int, *, corners: bool = True) -> Float[np.ndarray, "new old"]:

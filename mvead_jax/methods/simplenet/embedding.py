@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from mvead_jax.methods.resizing import interpolation
+from mvead_jax.methods.resizing import enlarge_features
 
 _SIDE = 3  # of a patch
 
@@ -28,7 +28,9 @@ def embed(
       first_width: to which the patch of each map is averaged. width: D, to which both together are.
     """
     fine, coarse = (pooled(patches(x), first_width) for x in (fine, coarse))
-    return pooled(jnp.concatenate([fine, _resized(coarse, fine.shape[:2])], axis=-1), width)
+    return pooled(
+        jnp.concatenate([fine, enlarge_features(coarse, fine.shape[:2], corners=False)], axis=-1), width
+    )
 
 
 def patches(x: Float[Array, "h w C"]) -> Float[Array, "h w 9*C"]:
@@ -57,12 +59,3 @@ def _windows(length: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     there = steps[None] < counts[:, None]
     places = np.minimum(starts[:, None] + steps[None], length - 1)
     return places, np.where(there, 1 / counts[:, None], 0)
-
-
-def _resized(x: Float[Array, "h w D"], size: tuple[int, int]) -> Float[Array, "H W D"]:
-    """Bilinear, half-pixel centres, edges repeated."""
-    rows, columns = (
-        jnp.asarray(interpolation(old, new, corners=False), x.dtype)
-        for old, new in zip(x.shape[:2], size, strict=True)
-    )
-    return jnp.einsum("ih,jw,hwd->ijd", rows, columns, x, precision="highest")
