@@ -1,5 +1,7 @@
 """SimpleNet: the embedding against a slow one, statistics of both halves, two optimisers, and strict weights."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,12 +107,7 @@ def test_the_adaptor_is_decayed_beside_its_gradient_and_the_discriminator_throug
         with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic relies on it
             updates, state = rule.update(gradient, state, parameters)
             parameters = optax.apply_updates(parameters, updates)
-        for part, kind in (
-            ("adaptor", "matrix"),
-            ("adaptor", "vector"),
-            ("discriminator", "matrix"),
-            ("discriminator", "vector"),
-        ):
+        for part, kind in itertools.product(("adaptor", "discriminator"), ("matrix", "vector")):
             p, (m, v) = expected.get((part, kind), 3.0), moments.get((part, kind), (0.0, 0.0))
             on = decayed == "all" or kind == "matrix"
             g = 0.5 + (0.3 * p * on if part == "discriminator" else 0)

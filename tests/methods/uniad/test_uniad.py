@@ -61,11 +61,9 @@ def norm(layer, x):
 
 
 def attention(layer, query, key, value, mask):
-    kernel, bias = np.asarray(layer.in_proj.kernel[...]), np.asarray(layer.in_proj.bias[...])
-    q, k, v = (
-        x @ kernel[:, at] + bias[at]
-        for x, at in zip((query, key, value), (np.s_[:8], np.s_[8:16], np.s_[16:]), strict=True)
-    )
+    kernels = np.split(np.asarray(layer.in_proj.kernel[...]), 3, axis=1)
+    biases = np.split(np.asarray(layer.in_proj.bias[...]), 3)
+    q, k, v = (x @ w + b for x, w, b in zip((query, key, value), kernels, biases, strict=True))
     heads = []
     for at in (np.s_[:4], np.s_[4:]):
         logits = np.where(mask, q[:, at] @ k[:, at].T / 2, -np.inf)

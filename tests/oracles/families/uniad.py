@@ -23,7 +23,7 @@ from mvead_jax.methods.uniad.modeling import Network, NetworkConfig
 from mvead_jax.methods.uniad.params import from_released, key_table
 
 # Not uniad_backbone_*, which families/backbones.py has.
-CASES = ("uniad_tiny*.npz", "uniad_full*.npz", "uniad_ader*.npz", "params_uniad.json")
+CASES = ("uniad_[!b]*.npz", "params_uniad.json")
 
 
 def check(path: Path) -> Iterator[Difference]:
