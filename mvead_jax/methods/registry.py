@@ -9,6 +9,10 @@ METHODS = Registry(
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
         "multiflow": "mvead_jax.methods.multiflow.config:MultiFlowConfig",
+        "rd4ad": "mvead_jax.methods.rd4ad.config:Rd4adConfig",
+        "padim": "mvead_jax.methods.padim.config:PadimConfig",
+        "simplenet": "mvead_jax.methods.simplenet.config:SimpleNetConfig",
+        "uniad": "mvead_jax.methods.uniad.config:UniadConfig",
     },
     "mvead_jax.methods",
 )

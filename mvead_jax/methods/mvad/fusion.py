@@ -10,14 +10,13 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Key, UInt32
 
 from mvead_jax.methods.mvad.dropout import drop
 from mvead_jax.methods.mvad.layers import Linear
 from mvead_jax.methods.mvad.mvas import mvas
+from mvead_jax.methods.positions import position_map
 
 _PIXELS = 4096  # that the MLP takes at a time on a CPU, so that its hidden layer stays in the cache
 
@@ -122,28 +121,6 @@ class Projections(nnx.Module):
 
     def __call__(self, query: Float[Array, "*shape C"], teacher: Float[Array, "*shape C"]):
         return self.query(query), self.key(teacher), self.value(teacher)
-
-
-def position_map(height: int, width: int, channels: int) -> Float[Array, "height width channels"]:
-    """Return the sine and cosine position map of the released code, in float32.
-
-    The first half of the channels tells the row, the second half the column: sines of even and cosines of odd
-    channels, of (i + 1) / side turns over 10000**(2 floor(k / 2) / F) for channel k of the F = channels / 2.
-    """
-    if channels % 2:
-        raise ValueError(f"a position map has an even number of channels, not {channels}")
-    half = channels // 2
-    power = 2 * (np.arange(half) // 2).astype(np.float32) / np.float32(half)
-    divisor = np.float32(10000) ** power
-
-    def along(side: int) -> np.ndarray:
-        turns = np.arange(1, side + 1, dtype=np.float32) / np.float32(side + 1e-6)
-        angle = (turns * np.float32(2 * np.pi))[:, None] / divisor[None]
-        return np.where(np.arange(half) % 2, np.cos(angle), np.sin(angle)).astype(np.float32)
-
-    rows = np.broadcast_to(along(height)[:, None], (height, width, half))
-    columns = np.broadcast_to(along(width)[None], (height, width, half))
-    return jnp.asarray(np.concatenate([rows, columns], axis=-1))
 
 
 def over_samples(function: Callable, *batches: Any) -> Any:

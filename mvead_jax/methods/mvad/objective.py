@@ -11,11 +11,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from mvead_jax.methods.distillation import summed_distance
+
 LOSS_WEIGHT = 5.0  # the released code's; the paper has a plain sum
-_SMALLEST_NORM = 1e-8
 
 
 def image_loss(
@@ -55,37 +55,7 @@ def anomaly_map(
     The maps of 1 - cosine at each scale are enlarged, added, and divided by the square of their number, as in
     the released code, so that the result is a third of their mean for three scales.
     """
-    total = sum(enlarge(cosine_distance(t, s), size) for t, s in zip(teacher, student, strict=True))
-    return total / len(teacher) ** 2
-
-
-def cosine_distance(t: Float[Array, "H W C"], s: Float[Array, "H W C"]) -> Float[Array, "H W"]:
-    """Return 1 - cos of the two features of each pixel, norms being at least 1e-8."""
-    norms = [jnp.maximum(jnp.sqrt(jnp.square(x).sum(-1)), _SMALLEST_NORM) for x in (t, s)]
-    return 1 - (t * s).sum(-1) / (norms[0] * norms[1])
-
-
-def enlarge(values: Float[Array, "h w"], size: tuple[int, int]) -> Float[Array, "height width"]:
-    """Return the map at another size: bilinear, corner pixels on corner pixels ("align_corners")."""
-    rows, columns = (
-        jnp.asarray(interpolation(old, new), values.dtype)
-        for old, new in zip(values.shape, size, strict=True)
-    )
-    tall = jnp.matmul(rows, values, precision="highest")
-    return jnp.matmul(tall, columns.T, precision="highest")
-
-
-def interpolation(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Return the matrix that enlarges one axis: linear interpolation that keeps the end points.
-
-    A single new pixel is the first old one.
-    """
-    place = np.arange(new) * ((old - 1) / max(new - 1, 1))
-    low = np.minimum(place.astype(int), max(old - 2, 0))
-    matrix = np.zeros((new, old))
-    matrix[np.arange(new), low] = 1 - (place - low)
-    matrix[np.arange(new), np.minimum(low + 1, old - 1)] += place - low
-    return matrix
+    return summed_distance(teacher, student, size) / len(teacher) ** 2
 
 
 def image_scores(maps: Float[Array, "*batch H W"]) -> Float[Array, "*batch"]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.methods.mvad.fusion import position_map
 from mvead_jax.methods.mvad.layers import same_size
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig, check_maps
 from mvead_jax.methods.mvad.objective import batch_loss
+from mvead_jax.methods.positions import position_map
 from mvead_jax.runtime.errors import UserError
 
 B, V = 2, 3

@@ -9,13 +9,12 @@ import pytest
 from mvead_jax.methods.mvad.objective import (
     anomaly_map,
     batch_loss,
-    enlarge,
     image_loss,
     image_scores,
-    interpolation,
     sample_score,
 )
 from mvead_jax.methods.mvad.optimizer import LEARNING_RATE, clip_norm, optimizer, schedule
+from mvead_jax.methods.resizing import enlarge, interpolation
 
 SIZES = ((8, 4), (4, 6), (2, 8))  # side and width of the maps
 

@@ -89,6 +89,17 @@ def _uniad(path: Path, case: Mapping[str, np.ndarray]) -> Iterator[Difference]:
         yield _map(case, name, _aligned(maps))
 
 
+def uniad_features(
+    path: Path, case: Mapping[str, np.ndarray], tag: str, count: int, size: int
+) -> list[np.ndarray]:
+    """The four maps [B,D,h,w] that UniAD joins, of the pictures of a tag."""
+    name = str(case["backbone_tag"]) if "backbone_tag" in case else "bb-A"
+    weights = recipes.weights(path.with_name("recipe_bb_tf_efficientnet_b4.json"), name)
+    images = recipes.normalised(recipes.smooth_images(tag, count, size))
+    maps = _run(_efficientnet("efficientnet-b4", weights, _ALIGNED), images, _ALIGNED)
+    return [maps[tap] for tap in _ALIGNED]
+
+
 def _flow_extractor(path: Path, case: Mapping[str, np.ndarray]) -> Iterator[Difference]:
     """flow_effnet_sSIZE: EfficientNet-B5 padded for 456 pixels; with SAME padding, another."""
     weights = recipes.weights(path.with_name("recipe_effnet.json"), _tag(case, "eff-A"))

@@ -22,12 +22,12 @@ from oracles.check import Difference, compare, sampled
 from scipy.ndimage import gaussian_filter
 
 from mvead_jax.methods.mvad import objective
-from mvead_jax.methods.mvad.fusion import position_map
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig
 from mvead_jax.methods.mvad.mvas import mvas, partition, routing_scores, select_windows
 from mvead_jax.methods.mvad.optimizer import LEARNING_RATE, schedule
 from mvead_jax.methods.mvad.params import key_table
 from mvead_jax.methods.mvad.window_attention import Selection
+from mvead_jax.methods.positions import position_map
 
 CASES = ("mvad_mvas*.npz", "misc_anomaly_map*.npz", "lr_mvad*.json", "params_mvad*.json")
 AMBIGUOUS = 1e-4  # of a routing score: two windows closer than that may be chosen either way
