@@ -8,7 +8,7 @@
     evidence_all              the same, from anywhere in the other views
     standardised              the same, weight 0: only standardised by view
     mvead_evidence            evidence on attended features
-    hull                      PatchCore by the distance to the hull of the nearest patches (configs/hull.py, with no evidence)
+    hull                      PatchCore by the distance to the hull of the nearest patches , no evidence
     hull_lines                the same, images with the highest score on their lines (configs/hull.py)
     hull_anywhere             the same, from anywhere in the other views
     nearest_lines             PatchCore, images with the highest score on their lines
