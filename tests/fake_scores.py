@@ -30,6 +30,12 @@ class Scored:
     geometries: dict[str, CategoryGeometry]
 
 
+def scored_sample(sample, views, maps):
+    """Return a sample with maps, whose images are scored by the highest of theirs."""
+    scores = maps.max((1, 2))
+    return ScoredSample(sample, tuple(views), maps, scores, scores)
+
+
 def write_scored(
     root: Path,
     *,
@@ -70,7 +76,7 @@ def write_scored(
     files = ScoreFiles(root / "scores")
     for category in index.categories:
         part = index.select(category=category)
-        found = [ScoredSample(one, tuple(views), maps[category, one.id]) for one in part.samples]
+        found = [scored_sample(one, views, maps[category, one.id]) for one in part.samples]
         files.add(category, found, [None] * len(found))
         if attention:
             places = telling([one.score for one in found], [one.sample.label for one in found], each=1)

@@ -95,7 +95,7 @@ def test_another_method_keeps_the_sections_that_it_has_too_and_brings_its_own_de
 
 
 def test_a_section_that_another_method_has_is_told_with_the_methods_that_have_it():
-    with pytest.raises(UserError, match=r"'fusion.heads': method patchcore has none, mvead has") as error:
+    with pytest.raises(UserError, match=r"'fusion.heads': method patchcore has none; mvead has it") as error:
         override(PatchCoreConfig(), {"fusion.heads": "2"})
     assert "\n" not in str(error.value)
 

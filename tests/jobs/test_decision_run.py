@@ -315,7 +315,8 @@ def test_another_way_to_score_than_the_held_out_samples_had_decides_nothing_and_
     run, tmp_path, caplog
 ):
     told = score(run, tmp_path / "out", overrides={"score.evidence": "all"})
-    assert "no decision: the held-out samples were scored with score.evidence=none" in caplog.text
+    assert "no decision: the held-out samples were scored with " in caplog.text
+    assert "score.evidence=none, these with score.evidence=all" in caplog.text
     assert "decision" not in told["protocol"]
     assert list(lines(tmp_path / "out/samples.csv")[0]) == SAMPLES
 

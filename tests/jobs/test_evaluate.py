@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from fake_realiad import edit_list, write_realiad
+from fake_scores import scored_sample
 from PIL import Image
 from sklearn import metrics as sklearn_metrics
 
@@ -17,7 +18,6 @@ from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.evaluation.regions import aupro
 from mvead_jax.evaluation.score_files import ScoreFiles, read_images, read_maps, read_replicates
-from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import scores_folder
 from mvead_jax.jobs.evaluate import evaluate
@@ -51,7 +51,7 @@ def drawn_scores(index, folder, seed=0):
                         if view.mask:
                             mask = np.asarray(Image.open(index.root / view.mask).resize((5, 5)), np.float32)
                             maps[at] += mask / 50
-            found.append(ScoredSample(sample, index.views, maps))
+            found.append(scored_sample(sample, index.views, maps))
         files.add(category, found, [None] * len(found))
 
 
@@ -286,7 +286,7 @@ def test_a_defect_that_vanishes_at_the_evaluation_size_is_counted_and_changes_mv
 def test_scores_beyond_float16_stay_finite_in_the_maps_and_are_said(index, tmp_path, caplog):
     sample = index.samples[0]
     maps = np.full((len(index.views), 2, 2), 1e6, np.float32)
-    ScoreFiles(tmp_path).add(sample.category, [ScoredSample(sample, index.views, maps)], [None])
+    ScoreFiles(tmp_path).add(sample.category, [scored_sample(sample, index.views, maps)], [None])
     assert "beyond 65504" in caplog.text
     assert (read_maps(tmp_path, sample.category, len(sample.views)) == np.float16(65504)).all()
     assert {line.score for line in read_images(tmp_path)} == {np.float32(1e6)}

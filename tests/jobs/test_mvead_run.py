@@ -269,7 +269,8 @@ def test_methods_without_geometry_can_be_trained_for_evidence_and_scored_without
     assert (scores(workdir / "scores") != scores(workdir / "without")).all()
     (workdir / "geometry/cap.json").unlink()
     assert re.search(
-        "geometry.cap.json: no such file, and score.evidence=epipolar needs it", refusal(score, workdir)
+        "geometry.cap.json: no such file, and evidence along epipolar lines .section score. needs it",
+        refusal(score, workdir),
     )
 
 

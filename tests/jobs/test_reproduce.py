@@ -78,7 +78,7 @@ def test_table_3_has_ten_rows_with_the_papers_figure_and_ours_where_they_ran(gri
         assert row["ours_minus_paper"] == pytest.approx(
             row["ours"]["image_auroc"] - row["paper"]["image_auroc"]
         )
-        assert row["protocol"]["image_score"].startswith("largest patch")
+        assert row["protocol"]["scored_images"].startswith("the highest of its patch")
         assert row["protocol"]["fusion"].startswith(row["fusion"])
     assert rows[9]["paper_minus_its_row_1"] == pytest.approx(3.4)
     assert rows[9]["protocol"]["trusted_pairs"] == "usb 0 of 1"
@@ -225,7 +225,7 @@ def test_compare_sets_configs_beside_the_first(call, tmp_path):
 
 def test_compare_refuses_a_field_that_no_config_has(call, tmp_path):
     specs = [f"{ROOT / 'configs/study.py'}:{variant}" for variant in ("patchcore", "evidence")]
-    with pytest.raises(UserError, match="'train.epochs': method patchcore has none, mvead has"):
+    with pytest.raises(UserError, match="'train.epochs': method patchcore has none; mvead"):
         call("compare", "--output", tmp_path / "study", *specs)
 
 

@@ -145,7 +145,7 @@ def test_the_protocol_tells_what_was_done(root, tmp_path):
     train(config, tmp_path / "run")
     told = score(tmp_path / "run")["protocol"]
     assert told["setting"] == "one model for all"
-    assert told["features"] == "patches (block2)"
+    assert told["features"] == "patches of block 2"
     assert told["seed"] == 5
     assert told["precision"] == "float32 computed, bfloat16 stored"
     assert told["input"].startswith("28 x 28")

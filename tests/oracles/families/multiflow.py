@@ -170,7 +170,7 @@ def _training_step(case, config, graph, state, x, noise, foreground) -> Iterator
 
         with jax.numpy_dtype_promotion("standard"):  # optax's own arithmetic relies on it
             gradients, after, loss_after = step(state)
-        total = optax.global_norm(gradients)
+        total = optax.tree.norm(gradients)
         gradients, after = (released_tensors(config, own) for own in (gradients, after))
     yield compare("grad_norm_total", total, case["grad_norm_total"], 1e-6 * float(case["grad_norm_total"]))
     yield compare("loss_after", loss_after, case["loss_after"], 1e-6)
