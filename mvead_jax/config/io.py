@@ -204,7 +204,8 @@ def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
 def _unknown(node: Any, hints: Mapping[str, Any], name: str, key: str, prefix: str) -> str:
     """What is said of a key that a section, or the config itself, does not have."""
     if isinstance(node, Config) and (owners := _methods_with(name)):
-        return f"unknown config key {key!r}: method {node.method} has none; {', '.join(owners)} {'has' if len(owners) == 1 else 'have'} it"
+        have = "has it" if len(owners) == 1 else "have it"
+        return f"unknown config key {key!r}: method {node.method} has none; {', '.join(owners)} {have}"
     sections = [section for section, kind in hints.items() if dataclasses.is_dataclass(kind)]
     inside = [f"{one}.{name}" for one in sections if name in typing.get_type_hints(hints[one])]
     if inside:
