@@ -289,17 +289,12 @@ def _evaluated(
         lists=str(words.get("lists", config.data.lists)),
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
-    index = _test_split(replace(config, data=data), _bit_depth(words, workdir))
+    told = words.get("bit_depth")
+    index = _test_split(replace(config, data=data), told if told in BIT_DEPTHS else 8)
     metrics = evaluate(output, index, words, config, protocols, decided)
     if report:
         write_page(output, index, workdir)
     return metrics
-
-
-def _bit_depth(words: Mapping[str, Any], workdir: Path) -> int:
-    """Return the bit depth by which images were read, which needs no model where the scoring tells it."""
-    told = words.get("bit_depth")
-    return told if told in BIT_DEPTHS else trained_images(workdir).bit_depth
 
 
 def _sealed_metrics(output: Path) -> dict[str, Any]:

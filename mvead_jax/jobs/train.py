@@ -423,6 +423,7 @@ def _shapes_words(backbone: Backbone) -> str:
 
 def _check_place(config: Config, workdir: Path) -> None:
     """Raise UserError if the workdir can't be one, or the cameras are not there."""
+    refuse_version_1(workdir)
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir {workdir}: is a file; name a folder")
     refuse_artefact(workdir)
@@ -434,7 +435,6 @@ def _check_place(config: Config, workdir: Path) -> None:
 def _check_workdir(config: Config, workdir: Path) -> None:
     """Raise UserError if something in the workdir was trained with another config."""
     path = workdir / "config.json"
-    refuse_version_1(workdir)
     if not Manifest(workdir).names(workdir / "models"):
         return  # nothing is trained yet
     earlier = from_dict(read_json(path, "a config"), str(path))

@@ -20,7 +20,7 @@ class Drawn:
         count = LABELS.size
         self.sizes, self.known = [(size, size)] * count, np.ones(count, bool)
         self.defective = LABELS.reshape(-1) == 1
-        self.without_mask = self.vanished = 0
+        self.without_mask = self.vanished = self.marked = 0
 
     def masks(self, places):
         rows, columns = self.sizes[0]
