@@ -8,6 +8,7 @@ METHODS = Registry(
         "patchcore": "mvead_jax.methods.patchcore.config:PatchCoreConfig",
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
+        "dinomaly": "mvead_jax.methods.dinomaly.config:DinomalyConfig",
     },
     "mvead_jax.methods",
 )
