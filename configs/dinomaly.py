@@ -7,12 +7,13 @@ python scripts/score.py --workdir runs/dinomaly --protocol dinomaly
 `configs/dinomaly.py:lite0` takes the embedded EfficientNet-Lite0 at 256 x 256 instead, three blocks of its stage of
 112 channels: no hub, for the rendered rig and other small data; its figures are not Dinomaly's.
 
-Cost: 50,000 steps of 15 images (21 epochs of 3 samples with 5 views; the released script takes 16 images). 61 M parameters
-forward and backward on 784 tokens are 0.29 TFLOP an image and step: 4 to 5 hours of one A100 at 70 % of its float32 peak
-(computed, not measured), besides one pass of the encoder. The cache of eight taps takes 19 MB an image in float32, 2.9 TB
-for all of Real-IAD, half with --config.features.dtype=bfloat16: choose categories.
-Figure to expect: the paper's for Real-IAD, multi-class, each image for itself: image AUROC 89.3, AUPRO 93.9; ours is not
-measured.
+Cost: 50,000 steps of 15 images (21 epochs of 3 samples with 5 views; the released script takes 16 images).
+61 M parameters forward and backward on 784 tokens are 0.29 TFLOP an image and step: 4 to 5 hours of one A100 at
+70 % of its float32 peak (computed, not measured), besides one pass of the encoder. The cache of eight taps takes
+19 MB an image in float32, 2.9 TB for all of Real-IAD, half with --config.features.dtype=bfloat16: choose
+categories.
+Figure to expect: the paper's for Real-IAD, multi-class, each image for itself: image AUROC 89.3, AUPRO 93.9; ours
+is not measured.
 """
 
 from dataclasses import replace
