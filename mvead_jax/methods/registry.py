@@ -9,6 +9,7 @@ METHODS = Registry(
         "mvead": "mvead_jax.methods.mvead.config:MveadConfig",
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
         "dinomaly": "mvead_jax.methods.dinomaly.config:DinomalyConfig",
+        "destseg": "mvead_jax.methods.destseg.config:DestsegConfig",
     },
     "mvead_jax.methods",
 )
