@@ -19,9 +19,9 @@ class DestsegSection:
     """Student, segmentation and pseudo-anomalies (methods/destseg/modeling.py, data/augmentation).
 
     Attributes:
-      student_blocks: of the student's encoder at each of its four strides; a ResNet-18's.
+      student_blocks: of the student's encoder at each of its strides, up to four; a ResNet-18's.
       student_width: channels at the first of them, doubled at each further one.
-      decoder_blocks: of each layer of the student's decoder.
+      decoder_blocks: of each layer of the student's decoder, and of the segmentation network.
       segmentation_width: channels of the segmentation network.
       student_share: of all steps, in which the student is trained; in the others the segmentation is.
       res_rate, head_rate: learning rates of the two parts of the segmentation network.
@@ -69,9 +69,9 @@ class DestsegConfig(Config):
     def __post_init__(self):
         super().__post_init__()
         own, train = self.destseg, self.train
-        if len(own.student_blocks) != 4 or min(own.student_blocks) < 1:
+        if not 1 <= len(own.student_blocks) <= 4 or min(own.student_blocks) < 1:
             raise UserError(
-                f"config destseg.student_blocks={own.student_blocks}: give four whole numbers, at least 1"
+                f"config destseg.student_blocks={own.student_blocks}: give one to four numbers, at least 1"
             )
         if train.schedule != "constant" or train.warmup:
             raise UserError(
@@ -83,7 +83,7 @@ class DestsegConfig(Config):
     def debug(cls) -> DestsegConfig:
         found = super().debug()
         own = DestsegSection(
-            student_blocks=(1, 1, 1, 1),
+            student_blocks=(1,),
             student_width=4,
             decoder_blocks=1,
             segmentation_width=4,

@@ -33,7 +33,7 @@ class NetworkConfig:
     Attributes:
       maps: (h, w, channels) of the teacher's three maps, from fine to coarse; the student gives such maps.
       blocks, width: of the student's encoder, a ResNet of basic blocks.
-      decoder_blocks: of each layer of its decoder.
+      decoder_blocks: of each layer of its decoder, and of the segmentation network.
       segmentation: channels of the segmentation network.
     """
 
@@ -45,7 +45,7 @@ class NetworkConfig:
 
 
 class Encoder(nnx.Module):
-    """A ResNet of basic blocks down to stride 32, in both of its modes."""
+    """A ResNet of basic blocks, down to stride 32 with four layers, in both of its modes."""
 
     def __init__(self, blocks: Sequence[int], width: int, normal: Normal):
         self.conv1 = Convolution(3, width, 7, stride=2, normal=normal)
@@ -161,7 +161,8 @@ class DestsegNetwork(nnx.Module):
 
     def __init__(self, config: NetworkConfig, normal: Normal):
         self.student = Student(config, normal)
-        self.res = _blocks(2, sum(shape[2] for shape in config.maps), config.segmentation, normal)
+        joined = sum(shape[2] for shape in config.maps)
+        self.res = _blocks(config.decoder_blocks, joined, config.segmentation, normal)
         self.head = Head(config.segmentation, normal)
         self.step = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
