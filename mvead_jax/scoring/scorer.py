@@ -23,6 +23,7 @@ from mvead_jax.methods.base import (
     Method,
     PlansGeometry,
     ScoresImages,
+    ScoresImagesByFeatures,
     ShowsAttention,
     State,
     map_shape,
@@ -115,8 +116,9 @@ class Scorer:
         size = sharding.batch_of(len(rows), most)
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
-            maps = self.model.method.score(self.model.state, self._batch(inputs, chosen, size))
-            maps = np.array(sharding.to_host(maps))[: len(chosen)]
+            batch = self._batch(inputs, chosen, size)
+            found = self.model.method.score(self.model.state, batch)
+            maps = np.array(sharding.to_host(found))[: len(chosen)]
             present = inputs.present[chosen]
             if self.config.evidence != "none":
                 fuse = partial(
@@ -125,6 +127,10 @@ class Scorer:
                 maps = np.array(jax.vmap(fuse, (0, 0, None))(maps, present, self._mask))
             maps[~present] = np.nan
             views = self._view_scores(maps)
+            if isinstance(self.model.method, ScoresImagesByFeatures) and self.config.evidence == "none":
+                views = self.model.method.score_images(self.model.state, batch, found)
+                views = np.array(sharding.to_host(views))[: len(chosen)]
+                views[~present] = np.nan
             yield Scored(chosen, maps, views, views)
 
     def _view_scores(self, maps: Float32[np.ndarray, "b V h w"]) -> Float32[np.ndarray, "b V"]:
