@@ -10,6 +10,7 @@ METHODS = Registry(
         "mvad": "mvead_jax.methods.mvad.config:MvadConfig",
         "dinomaly": "mvead_jax.methods.dinomaly.config:DinomalyConfig",
         "destseg": "mvead_jax.methods.destseg.config:DestsegConfig",
+        "procon": "mvead_jax.methods.procon.config:ProconConfig",
     },
     "mvead_jax.methods",
 )
