@@ -209,6 +209,19 @@ class TellsRange(Protocol):
 
 
 @runtime_checkable
+class ScoresImagesByFeatures(Protocol):
+    """A method whose score of an image depends on more than its map."""
+
+    def score_images(
+        self, state: State, batch: Batch, maps: Float32[Array, "B V h w"]
+    ) -> Float32[Array, "B V"]:
+        """Return the score of each image of a batch by the method's own rule; anything for a missing view.
+
+        Args: maps: what `score` gave for the batch.
+        """
+
+
+@runtime_checkable
 class LeavesOneOut(Protocol):
     """A method that can score training samples as if it had not learned from them."""
 

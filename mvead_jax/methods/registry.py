@@ -13,6 +13,9 @@ METHODS = Registry(
         "padim": "mvead_jax.methods.padim.config:PadimConfig",
         "simplenet": "mvead_jax.methods.simplenet.config:SimpleNetConfig",
         "uniad": "mvead_jax.methods.uniad.config:UniadConfig",
+        "dinomaly": "mvead_jax.methods.dinomaly.config:DinomalyConfig",
+        "destseg": "mvead_jax.methods.destseg.config:DestsegConfig",
+        "procon": "mvead_jax.methods.procon.config:ProconConfig",
     },
     "mvead_jax.methods",
 )

@@ -23,6 +23,7 @@ from mvead_jax.methods.base import (
     Method,
     PlansGeometry,
     ScoresImages,
+    ScoresImagesByFeatures,
     ShowsAttention,
     State,
     map_shape,
@@ -117,8 +118,9 @@ class Scorer:
         size = sharding.batch_of(len(rows), most)
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
-            maps = self.model.method.score(self.model.state, self._batch(inputs, chosen, size))
-            maps = np.array(sharding.to_host(maps))[: len(chosen)]
+            batch = self._batch(inputs, chosen, size)
+            found = self.model.method.score(self.model.state, batch)
+            maps = np.array(sharding.to_host(found))[: len(chosen)]
             present = inputs.present[chosen]
             if inputs.foreground is not None and not self.model.method.requires.foreground:
                 maps = without_background(maps, inputs.foreground(chosen))
@@ -126,7 +128,12 @@ class Scorer:
             if self.config.evidence != "none":
                 maps = self._with_other_views(with_evidence, raw, present)
             maps[~present] = np.nan
-            views = images = self._view_scores(maps)
+            views = self._view_scores(maps)
+            if isinstance(self.model.method, ScoresImagesByFeatures) and self.config.evidence == "none":
+                views = self.model.method.score_images(self.model.state, batch, found)
+                views = np.array(sharding.to_host(views))[: len(chosen)]
+                views[~present] = np.nan
+            images = views
             if self.config.image_evidence != "none":
                 images = self._with_other_views(image_scores, raw, present)
                 images[~present] = np.nan

@@ -100,7 +100,6 @@ class MveadConfig(Config):
         return self._without_fusion()
 
     def _without_fusion(self) -> PatchCoreConfig:
-        shared = {
-            one.name: getattr(self, one.name) for one in fields(PatchCoreConfig) if one.name != "method"
-        }
+        own = {one.name for one in fields(self)} - {"method"}
+        shared = {one.name: getattr(self, one.name) for one in fields(PatchCoreConfig) if one.name in own}
         return PatchCoreConfig(**shared)

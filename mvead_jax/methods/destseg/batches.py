@@ -1,0 +1,70 @@
+"""Training samples with pseudo-anomalies, and what the teacher sees of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+from mvead_jax.data.augmentation.anomalies import Change, change_sample
+from mvead_jax.data.loading import iterate
+from mvead_jax.methods.base import TrainData
+from mvead_jax.methods.batches import read_features
+from mvead_jax.runtime import sharding
+
+
+@dataclass(frozen=True)
+class ChangedBatches:
+    """Batches of the training samples as they are and changed, anew in each epoch.
+
+    Attributes:
+      change: what is done to an image. seed: with epoch, sample and view it decides how.
+    """
+
+    data: TrainData
+    change: Change
+    seed: int
+    _present: np.ndarray = field(init=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "_present", self.data.index.present())
+
+    def read(self, chosen: Int[np.ndarray, " n"], size: int, epoch: int) -> dict[str, Any]:
+        """Return some samples over the mesh, filled up by repeats that weigh nothing.
+
+        Returns:
+          "features" {tap: [B,V,h,w,D]} of the images as they are, "changed" [B,V,H,W,3], "masks" [B,V,H,W] of 0 and 1,
+          "changed_features" like "features", "present" [B,V], "weight" [B].
+        """
+        rows = sharding.padded(size)
+        places = np.arange(rows)[sharding.own_rows(rows)]
+        filled = chosen[places % len(chosen)]
+        changed, masks = self._changed(filled, epoch)
+        batch = {
+            "features": read_features(self.data.features, filled),
+            "changed": changed,
+            "masks": masks.astype(np.float32),
+            "changed_features": self._features(changed),
+            "present": self._present[filled],
+            "weight": (places < len(chosen)).astype(np.float32),
+        }
+        return sharding.place(batch)
+
+    def _changed(self, rows: Int[np.ndarray, " n"], epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        images, index = self.data.images(rows), self.data.index
+        change = partial(change_sample, change=self.change, seed=self.seed, epoch=epoch)
+
+        def of_place(place: int) -> tuple[np.ndarray, np.ndarray]:
+            sample = int(rows[place])
+            return change(images[place], self._present[sample], sample=index.samples[sample].id)
+
+        found = list(iterate(grain.MapDataset.source(list(range(len(rows)))).map(of_place)))
+        return tuple(np.stack(parts) for parts in zip(*found, strict=True))
+
+    def _features(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        maps = self.data.backbone(images.reshape(-1, *images.shape[2:]))
+        return {tap: np.asarray(x).reshape(*images.shape[:2], *x.shape[1:]) for tap, x in maps.items()}
