@@ -71,7 +71,7 @@ def test_a_sample_scores_as_the_slow_loops_say():
 def test_a_patch_that_is_a_row_of_a_bank_of_copies_leaves_nothing():
     patches = jnp.asarray(numbers(0, 4, 5))
     rows = jnp.repeat(patches[:, None], 3, 1)
-    np.testing.assert_array_equal(residuals(patches, rows, jnp.zeros((4, 3), jnp.float32)), 0)
+    np.testing.assert_allclose(residuals(patches, rows, jnp.zeros((4, 3), jnp.float32)), 0, atol=1e-6)
 
 
 def test_rows_that_a_small_bank_lacks_weigh_nothing():
