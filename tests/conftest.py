@@ -22,6 +22,13 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs():
+    """Compiled programs of a file go with it: those of all files take several GB in one process."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
     """A test that reaches for the network fails at once instead of hanging."""
