@@ -1,7 +1,8 @@
 r"""Multi-Flow as published: EfficientNet-B5, block 35, at 768 x 768; a flow for each category.
 
     configs/multiflow.py          the paper's network: 6 couplings, 64,135,548 parameters
-    configs/multiflow.py:lite0    what a laptop trains: EfficientNet-Lite0, its map of stride 16, at 256 x 256
+    configs/multiflow.py:lite0    what a laptop trains: EfficientNet-Lite0, its map of stride 8, at 256 x 256, two
+                                  couplings, a higher learning rate
 
 python scripts/train.py --config configs/multiflow.py --workdir runs/multiflow --config.data.root=data/realiad
 python scripts/score.py --workdir runs/multiflow
@@ -33,7 +34,7 @@ def get_config(variant: str = "paper") -> MultiFlowConfig:
         return MultiFlowConfig(
             data=DataConfig(image_size=256),
             backbone=BackboneConfig(name="efficientnet-lite0"),
-            multiflow=MultiFlowSection(tap="stride16", normalise="channels", kernels=(3, 3, 3, 3), hidden=32),
-            train=MultiFlowTrainConfig(epochs=40, batch_size=4),
+            multiflow=MultiFlowSection(tap="stride8", normalise="channels", kernels=(3, 3), hidden=32),
+            train=MultiFlowTrainConfig(epochs=40, batch_size=4, learning_rate=3e-3),
         )
     raise UserError(f"configs/multiflow.py:{variant}: give one of {', '.join(VARIANTS)}")
