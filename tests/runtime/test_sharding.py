@@ -210,14 +210,14 @@ def test_what_is_not_the_same_in_all_ends_all(hearing):
     hearing(lambda text: "y")
     with pytest.raises(UserError, match="the reason") as error:
         sharding.same_in_all("x", "the reason")
-    assert error.value.of_all
+    assert error.value.in_all_processes
 
 
 def test_an_error_of_one_process_is_raised_in_all_and_that_of_several_once(hearing):
     hearing(lambda text: "theirs")
     with pytest.raises(UserError, match="^theirs$") as error, sharding.shared_errors():
         pass
-    assert error.value.of_all
+    assert error.value.in_all_processes
     with pytest.raises(UserError, match="^mine\ntheirs$"), sharding.shared_errors():
         raise UserError("mine")
     hearing(lambda text: text)
