@@ -109,7 +109,7 @@ def kill(process):
 def finish(*running, code=0):
     """What each process said on stderr; all must end so within two minutes."""
     try:
-        said = [process.communicate(timeout=120)[1] for process in running]
+        said = [process.communicate(timeout=400)[1] for process in running]
     finally:
         for process in running:
             kill(process)
