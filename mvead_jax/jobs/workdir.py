@@ -28,7 +28,7 @@ from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import locked, read_json
 from mvead_jax.runtime.sharding import is_first
-from mvead_jax.scoring.model_store import read_facts, read_state
+from mvead_jax.scoring.model_store import FACTS, read_facts, read_state
 from mvead_jax.scoring.scorer import Model, keys_grid
 
 WEIGHTS = "weights"  # folder of an artefact
@@ -214,9 +214,15 @@ def trained_images(workdir: Path) -> TrainedImages:
     folders = [model_folder(workdir, name) for name in model_names(workdir)]
     if not folders:
         raise UserError(f"{workdir / 'models'}: no model; run scripts/train.py")
+    found = []
+    for folder in folders:
+        try:
+            found.append(TrainedImages.from_json(read_facts(folder).get("images")))
+        except (ValueError, AttributeError) as error:
+            raise UserError(f"{folder / FACTS}: {error}; train again") from None
     try:
-        return TrainedImages.joined(TrainedImages.from_json(read_facts(own).get("images")) for own in folders)
-    except (ValueError, AttributeError) as error:
+        return TrainedImages.joined(found)
+    except ValueError as error:
         raise UserError(f"{workdir / 'models'}: {error}; train again") from None
 
 

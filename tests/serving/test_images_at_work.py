@@ -101,7 +101,7 @@ def test_facts_that_are_none_are_refused_in_one_line(run, tmp_path, change):
     facts = json.loads(path.read_text())
     facts["images"] = None if change is None else facts["images"] | change
     path.write_text(json.dumps(facts))
-    with pytest.raises(UserError, match=r"models: .*; train again$"):
+    with pytest.raises(UserError, match=r"facts.json: .*; train again$"):
         trained_images(copy)
 
 
