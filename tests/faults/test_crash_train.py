@@ -90,7 +90,7 @@ def test_terminated_anywhere_it_goes_on_to_the_same_bytes(lab, names):
 
 FILES = (
     *("run/config.json", "run/environment.json", "run/metrics.jsonl", "run/geometry/cap.json"),
-    *("run/geometry/pictures/cap.png", "run/manifest.json", "feature_cache/*.npy"),
+    *("run/geometry/pictures/cap.png", "run/manifest.json", "feature_cache/*-patches.npy"),
     *("run/checkpoints/cap/origin.json", "run/checkpoints/cap/0", "run/models/cap/state.safetensors"),
     *("run/models/cap/facts.json", "run/models/cap/score_statistics.json"),
     "run/models/cap/decision.safetensors",
