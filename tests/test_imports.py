@@ -130,6 +130,17 @@ def test_no_exception_is_made_for_nothing(trees):
         assert any(paths_of_banks(tree) for where, tree in trees.items() if where.startswith(start)), start
 
 
+def test_a_method_knows_no_other_method_but_the_one_that_stands_in_for_it(trees):
+    found = set()
+    for where, tree in trees.items():
+        own = where.removeprefix("methods/").split("/")[0]
+        for name in imported(tree) if where.startswith("methods/") else ():
+            other = name.removeprefix("methods.").split(".")[0]
+            if name.startswith("methods.") and other in METHODS.known and other != own:
+                found.add((own, other))
+    assert found == {("mvead", "patchcore")}  # MVEAD without fusion, or of one view
+
+
 def test_the_root_of_the_package_holds_its_init_and_rooms_alone():
     inside = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
     assert [path.name for path in inside if not path.is_dir()] == ["__init__.py"]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-# Gives standard normal float32 numbers of a shape. Where a key decides it can be
-# `lambda shape: jax.random.normal(rngs.params(), shape)`; that compiles once for each shape.
+# Gives standard normal float32 numbers of a shape.
 Normal = Callable[[tuple[int, ...]], jax.Array | np.ndarray]
 
 
@@ -17,6 +17,12 @@ def from_seed(seed: int) -> Normal:
     """Return a function of the seed and of the order of calls; it compiles nothing."""
     rng = np.random.default_rng(seed)
     return lambda shape: rng.standard_normal(shape, np.float32)
+
+
+def from_key(key: jax.Array) -> Normal:
+    """Return a function of the key and of the order of calls, for inside of a trace; it compiles once a shape."""
+    rngs = nnx.Rngs(key)
+    return lambda shape: jax.random.normal(rngs(), shape, jnp.float32)
 
 
 def no_numbers(shape: tuple[int, ...]) -> jax.Array:

@@ -6,6 +6,7 @@ file, the command line or JSON.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, Self
 
@@ -232,7 +233,7 @@ class DecisionConfig:
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(ABC):
     """One experiment, but for the sections of its method: a subclass for each method has those.
 
     Attributes:
@@ -271,17 +272,17 @@ class Config:
             return found
         return replace(found, train=replace(own, epochs=2, batch_size=2))
 
+    @abstractmethod
     def requires(self) -> Any:
         """Return what the method needs of the program (`methods.base.Requires`)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def build(self, spec: Any) -> Any:
         """Return the method with these settings. Args: spec: of its model (`methods.base.Spec`).
 
         Raises:
           UserError: settings that do not fit the model.
         """
-        raise NotImplementedError
 
     def for_views(self, views: int) -> Config:
         """Return the config for samples of so many views: another one where this method needs more.

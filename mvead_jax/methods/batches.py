@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Array, Bool, Float32, Int
 
 from mvead_jax.methods.base import TrainData
 from mvead_jax.runtime import sharding
@@ -31,20 +32,33 @@ def training_batch(
       "features" {tap: [B,V,h,w,D]}, "present" [B,V], "category" [B], "weight" [B] (0 for a repeat), and
       "images" [B,V,H,W,3] where the method requires them, and "foreground" [B,V,h,w] where masks are asked for.
     """
-    rows = sharding.padded(size)
-    places = np.arange(rows)[sharding.own_rows(rows)]
-    filled = chosen[places % len(chosen)]
+    filled, weight = filled_up(chosen, size)
     batch: dict[str, Any] = {
         "features": read_features(data.features, filled),
         "present": present[filled],
         "category": categories[filled],
-        "weight": (places < len(chosen)).astype(np.float32),
+        "weight": weight,
     }
     if data.images is not None:
         batch["images"] = data.images(filled)
     if data.foreground is not None:
         batch["foreground"] = data.foreground(filled)
     return sharding.place(batch)
+
+
+def filled_up(
+    chosen: Int[np.ndarray, " n"], size: int
+) -> tuple[Int[np.ndarray, " b"], Float32[np.ndarray, " b"]]:
+    """Return the positions of this process's rows of a batch, filled up by repeats, and their weights: 0 of a
+    repeat. Arguments as of `training_batch`."""
+    rows = sharding.padded(size)
+    places = np.arange(rows)[sharding.own_rows(rows)]
+    return chosen[places % len(chosen)], (places < len(chosen)).astype(np.float32)
+
+
+def counted_images(batch: Mapping[str, Any]) -> Bool[Array, "B V"]:
+    """Return which images of a training batch count: views that are present, of samples that are no repeats."""
+    return jnp.asarray(batch["present"]) & (jnp.asarray(batch["weight"]) > 0)[:, None]
 
 
 def read_features(features: Mapping[str, Any], rows: Int[np.ndarray, " n"]) -> dict[str, np.ndarray]:

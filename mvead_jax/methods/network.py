@@ -7,8 +7,7 @@ what the forward pass changes in training (running statistics of batch norms).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -17,13 +16,32 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from mvead_jax.config.schema import TrainConfig
-from mvead_jax.methods.base import RunContext, State, TrainData
+from mvead_jax.methods.base import RunContext, State, TrainData, parameter_count
 from mvead_jax.methods.batches import training_batch
 from mvead_jax.training.loop import Problem, fit_loop
 
 # (network, batch of `training_batch`, key) -> (loss, figures). The network is in training mode where it has one.
 Loss = Callable[[Any, Mapping[str, Any], Array], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
 ReadBatch = Callable[[Int[np.ndarray, " n"], int, int], Mapping[str, Any]]
+
+
+class LearnsNetwork:
+    """What methods have in common whose whole state is one network: the bytes of it on disk.
+
+    Attributes:
+      numbers_of_training: that a checkpoint holds for each number of the network: itself, and the optimiser's
+        moments, of which Adam has two.
+    """
+
+    numbers_of_training: ClassVar[int] = 3
+
+    def state_bytes(self, images: int) -> int:
+        """Return the bytes of the network, however many images it was trained on."""
+        return 4 * parameter_count(self)
+
+    def checkpoint_bytes(self) -> int:
+        """Return the bytes of the network and of what the optimiser remembers."""
+        return self.numbers_of_training * self.state_bytes(0)
 
 
 def network_state(network: nnx.Module) -> State:
@@ -88,9 +106,3 @@ def train_network(
     )
     found = fit_loop(problem, config, run.seed, name, run.checkpoints)
     return dict(zip(("parameters", "statistics"), jax.device_get(found), strict=True))
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def apply_network(graph: nnx.GraphDef, function: Callable[..., Any], state: State, *arguments: Any) -> Any:
-    """Return function(network, *arguments), compiled. `function` must be the same object at every call."""
-    return function(merged(graph, state), *arguments)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import optax
 
 from mvead_jax.config.schema import TrainConfig
@@ -32,3 +36,13 @@ def adamw(config: TrainConfig, steps: int, b2: float = 0.999) -> optax.GradientT
     if config.clip:
         return optax.chain(optax.clip_by_global_norm(config.clip), optimiser)
     return optimiser
+
+
+def clip_norm(largest: float) -> optax.GradientTransformation:
+    """Return the clip min(1, largest / (norm + 1e-6)) of PyTorch; optax's own has no 1e-6."""
+
+    def update(updates: Any, state: optax.EmptyState, params: Any = None):
+        factor = jnp.minimum(1, largest / (optax.tree.norm(updates) + 1e-6))
+        return jax.tree.map(lambda g: g * factor, updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

@@ -106,6 +106,8 @@ def test_a_config_of_another_class_than_its_methods_is_refused():
     with pytest.raises(UserError, match="expected a section BankScoreConfig"):
         PatchCoreConfig(score=ScoreConfig())
     with pytest.raises(UserError, match="config method='': there is none of that name"):
+        PatchCoreConfig(method="")
+    with pytest.raises(TypeError, match="abstract"):
         Config()
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Int
 from mvead_jax.data.augmentation.anomalies import Change, change_sample
 from mvead_jax.data.loading import iterate
 from mvead_jax.methods.base import TrainData
-from mvead_jax.methods.batches import read_features
+from mvead_jax.methods.batches import filled_up, read_features
 from mvead_jax.runtime import sharding
 
 
@@ -40,9 +40,7 @@ class ChangedBatches:
           "features" {tap: [B,V,h,w,D]} of the images as they are, "changed" [B,V,H,W,3], "masks" [B,V,H,W] of 0 and 1,
           "changed_features" like "features", "present" [B,V], "weight" [B].
         """
-        rows = sharding.padded(size)
-        places = np.arange(rows)[sharding.own_rows(rows)]
-        filled = chosen[places % len(chosen)]
+        filled, weight = filled_up(chosen, size)
         changed, masks = self._changed(filled, epoch)
         batch = {
             "features": read_features(self.data.features, filled),
@@ -50,7 +48,7 @@ class ChangedBatches:
             "masks": masks.astype(np.float32),
             "changed_features": self._features(changed),
             "present": self._present[filled],
-            "weight": (places < len(chosen)).astype(np.float32),
+            "weight": weight,
         }
         return sharding.place(batch)
 

@@ -22,24 +22,26 @@ from mvead_jax.backbones.random_weights import from_seed
 from mvead_jax.bank.memory import check_views, seed_from
 from mvead_jax.data.augmentation.anomalies import paste_texture
 from mvead_jax.data.augmentation.textures import source_of
-from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData, parameter_count
+from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
+from mvead_jax.methods.batches import counted_images
 from mvead_jax.methods.destseg import objective
 from mvead_jax.methods.destseg.batches import ChangedBatches
 from mvead_jax.methods.destseg.config import DestsegSection, DestsegTrainConfig
 from mvead_jax.methods.destseg.modeling import DestsegNetwork, NetworkConfig
 from mvead_jax.methods.destseg.optimizer import phased_sgd
-from mvead_jax.methods.mvad.optimizer import clip_norm
-from mvead_jax.methods.network import merged, network_graph, network_state, train_network
+from mvead_jax.methods.network import LearnsNetwork, merged, network_graph, network_state, train_network
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.training.loop import steps_of_epoch
+from mvead_jax.training.optimisers import clip_norm
 
 _PARTS = 3  # maps of a pyramid
 
 
 @dataclass(frozen=True)
-class Destseg:
+class Destseg(LearnsNetwork):
     """The method. Attributes: section, training: sections of the config."""
 
+    numbers_of_training: ClassVar[int] = 2  # with the momentum
     requires: ClassVar[Requires] = Requires(taps=("pyramid",), images=True)
 
     spec: Spec
@@ -109,8 +111,7 @@ class Destseg:
         self, boundary: int, network: DestsegNetwork, batch: Mapping[str, Any], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The loss of the phase that a step is in; the other phase is not computed."""
-        present, weight = jnp.asarray(batch["present"]), jnp.asarray(batch["weight"])
-        counted = (present & (weight > 0)[:, None]).reshape(-1)
+        counted = counted_images(batch).reshape(-1)
         images, masks = (_flat(batch[name]) for name in ("changed", "masks"))
         clean, changed = (self._maps(batch[name]) for name in ("features", "changed_features"))
         graph, state = nnx.split(network)
@@ -146,13 +147,6 @@ class Destseg:
     def _maps(self, features: Mapping[str, Array]) -> tuple[Array, ...]:
         """The teacher's maps of all images, from fine to coarse."""
         return tuple(_flat(features[tap]) for tap in self.spec.maps)
-
-    def state_bytes(self, images: int) -> int:
-        return 4 * parameter_count(self)
-
-    def checkpoint_bytes(self) -> int:
-        """Return the bytes of parameters, statistics and the momentum."""
-        return 8 * parameter_count(self)
 
     def describe(self) -> dict[str, str]:
         own, training = self.section, self.training

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,22 +19,24 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int
 
 from mvead_jax.bank.memory import check_views, seed_from
-from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData, parameter_count
+from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
+from mvead_jax.methods.batches import counted_images
 from mvead_jax.methods.dinomaly import maps
 from mvead_jax.methods.dinomaly.config import DinomalySection, DinomalyTrainConfig
 from mvead_jax.methods.dinomaly.modeling import DinomalyNetwork, NetworkConfig, grouped
 from mvead_jax.methods.dinomaly.objective import hard_table, loose_loss
 from mvead_jax.methods.dinomaly.optimizer import schedule, stable_adamw
-from mvead_jax.methods.mvad.optimizer import clip_norm
-from mvead_jax.methods.network import merged, network_graph, network_state, train_network
+from mvead_jax.methods.network import LearnsNetwork, merged, network_graph, network_state, train_network
 from mvead_jax.runtime import sharding
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.training.optimisers import clip_norm
 
 
 @dataclass(frozen=True)
-class Dinomaly:
+class Dinomaly(LearnsNetwork):
     """The method. Attributes: section, training: sections of the config."""
 
+    numbers_of_training: ClassVar[int] = 4  # with StableAdamW's three moments
     spec: Spec
     section: DinomalySection
     training: DinomalyTrainConfig
@@ -81,8 +83,7 @@ class Dinomaly:
     def _loss(
         self, network: DinomalyNetwork, batch: Mapping[str, Any], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        present, weight = jnp.asarray(batch["present"]), jnp.asarray(batch["weight"])
-        counted = (present & (weight > 0)[:, None]).reshape(-1)
+        counted = counted_images(batch).reshape(-1)
         encoded = _tokens(batch["features"], self.section.taps)
         decoded = network(encoded, jax.random.split(key, len(counted)))
         step = network.step[...]
@@ -106,13 +107,6 @@ class Dinomaly:
     def image_scores(self, maps: Float32[np.ndarray, "B V S S"]) -> Float32[np.ndarray, "B V"]:
         """Return the mean of the highest values of each map after a gaussian of 5 x 5 taps."""
         return np.asarray(_image_scores(jnp.asarray(maps), self.section.top))
-
-    def state_bytes(self, images: int) -> int:
-        return 4 * parameter_count(self)
-
-    def checkpoint_bytes(self) -> int:
-        """Return the bytes of parameters and of StableAdamW's three moments."""
-        return 16 * parameter_count(self)
 
     def describe(self) -> dict[str, str]:
         own, training = self.section, self.training

@@ -19,13 +19,14 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from mvead_jax.bank.memory import check_views, seed_from
 from mvead_jax.data.records import spread_evenly
-from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData, parameter_count
+from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
+from mvead_jax.methods.batches import counted_images
 from mvead_jax.methods.multiflow.config import MultiFlowSection, MultiFlowTrainConfig
 from mvead_jax.methods.multiflow.flow import FlowConfig, MultiFlow
 from mvead_jax.methods.multiflow.graph import Graph
 from mvead_jax.methods.multiflow.noise import draw_noise, no_noise, with_noise
 from mvead_jax.methods.multiflow.objective import anomaly_map, flow_loss
-from mvead_jax.methods.network import merged, network_graph, network_state, train_network
+from mvead_jax.methods.network import LearnsNetwork, merged, network_graph, network_state, train_network
 from mvead_jax.training.optimisers import adamw
 
 _B2 = 0.95  # decay of AdamW's mean of squared gradients
@@ -76,7 +77,7 @@ class FeatureFlow(nnx.Module):
 
 
 @dataclass(frozen=True)
-class MultiFlowMethod:
+class MultiFlowMethod(LearnsNetwork):
     """The method. Attributes: section, training: sections of the config. graph: of the model's views."""
 
     spec: Spec
@@ -128,7 +129,7 @@ class MultiFlowMethod:
         self, network: FeatureFlow, batch: Mapping[str, Any], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         x, present = jnp.asarray(batch["features"][self._tap]), jnp.asarray(batch["present"])
-        counted = present & (jnp.asarray(batch["weight"]) > 0)[:, None]
+        counted = counted_images(batch)
         grid = x.shape[2:4]
         noise = jax.vmap(lambda key: draw_noise(self.section.noise, key, grid))(jax.random.split(key, len(x)))
         z, maps = network(x, present, noise, batch.get("foreground"))
@@ -153,12 +154,6 @@ class MultiFlowMethod:
         """
         low, high = np.asarray(state["statistics"]["latents"], np.float64)
         return float(low), float(high)
-
-    def state_bytes(self, images: int) -> int:
-        return 4 * parameter_count(self)
-
-    def checkpoint_bytes(self) -> int:
-        return 12 * parameter_count(self)
 
     def describe(self) -> dict[str, str]:
         own, training = self.section, self.training

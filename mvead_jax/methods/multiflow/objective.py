@@ -44,21 +44,3 @@ def flow_loss(maps: Float[Array, "B V H W"], present: Bool[Array, "B V"] | None 
         return of_image.mean()
     count = jnp.maximum(jnp.asarray(present).sum(), 1).astype(maps.dtype)
     return jnp.sum(jnp.where(present, of_image, 0)) / count
-
-
-def image_scores(maps: Float[Array, "V H W"]) -> Float[Array, " V"]:
-    """Return the score of each image: the maximum of its map of patches, before any resize."""
-    return maps.max((1, 2))
-
-
-def sample_score(scores: Float[Array, " V"], present: Bool[Array, " V"] | None = None) -> Float[Array, ""]:
-    """Return the score of a sample: the mean of its images' scores.
-
-    Args:
-      scores: of each image.
-      present: views that the sample has; the others do not count. None: all. Without any view it is 0.
-    """
-    if present is None:
-        return scores.mean()
-    count = jnp.maximum(jnp.asarray(present).sum(), 1).astype(scores.dtype)
-    return jnp.sum(jnp.where(present, scores, 0)) / count

@@ -15,23 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.ndimage
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
 from mvead_jax.bank.memory import check_views, seed_from
-from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData, parameter_count
+from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
+from mvead_jax.methods.batches import counted_images
+from mvead_jax.methods.distillation import SMOOTHING, image_scores
 from mvead_jax.methods.mvad.config import MvadSection, MvadTrainConfig
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig, check_maps
 from mvead_jax.methods.mvad.objective import anomaly_map, batch_loss
 from mvead_jax.methods.mvad.optimizer import optimizer
-from mvead_jax.methods.network import merged, network_graph, network_state, train_network
-
-_SMOOTHING = 4.0  # sigma of the gaussian, in pixels of the map, after which an image is scored
+from mvead_jax.methods.network import LearnsNetwork, merged, network_graph, network_state, train_network
 
 
 @dataclass(frozen=True)
-class Mvad:
+class Mvad(LearnsNetwork):
     """The method. Attributes: section, training: sections of the config."""
 
     requires: ClassVar[Requires] = Requires(taps=("pyramid",), joint_views=True, min_views=2)
@@ -78,7 +77,7 @@ class Mvad:
         self, network: MVADNetwork, batch: Mapping[str, Any], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         teacher, present = self._maps(batch["features"]), jnp.asarray(batch["present"])
-        counted = present & (jnp.asarray(batch["weight"]) > 0)[:, None]
+        counted = counted_images(batch)
         keys = jax.random.split(key, len(counted))
         student = network(teacher, present, train=True, keys=keys, counted=counted)
         return batch_loss(teacher, student, counted, self.section.loss_weight), {}
@@ -101,18 +100,11 @@ class Mvad:
 
     def image_scores(self, maps: Float32[np.ndarray, "B V S S"]) -> Float32[np.ndarray, "B V"]:
         """Return the largest value of each map after a gaussian of sigma 4."""
-        smooth = scipy.ndimage.gaussian_filter(np.asarray(maps, np.float64), (0, 0, _SMOOTHING, _SMOOTHING))
-        return smooth.max((2, 3)).astype(np.float32)
+        return image_scores(maps)
 
     def _maps(self, features: Mapping[str, Array]) -> tuple[Array, ...]:
         """The teacher's maps from fine to coarse."""
         return tuple(jnp.asarray(features[tap]) for tap in self.spec.maps)
-
-    def state_bytes(self, images: int) -> int:
-        return 4 * parameter_count(self)
-
-    def checkpoint_bytes(self) -> int:
-        return 12 * parameter_count(self)
 
     def describe(self) -> dict[str, str]:
         own, training = self.section, self.training
@@ -124,7 +116,7 @@ class Mvad:
             "trained": f"neck and decoder, {training.epochs} epochs of batches of {training.batch_size}, AdamW "
             f"{training.learning_rate:g}, the last epoch taken",
             "patch_score": "sum of 1 - cosine of teacher's and student's features at three scales, by 9",
-            "image_score_of_method": f"largest value after a gaussian of sigma {_SMOOTHING:g}",
+            "image_score_of_method": f"largest value after a gaussian of sigma {SMOOTHING:g}",
         }
 
 

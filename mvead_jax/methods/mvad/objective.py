@@ -56,15 +56,3 @@ def anomaly_map(
     the released code, so that the result is a third of their mean for three scales.
     """
     return summed_distance(teacher, student, size) / len(teacher) ** 2
-
-
-def image_scores(maps: Float[Array, "*batch H W"]) -> Float[Array, "*batch"]:
-    """Return the score of each image: the largest value of its smoothed map."""
-    return maps.max((-2, -1))
-
-
-def sample_score(
-    scores: Float[Array, "*batch V"], present: Bool[Array, "*batch V"]
-) -> Float[Array, "*batch"]:
-    """Return the score of each sample: the largest of the views that it has."""
-    return jnp.where(present, scores, -jnp.inf).max(-1)

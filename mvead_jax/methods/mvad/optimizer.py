@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
+
+from mvead_jax.training.optimisers import clip_norm
 
 # The released configuration: .005 for 16 images, of which a step has 40.
 LEARNING_RATE = 0.005 * 8 * 5 / 16
@@ -52,13 +53,3 @@ def schedule(
     """
     boundary = int(decay_at * epochs + 1e-9) * steps_per_epoch  # of .8 times 15 epochs 12
     return lambda step: jnp.where(step < boundary, learning_rate, learning_rate * decay)
-
-
-def clip_norm(largest: float) -> optax.GradientTransformation:
-    """Return the clip min(1, largest / (norm + 1e-6)) of PyTorch; optax's own has no 1e-6."""
-
-    def update(updates: Any, state: optax.EmptyState, params: Any = None):
-        factor = jnp.minimum(1, largest / (optax.tree.norm(updates) + 1e-6))
-        return jax.tree.map(lambda g: g * factor, updates), state
-
-    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)

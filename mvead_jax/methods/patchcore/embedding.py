@@ -5,15 +5,12 @@ Letters: h x w cells, C channels of a map, n cells along a side of a neighbourho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
-
-_IMAGES = 16  # that are embedded at a time
+from jaxtyping import Array, Float
 
 
 def neighbourhoods(x: Float[Array, "h w C"], size: int) -> Float[Array, "h w C*n*n"]:
@@ -58,35 +55,3 @@ def embedded(maps: Sequence[Float[Array, "h w C"]], neighbourhood: int, width: i
         parts.append(jax.image.resize(part, (*size, part.shape[2]), "bilinear", antialias=False))
     joined = jnp.concatenate(parts, -1)
     return pooled(joined, width) if width else joined
-
-
-class EmbeddedFeatures:
-    """float32 [S,V,h,w,K]: patch features that are computed of stored maps when they are read."""
-
-    def __init__(
-        self, stores: Sequence[Any], embed: Callable[[Sequence[Array]], Array], shape: tuple[int, int, int]
-    ):
-        """Hold the stores.
-
-        Args:
-          stores: of each map [S,V,h,w,C], arrays or FeatureStores.
-          embed: the features (h,w,K) = `shape` of one image's maps.
-        """
-        self._stores, self._embed = stores, jax.jit(jax.vmap(embed))
-        self.shape = (*stores[0].shape[:2], *shape)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, key: Any) -> Float32[np.ndarray, "*images h w K"]:
-        maps = [np.asarray(store[key], np.float32) for store in self._stores]
-        leading = maps[0].shape[:-3]
-        maps = [x.reshape(-1, *x.shape[-3:]) for x in maps]
-        found = np.empty((len(maps[0]), *self.shape[2:]), np.float32)
-        for start in range(0, len(found), _IMAGES):
-            parts = [x[start : start + _IMAGES] for x in maps]
-            count = len(parts[0])
-            # One size is compiled.
-            filled = [np.pad(x, ((0, _IMAGES - count), (0, 0), (0, 0), (0, 0))) for x in parts]
-            found[start : start + count] = np.asarray(self._embed(filled))[:count]
-        return found.reshape(*leading, *self.shape[2:])

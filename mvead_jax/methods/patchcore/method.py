@@ -20,9 +20,10 @@ from jaxtyping import Array, Float32, Int
 
 from mvead_jax.bank.config import BankConfig, BankScoreConfig
 from mvead_jax.bank.memory import SHARED, MemoryBanks, check_views
+from mvead_jax.features.computed import ComputedFeatures
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
 from mvead_jax.methods.patchcore.config import PatchCoreSection
-from mvead_jax.methods.patchcore.embedding import EmbeddedFeatures, embedded
+from mvead_jax.methods.patchcore.embedding import embedded
 from mvead_jax.methods.patchcore.reweighting import weights
 from mvead_jax.runtime.sharding import is_first
 
@@ -101,7 +102,7 @@ class PatchCore:
     def _stored(self, features: Mapping[str, Any]) -> Any:
         """The patch features of training samples, an array or what reads like one."""
         stores = [features[tap] for tap in self.section.taps]
-        return stores[0] if self.section.plain else EmbeddedFeatures(stores, self._embed, self.shape)
+        return stores[0] if self.section.plain else ComputedFeatures(stores, self._embed, self.shape)
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from mvead_jax.bank.config import BankConfig, BankScoreConfig
 from mvead_jax.bank.fill import Bank
 from mvead_jax.bank.memory import SHARED, MemoryBanks, check_views
 from mvead_jax.bank.nearest import ShardedRows, k_nearest, sharded_k_nearest
+from mvead_jax.features.computed import ComputedFeatures
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
-from mvead_jax.methods.patchcore.embedding import EmbeddedFeatures
 from mvead_jax.methods.procon.config import ProconSection
 from mvead_jax.methods.procon.projection import prepared, random_projection, residuals, top_mean
 from mvead_jax.runtime.sharding import is_first
@@ -71,7 +71,7 @@ class Procon:
             projection = state["projections"].get(tap)
             shape = (*self.spec.maps[tap][:2], self.width(tap))
             embed = partial(_prepared_map, projection=projection)
-            features = EmbeddedFeatures([data.features[tap]], embed, shape)
+            features = ComputedFeatures([data.features[tap]], embed, shape)
             key = jax.random.fold_in(run.key, len(self.section.taps) + number)
             state["banks"][tap] = {
                 str(coreset): self.memory.fill(data.index, features, jax.random.fold_in(key, coreset))

@@ -18,18 +18,20 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from mvead_jax.backbones.random_weights import Normal, from_seed, no_numbers
+from mvead_jax.backbones.random_weights import from_key, from_seed, no_numbers
 from mvead_jax.bank.memory import check_views, seed_from
-from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData, parameter_count
-from mvead_jax.methods.network import merged, network_graph, network_state, train_network
+from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
+from mvead_jax.methods.batches import counted_images
+from mvead_jax.methods.distillation import SMOOTHING, image_scores
+from mvead_jax.methods.network import LearnsNetwork, merged, network_graph, network_state, train_network
 from mvead_jax.methods.rd4ad.config import Rd4adSection, Rd4adTrainConfig
 from mvead_jax.methods.rd4ad.modeling import Network, NetworkConfig
-from mvead_jax.methods.rd4ad.objective import SMOOTHING, anomaly_map, batch_loss, image_scores
+from mvead_jax.methods.rd4ad.objective import anomaly_map, batch_loss
 from mvead_jax.training.optimisers import learning_rate
 
 
 @dataclass(frozen=True)
-class Rd4ad:
+class Rd4ad(LearnsNetwork):
     """The method. Attributes: section, training: sections of the config."""
 
     requires: ClassVar[Requires] = Requires(taps=("pyramid",))
@@ -51,7 +53,7 @@ class Rd4ad:
 
     def init(self, key: jax.Array) -> State:
         """Return the network as it starts: convolutions by He's rule, enlargements by PyTorch's."""
-        return network_state(Network(self.network, normal=_from_key(key)))
+        return network_state(Network(self.network, normal=from_key(key)))
 
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Train neck and decoder to give back the teacher's maps of normal samples."""
@@ -62,8 +64,7 @@ class Rd4ad:
     def _loss(
         self, network: Network, batch: Mapping[str, Any], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        counted = jnp.asarray(batch["present"]) & (jnp.asarray(batch["weight"]) > 0)[:, None]
-        counted = counted.reshape(-1)
+        counted = counted_images(batch).reshape(-1)
         teacher = self._images(batch["features"])
         student = network(teacher, train=True, weights=counted.astype(teacher[0].dtype))
         return batch_loss(teacher, student, counted), {}
@@ -86,12 +87,6 @@ class Rd4ad:
         maps = (jnp.asarray(features[tap]) for tap in self.spec.maps)
         return tuple(x.reshape(-1, *x.shape[2:]) for x in maps)
 
-    def state_bytes(self, images: int) -> int:
-        return 4 * parameter_count(self)
-
-    def checkpoint_bytes(self) -> int:
-        return 12 * parameter_count(self)
-
     def describe(self) -> dict[str, str]:
         own, training = self.section, self.training
         divided = ", by 9" if own.variant == "ader" else ""
@@ -109,12 +104,6 @@ def optimiser(training: Rd4adTrainConfig, steps: int) -> optax.GradientTransform
     """Return Adam with β .5 and .999; ADer clips the global norm of the gradient before."""
     rule = optax.adamw(learning_rate(training, steps), b1=0.5, weight_decay=training.weight_decay)
     return optax.chain(optax.clip_by_global_norm(training.clip), rule) if training.clip else rule
-
-
-def _from_key(key: jax.Array) -> Normal:
-    """A source of normal numbers whose every call draws others."""
-    rngs = nnx.Rngs(key)
-    return lambda shape: jax.random.normal(rngs(), shape, jnp.float32)
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

@@ -1,4 +1,4 @@
-"""RD4AD's loss, anomaly map and image score, as the released code computes them.
+"""RD4AD's loss and anomaly map, as the released code computes them.
 
 The loss takes one cosine for each image and scale, over all numbers of a map (the paper writes a sum of one for
 each position, which is what the map takes). Maps go from fine to coarse; the caller vmaps.
@@ -11,13 +11,9 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import scipy.ndimage
-from jaxtyping import Array, Bool, Float, Float32
+from jaxtyping import Array, Bool, Float
 
 from mvead_jax.methods.distillation import cosine_distance, summed_distance
-
-SMOOTHING = 4.0  # sigma of the gaussian, in pixels of the map, after which an image is scored
 
 
 def image_losses(
@@ -51,10 +47,3 @@ def anomaly_map(
     """
     found = summed_distance(teacher, student, size)
     return found / len(teacher) ** 2 if variant == "ader" else found
-
-
-def image_scores(maps: Float32[np.ndarray, "*batch H W"]) -> Float32[np.ndarray, "*batch"]:
-    """Return the largest value of each map after a gaussian of sigma 4."""
-    sigma = (*(0,) * (maps.ndim - 2), SMOOTHING, SMOOTHING)
-    smooth = scipy.ndimage.gaussian_filter(np.asarray(maps, np.float64), sigma)
-    return smooth.max((-2, -1)).astype(np.float32)

@@ -16,10 +16,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from mvead_jax.backbones.random_weights import from_seed, no_numbers
+from mvead_jax.backbones.random_weights import from_key, from_seed, no_numbers
 from mvead_jax.bank.memory import check_views, seed_from
-from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData, parameter_count
-from mvead_jax.methods.network import merged, network_graph, network_state, train_network
+from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
+from mvead_jax.methods.batches import counted_images
+from mvead_jax.methods.network import LearnsNetwork, merged, network_graph, network_state, train_network
 from mvead_jax.methods.simplenet.config import SimpleNetSection, SimpleNetTrainConfig
 from mvead_jax.methods.simplenet.embedding import embed
 from mvead_jax.methods.simplenet.modeling import Network
@@ -27,7 +28,7 @@ from mvead_jax.methods.simplenet.objective import losses, optimiser
 
 
 @dataclass(frozen=True)
-class SimpleNet:
+class SimpleNet(LearnsNetwork):
     """The method. Attributes: section, training: sections of the config."""
 
     spec: Spec
@@ -41,9 +42,7 @@ class SimpleNet:
 
     def init(self, key: jax.Array) -> State:
         """Return adaptor and discriminator as they start: weights by Xavier's rule, biases by PyTorch's."""
-        rngs = nnx.Rngs(key)
-        normal = lambda shape: jax.random.normal(rngs(), shape, jnp.float32)  # noqa: E731
-        return network_state(Network(self.section.width, self.section.hidden, normal=normal))
+        return network_state(Network(self.section.width, self.section.hidden, normal=from_key(key)))
 
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Train adaptor and discriminator on the features of normal samples."""
@@ -57,7 +56,7 @@ class SimpleNet:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         embedding = self._embedding(batch["features"])
         present = jnp.asarray(batch["present"])
-        weights = (present.astype(embedding.dtype) * batch["weight"][:, None]).reshape(-1)
+        weights = counted_images(batch).reshape(-1).astype(embedding.dtype)
         # A key for each sample: how many fill the batch up to the number of devices changes nothing.
         shape = (present.shape[1], *embedding.shape[1:])
         noise = jax.vmap(lambda own: jax.random.normal(own, shape, embedding.dtype))(
@@ -84,12 +83,6 @@ class SimpleNet:
         """Return the discriminator's number of every position, negative; an image takes the highest of them."""
         found = _score(self._graph, state, self._embedding(batch.features))
         return found.reshape(*batch.present.shape, *next(iter(self.spec.maps.values()))[:2])
-
-    def state_bytes(self, images: int) -> int:
-        return 4 * parameter_count(self)
-
-    def checkpoint_bytes(self) -> int:
-        return 12 * parameter_count(self)
 
     def describe(self) -> dict[str, str]:
         own, training = self.section, self.training

@@ -17,10 +17,11 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Float32
 
-from mvead_jax.backbones.random_weights import from_seed, no_numbers
+from mvead_jax.backbones.random_weights import from_key, from_seed, no_numbers
 from mvead_jax.bank.memory import check_views, seed_from
-from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData, parameter_count
-from mvead_jax.methods.network import merged, network_graph, network_state, train_network
+from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
+from mvead_jax.methods.batches import counted_images
+from mvead_jax.methods.network import LearnsNetwork, merged, network_graph, network_state, train_network
 from mvead_jax.methods.uniad.config import UniadSection, UniadTrainConfig
 from mvead_jax.methods.uniad.modeling import Network, NetworkConfig
 from mvead_jax.methods.uniad.objective import (
@@ -36,7 +37,7 @@ from mvead_jax.methods.uniad.objective import (
 
 
 @dataclass(frozen=True)
-class Uniad:
+class Uniad(LearnsNetwork):
     """The method. Attributes: section, training: sections of the config."""
 
     spec: Spec
@@ -67,9 +68,7 @@ class Uniad:
 
     def init(self, key: jax.Array) -> State:
         """Return the transformer as it starts, by the released code's rules."""
-        rngs = nnx.Rngs(key)
-        normal = lambda shape: jax.random.normal(rngs(), shape, jnp.float32)  # noqa: E731
-        return network_state(Network(self.network, normal=normal))
+        return network_state(Network(self.network, normal=from_key(key)))
 
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Train the transformer to give back clean features of normal samples from jittered ones."""
@@ -81,7 +80,7 @@ class Uniad:
         self, network: Network, batch: Mapping[str, Any], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         tokens, present = self._tokens(batch["features"]), jnp.asarray(batch["present"])
-        counted = (present & (jnp.asarray(batch["weight"]) > 0)[:, None]).reshape(-1)
+        counted = counted_images(batch).reshape(-1)
 
         def given_back(own: Float[Array, "N D"], key: Array) -> Float[Array, "N D"]:
             noise, drop = jax.random.split(key)
@@ -113,12 +112,6 @@ class Uniad:
     def image_scores(self, maps: Float32[np.ndarray, "B V S S"]) -> Float32[np.ndarray, "B V"]:
         """Return the highest mean of a square of 16 x 16 pixels."""
         return image_scores(maps)
-
-    def state_bytes(self, images: int) -> int:
-        return 4 * parameter_count(self)
-
-    def checkpoint_bytes(self) -> int:
-        return 12 * parameter_count(self)
 
     def describe(self) -> dict[str, str]:
         own, training = self.section, self.training

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from multiflow_flows import features
 
-from mvead_jax.methods.multiflow.objective import anomaly_map, flow_loss, image_scores, sample_score
+from mvead_jax.methods.multiflow.objective import anomaly_map, flow_loss
 
 B, V, H, W, C = 2, 3, 4, 3, 5
 Z, LOG_DET = features(0, B, V, H, W, C), features(1, B, V, H, W)
@@ -43,13 +43,3 @@ def test_what_is_not_finite_in_the_background_still_shows_in_the_loss():
     foreground = FOREGROUND.copy()
     foreground[0, 0, 0, 0] = False
     assert np.isnan(flow_loss(jax.vmap(anomaly_map)(broken, LOG_DET, foreground)))
-
-
-def test_an_image_scores_its_maximum_and_a_sample_the_mean_of_the_images_that_there_are():
-    maps = oracle(FOREGROUND).astype("f4")
-    scores = np.asarray(jax.vmap(image_scores)(maps))
-    np.testing.assert_array_equal(scores, maps.max((2, 3)))
-    np.testing.assert_allclose(jax.vmap(sample_score)(scores), scores.mean(1), rtol=1e-6)
-    found = jax.vmap(sample_score)(scores, PRESENT)
-    np.testing.assert_allclose(found, [scores[0, :2].mean(), scores[1, 0]], rtol=1e-6)
-    assert sample_score(scores[0], np.zeros(V, bool)) == 0

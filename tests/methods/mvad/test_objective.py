@@ -10,11 +10,10 @@ from mvead_jax.methods.mvad.objective import (
     anomaly_map,
     batch_loss,
     image_loss,
-    image_scores,
-    sample_score,
 )
-from mvead_jax.methods.mvad.optimizer import LEARNING_RATE, clip_norm, optimizer, schedule
+from mvead_jax.methods.mvad.optimizer import LEARNING_RATE, optimizer, schedule
 from mvead_jax.methods.resizing import enlarge, interpolation
+from mvead_jax.training.optimisers import clip_norm
 
 SIZES = ((8, 4), (4, 6), (2, 8))  # side and width of the maps
 
@@ -68,15 +67,6 @@ def test_the_map_is_a_third_of_the_mean_of_the_enlarged_cosine_distances():
         expected += matrix @ distance @ matrix.T / 9
     found = jax.jit(lambda t, s: anomaly_map(t, s, (16, 16)))(teacher, student)
     np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-def test_an_image_scores_its_largest_value_and_a_sample_its_worst_view_that_is_there():
-    values = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4, 5)), jnp.float32)
-    scores = image_scores(values)
-    np.testing.assert_array_equal(scores, np.asarray(values).max((2, 3)))
-    present = jnp.array([[True] * 3, [True, False, False]])
-    found = sample_score(scores.at[1, 1].set(99.0), present)
-    np.testing.assert_array_equal(found, [scores[0].max(), scores[1, 0]])
 
 
 # ---- optimiser

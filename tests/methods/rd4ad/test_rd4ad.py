@@ -11,9 +11,10 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from mvead_jax.backbones.checkpoint import Arrays
 from mvead_jax.backbones.random_weights import from_seed
+from mvead_jax.methods.distillation import image_scores
 from mvead_jax.methods.rd4ad.config import Rd4adConfig, Rd4adSection
 from mvead_jax.methods.rd4ad.modeling import Network, NetworkConfig, check_maps
-from mvead_jax.methods.rd4ad.objective import anomaly_map, batch_loss, image_scores
+from mvead_jax.methods.rd4ad.objective import anomaly_map, batch_loss
 from mvead_jax.methods.rd4ad.params import from_released, key_table
 from mvead_jax.runtime.errors import UserError
 

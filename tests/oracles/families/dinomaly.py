@@ -29,7 +29,7 @@ from mvead_jax.backbones.dinov2.tables import hub_table
 from mvead_jax.methods.dinomaly import maps, objective
 from mvead_jax.methods.dinomaly.modeling import DinomalyNetwork, NetworkConfig, grouped
 from mvead_jax.methods.dinomaly.optimizer import schedule, stable_adamw
-from mvead_jax.methods.mvad.optimizer import clip_norm
+from mvead_jax.training.optimisers import clip_norm
 
 CASES = ("dinomaly_*.npz", "lr_dinomaly*.json", "params_dinomaly*.json")
 _CLIP, _DECAY, _FACTOR = 0.1, 1e-4, 0.1

@@ -19,6 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from mvead_jax.backbones.checkpoint import Arrays
 from mvead_jax.backbones.resnet import params as resnet
+from mvead_jax.methods.distillation import SMOOTHING, image_scores
 from mvead_jax.methods.rd4ad import objective
 from mvead_jax.methods.rd4ad.config import Rd4adTrainConfig
 from mvead_jax.methods.rd4ad.method import optimiser
@@ -119,12 +120,12 @@ def _pass(path: Path, case: dict) -> Iterator[Difference]:
     for name in ("loss", "loss_per_scale"):  # float32 and float64 of the released code differ by 8e-6 of it
         yield given.near(case, name, found[name], 3e-5)
     raw = np.asarray(found["map_raw"])
-    smooth = np.stack([gaussian_filter(own.astype(np.float64), objective.SMOOTHING) for own in raw])
+    smooth = np.stack([gaussian_filter(own.astype(np.float64), SMOOTHING) for own in raw])
     for name, own in (("map_raw", raw), ("map_smooth", smooth)):
         for key in (name, f"{name}_s"):
             if key in case or f"{key}.val" in case:
                 yield given.near(case, key, own, 3e-6)
-    yield given.near(case, "image_score", objective.image_scores(raw), 3e-6)
+    yield given.near(case, "image_score", image_scores(raw), 3e-6)
     running = dict(nnx.to_flat_state(found["state"]))
     running = {".".join(map(str, place)): leaf for place, leaf in running.items()}
     for key in [key for key in case if ".running_" in key]:
