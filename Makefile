@@ -31,7 +31,7 @@ test-faults: .venv/.made
 
 # The ports against PyTorch.
 parity: .venv-parity/.made
-	.venv-parity/bin/python -m pytest -m parity
+	XLA_FLAGS=--xla_backend_optimization_level=3 .venv-parity/bin/python -m pytest -m parity
 
 # Speed beside PyTorch, FAISS and scikit-learn.
 bench: .venv-bench/.made

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mvead_jax.serving.inspector import Inspection, Inspector
+    from mvead_jax.serving.inspection import Inspection
+    from mvead_jax.serving.inspector import Inspector
 
 __version__ = "0.1.0"
 __all__ = ["Inspection", "Inspector", "__version__"]

@@ -12,7 +12,7 @@ exit codes: 0 written; 2 a mistake in the command, the config or the data; 130 C
 
 from mvead_jax.config.io import from_command_line
 from mvead_jax.jobs.estimate_geometry import estimate_geometries, format_geometry
-from mvead_jax.jobs.train import open_index
+from mvead_jax.jobs.inputs import open_index
 from mvead_jax.jobs.workdir import refuse_artefact
 from mvead_jax.runtime.errors import run
 from mvead_jax.runtime.files import locked, make_folder

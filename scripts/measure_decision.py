@@ -123,7 +123,7 @@ class Pool:
 def _pool(config: Config, workdir: Path) -> Pool:
     """The data set without anything held out. Raises UserError unless it has one category."""
     from mvead_jax.jobs.estimate_geometry import estimate_geometries, uses_geometry
-    from mvead_jax.jobs.train import load_method_backbone, open_index, split_features
+    from mvead_jax.jobs.inputs import load_method_backbone, open_index, split_features
     from mvead_jax.jobs.workdir import Job
 
     plain = replace(config, decision=replace(config.decision, held_out=0.0))

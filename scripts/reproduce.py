@@ -41,6 +41,7 @@ from mvead_jax.comparison.paper_tables import (
 from mvead_jax.config.io import load_config, override, split_overrides
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.score_files import read_images
+from mvead_jax.jobs.inputs import open_index
 from mvead_jax.jobs.reproduce import (
     Run,
     backbone_milliseconds,
@@ -49,7 +50,6 @@ from mvead_jax.jobs.reproduce import (
     read_metrics,
     write_table,
 )
-from mvead_jax.jobs.train import open_index
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.files import read_json, write_json
 from mvead_jax.runtime.paths import expanded

@@ -63,7 +63,8 @@ def main() -> None:
         _watch(arguments, overrides)
         return
 
-    from mvead_jax.jobs.score import evaluate_again, score  # not before: a guard needs no JAX
+    from mvead_jax.jobs.evaluate_again import evaluate_again
+    from mvead_jax.jobs.score import score  # not before: a guard needs no JAX
     from mvead_jax.jobs.scores_folder import default_output
     from mvead_jax.runtime.sharding import is_first, joined
 

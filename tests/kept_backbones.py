@@ -6,12 +6,12 @@ import functools
 
 import pytest
 
-from mvead_jax.jobs import train
+from mvead_jax.jobs import inputs
 
 
 @pytest.fixture(scope="session", autouse=True)
 def kept_backbones():
     """Every backbone that a job asks for is loaded once; processes and tests/backbones load their own."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_backbone", functools.lru_cache(8)(train.load_backbone))
+        patch.setattr(inputs, "load_backbone", functools.lru_cache(8)(inputs.load_backbone))
         yield

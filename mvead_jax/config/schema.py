@@ -205,7 +205,9 @@ class EvalConfig:
       bootstrap: resamples for the intervals; 0 = no intervals. seed: of them.
     """
 
-    protocol: Literal["mvead", "mvad", "official", "dinomaly", "multiflow-released", "custom"] = "mvead"
+    protocol: Literal[
+        "mvead", "mvad", "mvad-released", "official", "dinomaly", "multiflow-released", "custom"
+    ] = "mvead"
     size: str = "input"
     crop: float = 1.0
     mask_resize: Literal["bilinear", "nearest"] = "bilinear"

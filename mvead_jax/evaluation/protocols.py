@@ -2,8 +2,9 @@
 
 Papers that report "AUROC on Real-IAD" resize maps and masks differently, smooth or not, and take other image
 and sample scores; a number without its protocol means little. A protocol here says which arrays are
-compared. The metrics of these arrays are always ours: exact, where some public evaluators count in 50 or
-1,000 bins, and AUPRO by MVTec's definition (docs/metrics.md).
+compared. The metrics of these arrays are ours: exact, where some public evaluators count in 50 or 1,000 bins,
+and AUPRO by MVTec's definition (docs/metrics.md). Only the protocols named "-released" count in the strips of
+the released code, so that its log can be compared.
 
 Size, threshold, smoothing and scores are those of the public codes; interpolation is not. Maps here are
 enlarged once, bilinearly with half-pixel centres, and masks are resized by Pillow.
@@ -42,6 +43,9 @@ class EvaluationProtocol:
       score_limit: image and sample scores above it count as equal to it; None: there is no such limit.
       clamp_maps: maps as compared are cut off at the range that the method tells of its training, where it
         tells one (`methods.base.TellsRange`).
+      sample_label: of the `images`, or of the `list` whatever the images' labels come from.
+      strips: pixel metrics are counted in so many strips of score (`evaluation.strips`); 0: exactly.
+      f1_steps: the pixels' F1-max is sought over so many steps of score; 0: over all scores.
     """
 
     name: str
@@ -57,6 +61,9 @@ class EvaluationProtocol:
     unmasked: str = "unknown"
     score_limit: float | None = None
     clamp_maps: bool = False
+    sample_label: str = "images"
+    strips: int = 0
+    f1_steps: int = 0
 
     def words(self) -> dict[str, str]:
         """For people, in full; the keys are those of metrics.json's "protocol"."""
@@ -76,6 +83,9 @@ class EvaluationProtocol:
         }[self.image_label]
         if self.unmasked == "normal":
             label += "; a view without a mask is normal"
+        counted = f"; counted in {self.strips:,} strips of score" if self.strips else ""
+        if self.f1_steps:
+            counted += f", F1-max over {self.f1_steps + 1} thresholds"
         resized = "" if self.size == OWN else f"resized {self.mask_resize}, then "
         return {
             "evaluation": f"{self.name}: {self.source}",
@@ -87,15 +97,15 @@ class EvaluationProtocol:
             "sample_label": {
                 "list": "defective if any of its views is, or the list says so of the part",
                 "mask": "defective if any of its views is, unknown if that of a view is",
-            }[self.image_label],
+            }["list" if self.sample_label == "list" else self.image_label],
             "pixel_metrics": f"float16 patch maps, bilinear (half-pixel centres) to {side}{crop}{clamped}; AUROC, AP "
-            "and F1-max of all pixels, AUPRO of 8-connected regions up to FPR 0.3",
+            f"and F1-max of all pixels, AUPRO of 8-connected regions up to FPR 0.3{counted}",
             "smoothing": _SMOOTHING_WORDS.get(self.smoothing, self.smoothing.replace(":", ", sigma ")),
             "masks": f"{resized}a defect above {self.mask_threshold} of 255",
         }
 
 
-_LATER = {"score_limit": None, "clamp_maps": False}
+_LATER = {"score_limit": None, "clamp_maps": False, "sample_label": "images", "strips": 0, "f1_steps": 0}
 _SMOOTHING_WORDS = {"none": "none", "gaussian5": "gaussian, 5 x 5 taps of sigma 4, zeros outside"}
 
 
@@ -115,6 +125,18 @@ def _mvad() -> EvaluationProtocol:
     """
     source = "ADer / MVAD's public evaluator"
     return EvaluationProtocol("mvad", source, 256, smoothing="gaussian:4", image_label="mask")
+
+
+def _mvad_released() -> EvaluationProtocol:
+    """Return `mvad` as its log counts: labels of samples from the list, 50 strips, F1-max over 21 thresholds."""
+    return dataclasses.replace(
+        _mvad(),
+        name="mvad-released",
+        source="MVAD's released code, as its log counts",
+        sample_label="list",
+        strips=50,
+        f1_steps=20,
+    )
 
 
 def _official() -> EvaluationProtocol:
@@ -152,7 +174,7 @@ def _multiflow_released() -> EvaluationProtocol:
 
     The function that draws its histograms cuts the score arrays off at 5 before the AUROC is computed of them.
     Maps are cut off at the least and the largest latent value of training, which are no values of maps. Masks
-    are resized nearest, and 255 alone is a defect. Its pixel metrics count in 10,000 bins; ours are exact.
+    are resized nearest, and 255 alone is a defect. Pixel metrics are counted in 10,000 strips.
     """
     return EvaluationProtocol(
         *("multiflow-released", "Multi-Flow's released code, its last evaluation", 256),
@@ -162,12 +184,14 @@ def _multiflow_released() -> EvaluationProtocol:
         sample_score="mean",
         score_limit=5.0,
         clamp_maps=True,
+        strips=10_000,
     )
 
 
 _NAMED = {
     "mvead": _mvead,
     "mvad": _mvad,
+    "mvad-released": _mvad_released,
     "official": _official,
     "dinomaly": _dinomaly,
     "multiflow-released": _multiflow_released,

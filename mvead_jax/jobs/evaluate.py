@@ -52,6 +52,7 @@ from mvead_jax.evaluation.score_files import (
     write_replicates,
 )
 from mvead_jax.evaluation.sealed_metrics import write_sealed
+from mvead_jax.evaluation.strips import strip_metrics
 from mvead_jax.evaluation.tables import level_metrics, metrics_of
 from mvead_jax.evaluation.truth import Truth
 from mvead_jax.evaluation.vanished import NONE_VANISHED, vanished_words
@@ -199,7 +200,8 @@ class Scene:
         """
         if self.protocol.image_label == "mask":
             of_images = np.where(self.truth.known, self.truth.defective.astype(int), -1)
-            return of_images, labels_of_samples(of_images, sample)
+            listed = self.protocol.sample_label == "list"
+            return of_images, self.of_samples if listed else labels_of_samples(of_images, sample)
         return listed_labels(self.lines), self.of_samples
 
 
@@ -271,10 +273,15 @@ def _pixels(
         "marked_masks": truth.marked,
         "vanished_masks": truth.vanished,
     }
-    exact = {name: found[name] for name in LEVELS["pixel"]}
-    if len(drawn) and not any(map(math.isnan, exact.values())):
-        return found, pixel_replicates(samples, drawn, exact, found["fpr_limit"]), regions
-    return found, {name: np.full(len(drawn), np.nan) for name in exact}, regions
+    told = {name: found[name] for name in LEVELS["pixel"]}
+    if strips := scene.protocol.strips:
+        counted = {"f1_steps": scene.protocol.f1_steps, "bounds": scene.bounds}
+        found |= {"exact": told, "strips": strips}
+        told = told | strip_metrics(batches, strips, **counted)
+        found |= told
+    if len(drawn) and not any(map(math.isnan, told.values())):
+        return found, pixel_replicates(samples, drawn, told, found["fpr_limit"]), regions
+    return found, {name: np.full(len(drawn), np.nan) for name in told}, regions
 
 
 def _resampled(found: Mapping[str, Found], config: EvalConfig, labelled: bool) -> list[dict[str, np.ndarray]]:

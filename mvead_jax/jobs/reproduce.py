@@ -29,10 +29,11 @@ from mvead_jax.evaluation.protocols import digest as evaluation_digest
 from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.jobs.estimate_geometry import geometry_origin, geometry_path, uses_geometry
+from mvead_jax.jobs.inputs import load_method_backbone, open_index, split_features
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.provenance import config_digest
 from mvead_jax.jobs.score import score
-from mvead_jax.jobs.train import load_method_backbone, open_index, split_features, train
+from mvead_jax.jobs.train import train
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, whole, write_json, write_text
 

@@ -33,36 +33,31 @@ import numpy as np
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
-from mvead_jax.data.deep_images import BIT_DEPTHS
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.trained_images import check_shapes
 from mvead_jax.decision.calibration import Calibration
-from mvead_jax.evaluation.score_files import scored_files
 from mvead_jax.evaluation.scored import ScoredSample
-from mvead_jax.evaluation.sealed_metrics import check_files as check_score_files
-from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.features.cache import Extraction
 from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.jobs.decision import FACTS, Decider, check_labels, read_for_scoring
+from mvead_jax.jobs.decision import Decider, check_labels, read_for_scoring
 from mvead_jax.jobs.evaluate import evaluate, protocols_of
+from mvead_jax.jobs.inputs import (
+    check_same_run,
+    inputs_of,
+    load_method_backbone,
+    models,
+    split_features,
+    test_split,
+)
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import scoring_parts
 from mvead_jax.jobs.provenance import protocol
 from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
 from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
-from mvead_jax.jobs.train import (
-    check_same_run,
-    inputs_of,
-    load_method_backbone,
-    models,
-    open_index,
-    split_features,
-)
 from mvead_jax.jobs.workdir import (
-    EVALUATED,
     OVERRIDDEN,
     Job,
     checked_facts,
@@ -244,68 +239,11 @@ def checked_scoring(
     return Checked(_with_cache(config, workdir, output), index, output, scored, earlier, calibrations)
 
 
-def evaluate_again(
-    workdir: Path,
-    output: Path | None = None,
-    *,
-    overrides: Mapping[str, str] | None = None,
-    protocols: Sequence[str] = (),
-    report: bool = True,
-) -> dict[str, Any]:
-    """Return the metrics of a finished scoring of the test split, from its files: no model, backbone or features.
-
-    Args and returns as `score`.
-
-    Raises:
-      UserError: as `score`; the scoring is not finished.
-    """
-    config = trained_config(workdir, overrides or {}, EVALUATED)
-    output = output or default_output(workdir, None)
-    _sealed_metrics(output)  # or there is nothing to lock
-    with locked(output):
-        return _evaluated(config, workdir, output, protocols, report)
-
-
-def _evaluated(
-    config: Config, workdir: Path, output: Path, protocols: Sequence[str], report: bool
-) -> dict[str, Any]:
-    """`evaluate_again` in a folder that nobody else writes into."""
-    before = _sealed_metrics(output)
-    try:
-        words, categories = dict(before["protocol"]), tuple(before["categories"])
-        scored = words["scored"]
-        made = {name: own["decision"] for name, own in before["categories"].items() if "decision" in own}
-        decided = {name: {key: own[key] for key in FACTS} for name, own in made.items()}
-        attended = [name for name in before.get("files", ()) if name.startswith("attended/")]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
-    if scored != "test split":
-        raise UserError(f"{output}: holds the scores of {scored}, of which no labels are known")
-    check_score_files(output, before, [*scored_files(categories), *attended])
-    # What was scored is fixed, and it may have been scored by other lists than it was trained on.
-    data = replace(
-        config.data,
-        categories=categories,
-        lists=str(words.get("lists", config.data.lists)),
-        incomplete=words.get("incomplete_samples", config.data.incomplete),
-    )
-    told = words.get("bit_depth")
-    index = _test_split(replace(config, data=data), told if told in BIT_DEPTHS else 8)
-    metrics = evaluate(output, index, words, config, protocols, decided)
-    if report:
-        write_page(output, index, workdir)
-    return metrics
-
-
-def _sealed_metrics(output: Path) -> dict[str, Any]:
-    return read_sealed(output / "metrics.json", "the scores of a finished scripts/score.py")
-
-
 def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
     """Return what is scored: the test split, or the pictures of a folder."""
     depth = trained_images(workdir).bit_depth
     if pictures is None:
-        return _test_split(config, depth)
+        return test_split(config, depth)
     index = open_pictures(pictures, _trained(config, workdir), bit_depth=depth)
     return with_mirrored(index, mirrored_table(config.data.mirrored))
 
@@ -347,13 +285,6 @@ def parts_of(
     cached = sum(Extraction.of(config, part, backbone, workdir).cached_bytes() for part in parts)
     method = config.build(Spec.of(index.views, index.categories, backbone))
     return scoring_parts(config, index, method, workdir, output, cached)
-
-
-def _test_split(config: Config, bit_depth: int) -> DatasetIndex:
-    index = open_index(config, bit_depth).select(split="test")
-    if not len(index):
-        raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
-    return index
 
 
 class ScoredCategory(NamedTuple):

@@ -30,41 +30,36 @@ from typing import Any
 
 import numpy as np
 
-from mvead_jax.backbones.base import Backbone, load_backbone
+from mvead_jax.backbones.base import Backbone
 from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.mirroring import open_view
-from mvead_jax.data.readers import open_configured
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.sample_rules import defective_without_view
-from mvead_jax.data.trained_images import TrainedImages, check_shapes
+from mvead_jax.data.trained_images import TrainedImages
 from mvead_jax.decision.calibration import read_calibrations, write_calibrations
-from mvead_jax.decision.split import hold_out
 from mvead_jax.features.cache import Extraction, cache_folder
-from mvead_jax.features.extraction import extract
-from mvead_jax.features.foreground import foreground_digest, foreground_reader
-from mvead_jax.features.images import image_reader
-from mvead_jax.features.store import FeatureStore
+from mvead_jax.features.foreground import foreground_digest
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.decision import calibration_path, calibration_samples, check_held_out, score_held_out
 from mvead_jax.jobs.estimate_geometry import cameras_path, estimate_geometries, geometry_path, uses_geometry
 from mvead_jax.jobs.evaluate import protocols_of
+from mvead_jax.jobs.inputs import (
+    check_same_run,
+    check_shapes_of_others,
+    inputs_of,
+    load_method_backbone,
+    models,
+    open_index,
+    split_features,
+)
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import training_parts
 from mvead_jax.jobs.workdir import Job, model_folder, refuse_artefact, refuse_version_1
-from mvead_jax.methods.base import (
-    LeavesOneOut,
-    Method,
-    RunContext,
-    Spec,
-    State,
-    TrainData,
-    Trains,
-    foreground_tap,
-)
+from mvead_jax.methods.base import LeavesOneOut, Method, RunContext, Spec, State, TrainData, Trains
 from mvead_jax.postprocess.statistics import FILE as STATISTICS
 from mvead_jax.postprocess.statistics import MOST_SAMPLES, ScoreStatistics
 from mvead_jax.report.foreground import draw_foreground
@@ -74,7 +69,7 @@ from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import append_line, keep_lines, locked, make_folder, read_json, write_json
 from mvead_jax.runtime.host import computing
-from mvead_jax.runtime.sharding import broadcast, check_shared, is_first, same_in_all, shared_errors
+from mvead_jax.runtime.sharding import broadcast, is_first, same_in_all, shared_errors
 from mvead_jax.scoring.model_store import STATE, read_facts, write_state
 from mvead_jax.scoring.scorer import Inputs, Model, Scorer
 from mvead_jax.training.checkpoints import Checkpoints
@@ -82,7 +77,6 @@ from mvead_jax.training.tensorboard import FOLDER, TensorBoardWriter, check_tens
 
 log = logging.getLogger(__name__)
 
-ALL = "all"  # the name of the model in the multi-class setting
 # Sections of the config that a model does not depend on.
 _NOT_LEARNED = ("data", "eval", "decision", "score")
 
@@ -145,11 +139,6 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
         if is_first():
             manifest.record(workdir / "config.json")
     log.info("trained; now scripts/score.py --workdir %s", workdir)
-
-
-def load_method_backbone(config: Config) -> Backbone:
-    """Return the backbone of a config with the taps that its method reads. Raises UserError as `load_backbone`."""
-    return load_backbone(config.backbone, config.data.image_size, config.requires().taps, config.seed)
 
 
 def _train_model(
@@ -349,71 +338,6 @@ def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Mani
                 event = {"stage": "decision", "name": name, "category": category}
                 _record(workdir, event | {"held_out": count, "target": target, "threshold": threshold})
             manifest.record(path)  # last, as of a model
-
-
-def check_shapes_of_others(index: DatasetIndex, strict: bool) -> None:
-    """Say which images that are not learned from have another shape than those that are, by view.
-
-    Raises:
-      DataProblems: there are any, and `strict`.
-    """
-    others = [sample for sample in index.samples if sample.split != "train"]
-    if others:
-        check_shapes(index.with_samples(others), TrainedImages.of(index), strict)
-
-
-def open_index(config: Config, bit_depth: int | None = None) -> DatasetIndex:
-    """Return the data set that `config` names, with what it holds out; its notes go to the log.
-
-    Args:
-      bit_depth: of the training, at work; None: as data.bit_depth says.
-    """
-    data = config.data
-    if bit_depth is not None:
-        data = dataclasses.replace(data, bit_depth=str(bit_depth))
-    index = open_configured(data)
-    for note in index.notes:
-        log.warning("%s", note)
-    return hold_out(index, config.decision.held_out, config.seed)
-
-
-def models(config: Config, index: DatasetIndex) -> list[tuple[str, DatasetIndex]]:
-    """Return each model's name and the part of the data set that belongs to it."""
-    if config.setting == "multi":
-        return [(ALL, index)]
-    return [(category, index.select(category=category)) for category in index.categories]
-
-
-def check_same_run(config: Config, workdir: Path) -> None:
-    """Raise UserError in all processes unless they have the same config, workdir and cache."""
-    same_in_all(
-        json.dumps([to_dict(config), str(workdir)]),
-        "the processes were started with different configs or workdirs; start all with the same command but "
-        "for --process",
-    )
-    for folder in (workdir, cache_folder(config, workdir)):
-        check_shared(folder)
-
-
-def split_features(
-    config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path
-) -> dict[str, FeatureStore]:
-    """Return the features of one split's samples by tap, in their order, on the index's axis of views.
-
-    All processes must call.
-    """
-    parts = [index.select(category=category) for category in index.categories]
-    stores = [extract(Extraction.of(config, part, backbone, workdir)) for part in parts]
-    return {tap: FeatureStore.concatenate([own[tap] for own in stores], index.views) for tap in backbone.taps}
-
-
-def inputs_of(
-    config: Config, method: Method, index: DatasetIndex, features: Mapping[str, FeatureStore]
-) -> Inputs:
-    """Return samples as a method reads them. Raises UserError: masks of the foreground that are not there."""
-    images = image_reader(index, method.spec.image_size) if method.requires.images else None
-    masks = foreground_reader(config.data, index, features[foreground_tap(method.spec.maps)])
-    return Inputs(features, index.present(), images, masks)
 
 
 def _shapes_words(backbone: Backbone) -> str:

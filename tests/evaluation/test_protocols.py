@@ -9,18 +9,65 @@ from mvead_jax.runtime.errors import UserError
 SOURCES = {
     "mvead": "MVEAD's scores and labels; pixel metrics by decision D11",
     "mvad": "ADer / MVAD's public evaluator",
+    "mvad-released": "MVAD's released code, as its log counts",
     "official": "Real-IAD's official evaluation (adeval)",
     "dinomaly": "Dinomaly's public evaluator; the sample score is ours",
     "multiflow-released": "Multi-Flow's released code, its last evaluation",
 }
 # name: size, crop, mask_resize, mask_threshold, smoothing, image_score, sample_score, image_label, unmasked,
-# score_limit, clamp_maps.
+# score_limit, clamp_maps, sample_label, strips, f1_steps.
+EXACT = ("images", 0, 0)
 TABLE = {
-    "mvead": (224, 1.0, "bilinear", 127, "gaussian:4", "patch", "max", "list", "unknown", None, False),
-    "mvad": (256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask", "unknown", None, False),
-    "official": (OWN, 1.0, "bilinear", 127, "none", "max", "max", "mask", "normal", None, False),
-    "dinomaly": (256, 0.875, "nearest", 0, "gaussian5", "top1", "max", "list", "unknown", None, False),
-    "multiflow-released": (256, 1.0, "nearest", 254, "none", "patch", "mean", "list", "unknown", 5.0, True),
+    "mvead": (
+        224,
+        1.0,
+        "bilinear",
+        127,
+        "gaussian:4",
+        "patch",
+        "max",
+        "list",
+        "unknown",
+        None,
+        False,
+        *EXACT,
+    ),
+    "mvad": (256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask", "unknown", None, False, *EXACT),
+    "mvad-released": (
+        *(256, 1.0, "bilinear", 127, "gaussian:4", "max", "max", "mask", "unknown", None, False),
+        *("list", 50, 20),
+    ),
+    "official": (OWN, 1.0, "bilinear", 127, "none", "max", "max", "mask", "normal", None, False, *EXACT),
+    "dinomaly": (
+        256,
+        0.875,
+        "nearest",
+        0,
+        "gaussian5",
+        "top1",
+        "max",
+        "list",
+        "unknown",
+        None,
+        False,
+        *EXACT,
+    ),
+    "multiflow-released": (
+        256,
+        1.0,
+        "nearest",
+        254,
+        "none",
+        "patch",
+        "mean",
+        "list",
+        "unknown",
+        5.0,
+        True,
+        "images",
+        10000,
+        0,
+    ),
 }
 
 
@@ -41,6 +88,7 @@ def test_every_protocol_says_all_that_it_sets(name):
     words = resolve(name, EvalConfig(), 224).words()
     assert words["evaluation"].startswith(f"{name}: ")
     assert all(words.values())
+    assert ("strips" in words["pixel_metrics"]) == name.endswith("-released")
     assert "middle 0.875" in words["pixel_metrics"] or name != "dinomaly"
 
 

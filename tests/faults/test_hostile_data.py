@@ -48,7 +48,7 @@ from mvead_jax.runtime import errors
 from mvead_jax.config.schema import DataConfig
 from mvead_jax.data.check import check_data
 from mvead_jax.data.check_text import as_text
-from mvead_jax.jobs.train import open_index
+from mvead_jax.jobs.inputs import open_index
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
 
 def main():

@@ -17,8 +17,10 @@ from mvead_jax.decision.conformal import p_value, threshold
 from mvead_jax.decision.decide import OPTIMISTIC
 from mvead_jax.decision.rates import clopper_pearson
 from mvead_jax.jobs.decision import check_held_out
-from mvead_jax.jobs.score import evaluate_again, score
-from mvead_jax.jobs.train import open_index, train
+from mvead_jax.jobs.evaluate_again import evaluate_again
+from mvead_jax.jobs.inputs import open_index
+from mvead_jax.jobs.score import score
+from mvead_jax.jobs.train import train
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import STATE, bank_sizes

@@ -18,10 +18,9 @@ from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.evaluation.metrics import LEVELS
 from mvead_jax.evaluation.regions import aupro
 from mvead_jax.evaluation.score_files import ScoreFiles, read_images, read_maps, read_replicates
-from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import scores_folder
 from mvead_jax.jobs.evaluate import evaluate
-from mvead_jax.jobs.score import evaluate_again
+from mvead_jax.jobs.evaluate_again import evaluate_again
 from mvead_jax.methods.mvead.config import MveadConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import write_json
@@ -185,8 +184,8 @@ def test_evaluating_again_gives_the_same_bytes_without_model_or_backbone(run, mo
         return {path: path.read_bytes() for path in paths}
 
     before = files()
-    for name in ("load_method_backbone", "Job", "split_features"):
-        monkeypatch.setattr(score_module, name, None)
+    for name in ("inputs.load_method_backbone", "inputs.split_features", "workdir.Job"):
+        monkeypatch.setattr(f"mvead_jax.jobs.{name}", None)
     found = evaluate_again(run, protocols=["mvad"])
     assert found["protocol"]["method"] == "drawn"
     assert before == files()

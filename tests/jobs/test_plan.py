@@ -7,9 +7,10 @@ from fake_realiad import write_realiad
 
 from mvead_jax.config.io import load_config
 from mvead_jax.data.readers import open_data
+from mvead_jax.jobs.inputs import load_method_backbone
 from mvead_jax.jobs.plan import scoring_parts, training_parts
 from mvead_jax.jobs.score import score
-from mvead_jax.jobs.train import load_method_backbone, train
+from mvead_jax.jobs.train import train
 from mvead_jax.methods.base import Spec
 from mvead_jax.runtime import disk
 from mvead_jax.runtime.disk import Part, check_room, describe, folder_bytes

@@ -59,3 +59,10 @@ def test_maps_are_cut_off_at_the_bounds_and_only_there():
     np.testing.assert_array_equal(cut.enlarged(places), np.clip(plain.enlarged(places), -1, 2))
     assert levels(cut)["pixel"]["auroc"] != levels(plain)["pixel"]["auroc"]
     assert levels(cut)["image"] == levels(plain)["image"]
+
+
+def test_the_log_of_mvad_counts_in_strips_with_the_exact_figures_beside_them():
+    exact, counted = (levels(scene(name=name))["pixel"] for name in ("mvad", "mvad-released"))
+    assert counted["strips"] == 50
+    assert counted["exact"] == {name: exact[name] for name in counted["exact"]}
+    assert all(0 < abs(counted[name] - own) < 0.05 for name, own in counted["exact"].items())

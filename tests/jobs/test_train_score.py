@@ -19,9 +19,11 @@ from sklearn import metrics as sklearn_metrics
 
 from mvead_jax.config.io import load_config, override
 from mvead_jax.config.schema import BackboneConfig, DataConfig, EvalConfig
+from mvead_jax.jobs import evaluate_again as evaluate_again_module
 from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import train as train_module
-from mvead_jax.jobs.score import evaluate_again, score
+from mvead_jax.jobs.evaluate_again import evaluate_again
+from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import DataProblems, UserError
@@ -359,7 +361,7 @@ def test_scores_are_not_written_between_reading_and_evaluating_them(run, tmp_pat
     seen = []
     between(
         monkeypatch,
-        score_module,
+        evaluate_again_module,
         "check_score_files",
         lambda: seen.append(assert_at_work(tmp_path / "run/scores")),
     )

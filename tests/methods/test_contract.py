@@ -18,8 +18,9 @@ from mvead_jax.evaluation.score_files import read_images, read_maps
 from mvead_jax.features.cache import Extraction
 from mvead_jax.features.extraction import extract
 from mvead_jax.jobs.dry_run import plan_scoring, plan_training
+from mvead_jax.jobs.inputs import inputs_of, load_method_backbone, open_index
 from mvead_jax.jobs.score import score
-from mvead_jax.jobs.train import inputs_of, load_method_backbone, open_index, train
+from mvead_jax.jobs.train import train
 from mvead_jax.jobs.workdir import Job, checked_facts, model_folder, trained_geometries
 from mvead_jax.methods.base import Trains, map_shape, parameter_count
 from mvead_jax.methods.registry import METHODS

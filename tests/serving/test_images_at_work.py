@@ -17,7 +17,8 @@ from mvead_jax.config.schema import BackboneConfig, DataConfig, EvalConfig
 from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.evaluation.tables import format_table
 from mvead_jax.jobs.dry_run import plan_scoring, plan_training
-from mvead_jax.jobs.score import evaluate_again, score
+from mvead_jax.jobs.evaluate_again import evaluate_again
+from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
 from mvead_jax.jobs.workdir import model_folder, trained_images
 from mvead_jax.methods.patchcore.config import PatchCoreConfig

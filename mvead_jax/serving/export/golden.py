@@ -20,7 +20,8 @@ from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_json, write_tensors
 from mvead_jax.serving.export.function import load_exported
-from mvead_jax.serving.inspector import Inspection, Inspector
+from mvead_jax.serving.inspection import Inspection
+from mvead_jax.serving.inspector import Inspector
 
 FOLDER = "golden"
 TOLERANCE = 1e-5  # of the largest score of a sample

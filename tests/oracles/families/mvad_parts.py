@@ -21,6 +21,9 @@ from flax import nnx
 from oracles.check import Difference, compare, sampled
 from scipy.ndimage import gaussian_filter
 
+from mvead_jax.evaluation.pooling import largest_of_views
+from mvead_jax.evaluation.ranking import auroc, average_precision, f1_max
+from mvead_jax.evaluation.strips import strip_metrics
 from mvead_jax.methods.distillation import image_scores
 from mvead_jax.methods.mvad import objective
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig
@@ -31,7 +34,7 @@ from mvead_jax.methods.mvad.window_attention import Selection
 from mvead_jax.methods.positions import position_map
 from mvead_jax.postprocess.pooling import pooled
 
-CASES = ("mvad_mvas*.npz", "misc_anomaly_map*.npz", "lr_mvad*.json", "params_mvad*.json")
+CASES = ("mvad_mvas*.npz", "misc_anomaly_map*.npz", "misc_metrics*.npz", "lr_mvad*.json", "params_mvad*.json")
 AMBIGUOUS = 1e-4  # of a routing score: two windows closer than that may be chosen either way
 
 
@@ -40,6 +43,8 @@ def check(path: Path) -> Iterator[Difference]:
         case = json.loads(path.read_text())
         return _rates(case) if "steps_per_epoch" in case else _parameters(case)
     case = dict(np.load(path))
+    if "masks" in case:
+        return _metrics(case)
     return _mvas(case) if "features" in case else _maps(case)
 
 
@@ -147,6 +152,34 @@ def _anomaly_maps(
 
 def _smoothed(maps: np.ndarray, sigma: float) -> np.ndarray:
     return np.stack([gaussian_filter(x.astype(np.float64), sigma) for x in maps]) if sigma else maps
+
+
+# ---- metrics as MVAD's and Multi-Flow's released codes count them; those of images are scikit-learn's
+
+
+def _metrics(case: dict) -> Iterator[Difference]:
+    maps, labels = case["maps"], case["image_label"]
+    masks = np.unpackbits(case["masks"], count=maps.size).reshape(maps.shape).astype(bool)
+    sample = np.repeat(np.arange(len(case["sample_label"])), len(maps) // len(case["sample_label"]))
+    images = maps.max((1, 2))
+    samples = largest_of_views(images, sample)
+    for level, scores, own in (("sa", samples, case["sample_label"]), ("sp", images, labels)):
+        for name, metric in (("AUROC", auroc), ("AP", average_precision), ("F1_max", f1_max)):
+            yield compare(f"{level} {name}", metric(scores, own), case[f"mvad/m{name}_{level}_max"], 1e-9)
+    found = strip_metrics(lambda: [(maps, masks)], 50, f1_steps=20)
+    for name, metric in (("AUROC", "auroc"), ("AP", "ap"), ("F1_max", "f1_max"), ("AUPRO", "aupro")):
+        yield compare(f"px {name}", found[metric], case[f"mvad/m{name}_px"], 1e-8)
+
+    bounds = case["flow_clamp"]
+    clipped = np.clip(maps, *bounds.astype(maps.dtype))
+    found = strip_metrics(lambda: [(clipped, masks)], 10_000, bounds=bounds)
+    for name, metric in (("auroc", "auroc"), ("aupr", "ap"), ("aupro", "aupro")):
+        yield compare(f"flow px {name}", found[metric], case[f"flow_adeval/p_{name}"], 1e-8)
+    mean = np.bincount(sample, images) / np.bincount(sample)
+    yield compare("flow image", auroc(images, labels), case["flow/image_auroc_max"], 1e-9)
+    yield compare(
+        "flow sample", auroc(mean, case["sample_label"]), case["flow/sample_auroc_mean_of_max"], 1e-9
+    )
 
 
 def _rates(case: dict) -> Iterator[Difference]:

@@ -1,0 +1,135 @@
+"""What an Inspector found on one part: scores, decision, place, and words for people and programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from mvead_jax.decision.decide import Decision
+from mvead_jax.evaluation.enlarging import enlarge
+from mvead_jax.postprocess.pooling import Pooling, pooled
+from mvead_jax.runtime.errors import UserError
+
+
+@dataclass(frozen=True)
+class Place:
+    """The patch with the highest score of a view: its row and column in the map, and where it lies in the
+    upright picture, in pixels: left, top, right, bottom."""
+
+    row: int
+    column: int
+    box: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found on one part.
+
+    Attributes:
+      category: the kind of part. views: the model's cameras, in the order of axis V.
+      maps: anomaly maps; NaN where the view is missing, as in the scores.
+      view_scores: by which the part is scored and decided about. image_scores: of the images by themselves.
+      sizes: (W, H) of the upright pictures, by the views that were given.
+      decision: pass or fail, if the run holds samples out for that (docs/decision.md).
+      warnings: what speaks against the scores: pictures of another shape than in training, by view.
+    """
+
+    category: str
+    views: tuple[str, ...]
+    maps: Float32[np.ndarray, "V h w"]
+    view_scores: Float32[np.ndarray, " V"]
+    image_scores: Float32[np.ndarray, " V"]
+    sizes: Mapping[str, tuple[int, int]]
+    pooling: Pooling = "max"
+    decision: Decision | None = None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The score of each image that was given, as images.csv has it."""
+        return {
+            view: float(score)
+            for view, score in zip(self.views, self.image_scores, strict=True)
+            if view in self.sizes
+        }
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(view for view in self.views if view not in self.sizes)
+
+    @property
+    def worst_view(self) -> str:
+        """The view with the highest score; the first of them on a tie."""
+        given = [at for at, view in enumerate(self.views) if view in self.sizes]
+        return self.views[max(given, key=lambda at: self.view_scores[at])]
+
+    @property
+    def score(self) -> float:
+        """The score of the part, as samples.csv has it."""
+        given = [view in self.sizes for view in self.views]
+        return float(pooled(self.view_scores[None, given], self.pooling)[0])
+
+    @property
+    def place(self) -> Place:
+        """Where in the worst view its score was found."""
+        own = self.map_of(self.worst_view)
+        (rows, columns), (width, height) = own.shape, self.sizes[self.worst_view]
+        row, column = (int(at) for at in np.unravel_index(int(own.argmax()), own.shape))
+        left, right = (round(at * width / columns) for at in (column, column + 1))
+        top, bottom = (round(at * height / rows) for at in (row, row + 1))
+        return Place(row, column, (left, top, right, bottom))
+
+    @property
+    def text(self) -> str:
+        """One sentence for people."""
+        if self.decision is not None:
+            words = self.decision.text()
+        else:
+            left, top, right, bottom = self.place.box
+            where = f"x {left} to {right}, y {top} to {bottom}"
+            words = f"most unusual in {self.worst_view}, score {self.score:.4g}, at {where}"
+        words += f"; without {', '.join(self.missing)}" if self.missing else ""
+        return words + "".join(f"; warning: {warning}" for warning in self.warnings)
+
+    def map_of(self, view: str) -> Float32[np.ndarray, "h w"]:
+        """The patch scores of one view."""
+        return self.maps[self.views.index(view)]
+
+    def pixel_map(self, view: str) -> Float32[np.ndarray, "H W"]:
+        """The scores of one view at the size of its upright picture, bilinear."""
+        if view not in self.sizes:
+            raise UserError(f"view {view}: the sample has none; it has {', '.join(self.sizes)}")
+        width, height = self.sizes[view]
+        return enlarge(self.map_of(view)[None], height, width)[0]
+
+    def as_json(self) -> dict[str, Any]:
+        """All but the maps, in plain types."""
+        return {
+            "category": self.category,
+            "score": self.score,
+            "worst_view": self.worst_view,
+            "place": list(self.place.box),
+            "views": self.scores,
+            "missing": list(self.missing),
+            "warnings": list(self.warnings),
+            "decision": None if self.decision is None else _as_json(self.decision),
+            "text": self.text,
+        }
+
+
+def _as_json(decision: Decision) -> dict[str, Any]:
+    """Without the score, which stands beside it, and words."""
+    return {
+        "decision": decision.decision,
+        "p_value": decision.p_value,
+        "threshold": decision.threshold,
+        "false_alarms": decision.false_alarms,
+        "held_out": decision.calibration,
+        "view": decision.blamed,
+        "place": None if decision.place is None else list(decision.place),
+        "views": {one.view: {"p_value": one.p_value, "threshold": one.threshold} for one in decision.views},
+    }
