@@ -6,13 +6,14 @@ python scripts/reproduce.py table1 --output runs/realiad --config.data.root=DIR 
 python scripts/reproduce.py table2 --output runs/realiad --config.data.root=DIR
 python scripts/reproduce.py fig5 --output runs/fig5 --config.data.root=DIR [--backbones dinov2-small] \
     [--centers 1,20]
-python scripts/reproduce.py compare --output runs/study --config.data.root=DIR CONFIG CONFIG ...
+python scripts/reproduce.py compare --output runs/study --root DIR [--root DIR ...] CONFIG CONFIG ...
 python scripts/reproduce.py kinds --workdir runs/patchcore --workdir runs/mvead [--output runs/kinds]
 
 table3 is the ablation, ten rows. table1 (samples) and table2 (pictures) have a line for each category, and
 share their runs if they share --output: one for each category, and one for all (--setting single, multi, or
 both). fig5 varies the backbone at K = 20 centres and K on dinov2-base. compare sets any configs beside the
-first. kinds compares finished runs by kind of defect, and by whether another view sees the defect too.
+first, over all categories of one data set or several, with standard errors and what each costs. kinds
+compares finished runs by kind of defect, and by whether another view sees the defect too.
 
 Run again with the same --output it goes on with the next row. The table is in <output>/<table>.md and .json,
 made anew after each row. Any config field is set by --config.<section>.<field>=<value> for all rows, such as
@@ -25,14 +26,15 @@ exit codes: 0 all rows are there; 1 a row failed; 2 a mistake in the command or 
 import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from mvead_jax.comparison import papers
+from mvead_jax.comparison.configs_table import configs_table
 from mvead_jax.comparison.defect_kinds import kinds_of
 from mvead_jax.comparison.paper_tables import (
     LEVEL_OF_TABLE,
     Table,
-    comparison,
     figure5,
     kinds_table,
     table3,
@@ -53,6 +55,7 @@ from mvead_jax.jobs.reproduce import (
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.files import read_json, write_json
 from mvead_jax.runtime.paths import expanded
+from mvead_jax.serving.latency import sample_milliseconds
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BACKBONES = "dinov2-small,dinov2-base,dinov2-large,dinov2-giant"
@@ -147,18 +150,43 @@ def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[st
 def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
     """Any configs beside the first; a field that only some methods have is set in theirs."""
     configs = {spec: load_config(spec) for spec in arguments.configs}
-    runs = [
-        Run(_name(spec), override(config, _of_method(config, overrides, configs.values())))
-        for spec, config in configs.items()
-    ]
-    names = [one.name for one in runs]
+    names = [_name(spec) for spec in configs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"compare: two configs would share the folder {twice[0]}; run one of them elsewhere")
+    runs: dict[str, dict[str, Run]] = {name: {} for name in names}
+    for (root, changes), (spec, config) in product(_roots(arguments, overrides).items(), configs.items()):
+        own = override(config, _of_method(config, {**overrides, **changes}, configs.values()))
+        runs[_name(spec)][root] = Run(
+            f"{root}/{_name(spec)}" if len(arguments.root) > 1 else _name(spec), own
+        )
+    latencies, output = arguments.output / "latencies.json", arguments.output
 
     def table(failed: Mapping[str, str]) -> Table:
-        return comparison({one.name: outcome(one, arguments.output, failed.get(one.name)) for one in runs})
+        found = {
+            name: {root: outcome(one, output, failed.get(one.name)) for root, one in own.items()}
+            for name, own in runs.items()
+        }
+        known = read_json(latencies, "times of reproduce.py") if latencies.exists() else {}
+        for name, own in runs.items():
+            root = next((root for root in own if found[name][root].metrics), None)
+            if root and name not in known:
+                known[name] = sample_milliseconds(output / own[root].name, own[root].config)
+                write_json(latencies, known)
+        return configs_table(found, known)
 
-    return _perform(runs, arguments.output, table)
+    ordered = [own[root] for root in next(iter(runs.values())) for own in runs.values()]
+    return _perform(ordered, output, table)
+
+
+def _roots(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the data sets by the names of their folders, with the fields that choose each."""
+    if not arguments.root:
+        return {overrides.get("data.root", "data"): {}}
+    _refuse(overrides, ("data.root",), "use --root")
+    found = {path.name: {"data.root": str(path)} for path in arguments.root}
+    if len(found) < len(arguments.root):
+        raise UserError("--root: two data sets have the same folder name; their runs would share a folder")
+    return found
 
 
 def kinds(arguments: argparse.Namespace) -> None:
@@ -271,6 +299,9 @@ def main() -> None:
 
     table = tables.add_parser(
         "compare", parents=[shared], help="any configs beside the first", allow_abbrev=False
+    )
+    table.add_argument(
+        "--root", action="append", type=expanded, default=[], help="a data set; give it for each of several"
     )
     table.add_argument("configs", nargs="+", help="configs/<name>.py or configs/<name>.py:<argument>")
     table.set_defaults(job=compare)

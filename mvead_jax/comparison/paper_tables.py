@@ -37,6 +37,7 @@ class Outcome:
       metrics: the content of its metrics.json, or None.
       commit, devices: of the program and the machine that trained it.
       seconds: of training, from features in the cache to banks on disk.
+      megabytes: of its models on disk.
       resumed: it was stopped and went on, so `seconds` are those of its last stretch only.
       error: why it has no metrics.
     """
@@ -45,6 +46,7 @@ class Outcome:
     commit: str | None = None
     devices: Sequence[str] = ()
     seconds: float | None = None
+    megabytes: float | None = None
     resumed: bool = False
     error: str | None = None
 
@@ -201,27 +203,6 @@ def figure5(outcomes: Mapping[tuple[str, int], Outcome], milliseconds: Mapping[s
         title, [markdown(header, lines, left=1), note], {f"{b} K={k}": o for (b, k), o in outcomes.items()}
     )
     return Table("fig5", {"title": title, "unit": "percent", "devices": devices, "rows": rows}, text)
-
-
-def comparison(outcomes: Mapping[str, Outcome]) -> Table:
-    """Runs beside the first. outcomes: by name."""
-    first = next(iter(outcomes.values()))
-    rows, lines = [], []
-    for name, outcome in outcomes.items():
-        ours = {f"{level}_auroc": outcome.mean(level) for level in ("sample", "image")}
-        gains = {
-            f"{level}_auroc_gain": _minus(outcome.mean(level), first.mean(level))
-            for level in ("sample", "image")
-        }
-        rows.append({"name": name, "ours": ours | gains} | outcome.facts())
-        lines.append([name, *map(figure, ours.values()), *map(difference, gains.values())])
-    header = ["run", "sample AUROC", "image AUROC", "sample - first", "image - first"]
-    title = "AUROC in percent, plain mean over the categories"
-    parts = [f"# {title}", markdown(header, lines, left=1)]
-    if failed := [f"- {name}: {outcome.error}" for name, outcome in outcomes.items() if outcome.error]:
-        parts.append("Failed:\n\n" + "\n".join(failed))
-    parts.append(format_protocols({name: one.protocol() for name, one in outcomes.items() if one.metrics}))
-    return Table("compare", {"title": title, "unit": "percent", "rows": rows}, "\n\n".join(parts) + "\n")
 
 
 def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> Table:

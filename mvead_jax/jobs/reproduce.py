@@ -34,6 +34,7 @@ from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.provenance import config_digest
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
+from mvead_jax.runtime.disk import folder_bytes
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, whole, write_json, write_text
 
@@ -141,6 +142,7 @@ def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
         commit=machine["commit"],
         devices=tuple(machine["devices"]),
         seconds=sum(seconds.values()) if seconds else None,
+        megabytes=folder_bytes(workdir / "models") / 1e6,
         resumed=sum(event["stage"] == "start" for event in events[:last]) > 1,
         error=error,
     )

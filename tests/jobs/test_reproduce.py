@@ -6,6 +6,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fake_realiad import write_realiad
 
@@ -40,7 +41,7 @@ def call(root):
         before = sys.argv
         sys.argv = ["reproduce.py", *map(str, arguments)]
         if arguments[0] != "kinds":
-            sys.argv += [f"--config.data.root={data}", *tiny]
+            sys.argv += [*([f"--config.data.root={data}"] if data else []), *tiny]
         if arguments[0] == "fig5":
             sys.argv = [one for one in sys.argv if "centers=" not in one and "backbone.name" not in one]
         try:
@@ -221,6 +222,44 @@ def test_compare_sets_configs_beside_the_first(call, tmp_path):
     # A field of one method is set where there is one.
     assert third["protocol"]["fusion"].startswith("eam")
     assert third["protocol"]["trained"] == "nothing"
+
+
+def test_compare_over_two_data_sets_gives_the_standard_error_of_the_paired_gains(call, tmp_path):
+    made = {"categories": ("usb", "bolt"), "size": 32, "views": 2, "train": 3, "normal": 2, "defective": 2}
+    roots = [write_realiad(tmp_path / name, seed=seed, **made) for seed, name in enumerate(("one", "two"), 7)]
+    specs = [f"{ROOT / 'configs/study.py'}:{variant}" for variant in ("patchcore", "hull")]
+    options = [part for root in roots for part in ("--root", root)]
+    assert call("compare", "--output", tmp_path / "study", *options, *specs, tiny=BARE, data=None) == 0
+    found = content(tmp_path / "study", "compare")
+    first, second = found["rows"]
+    assert found["data"] == [root.name for root in roots]
+    assert first["cells"] == second["cells"] == 4
+    values = {
+        name: [
+            json.loads((tmp_path / f"study/{root.name}/study-{name}/scores/metrics.json").read_text())
+            for root in roots
+        ]
+        for name in ("patchcore", "hull")
+    }
+    cells = {
+        name: [100 * own["categories"][c]["image"]["auroc"] for own in two for c in ("usb", "bolt")]
+        for name, two in values.items()
+    }
+    gains = np.subtract(cells["hull"], cells["patchcore"])
+    assert second["ours"]["image_auroc"] == pytest.approx(np.mean(cells["hull"]))
+    assert second["ours"]["image_auroc_gain"] == pytest.approx(gains.mean())
+    assert second["standard_errors"]["image_auroc_gain"] == pytest.approx(gains.std(ddof=1) / 2)
+    assert second["cost"]["milliseconds_a_sample"] > 0
+    assert second["cost"]["model_megabytes"] > 0
+    assert "±" in (tmp_path / "study/compare.md").read_text()
+
+
+def test_compare_refuses_data_sets_of_one_folder_name(call, tmp_path):
+    options = ("--root", tmp_path / "a/rig", "--root", tmp_path / "b/rig")
+    with pytest.raises(UserError, match="same folder name"):
+        call("compare", "--output", tmp_path / "study", *options, "configs/hull.py", tiny=(), data=None)
+    with pytest.raises(UserError, match="use --root"):
+        call("compare", "--output", tmp_path / "study", *options, "configs/hull.py", tiny=())
 
 
 def test_compare_refuses_a_field_that_no_config_has(call, tmp_path):
