@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from mvead_jax.comparison.defect_kinds import BY_VIEWS
 from mvead_jax.comparison.paper_tables import Outcome, Table
 from mvead_jax.evaluation.markdown import difference, figure, format_protocols, markdown
 
-# The measures of the table: (level, metric), by the name of its columns.
+# The measures of the first table, by the name of the columns: (level, metric).
 MEASURES = {
-    "sample_auroc": ("sample", "auroc"),
-    "image_auroc": ("image", "auroc"),
-    "pixel_ap": ("pixel", "ap"),
-    "pixel_aupro": ("pixel", "aupro"),
-}
-_TITLES = {
-    "sample_auroc": "sample AUROC",
-    "image_auroc": "image AUROC",
-    "pixel_ap": "pixel AP",
-    "pixel_aupro": "AUPRO",
+    "sample AUROC": ("sample", "auroc"),
+    "image AUROC": ("image", "auroc"),
+    "pixel AP": ("pixel", "ap"),
+    "AUPRO": ("pixel", "aupro"),
 }
 Cell = tuple[str, str]  # a data set and a category of it
+Values = dict[str, dict[Cell, float]]  # of each measure, in percent
 
 
 class Estimate(NamedTuple):
@@ -55,55 +51,94 @@ def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: M
     """
     values = {name: _values(own) for name, own in outcomes.items()}
     first = next(iter(values.values()))
-    sets = list(dict.fromkeys(root for own in outcomes.values() for root in own))
-    rows, lines, families = [], [], []
-    for name, own in outcomes.items():
-        means = {measure: estimate(list(values[name][measure].values())) for measure in MEASURES}
-        gains = {measure: estimate(_gains(values[name][measure], first[measure])) for measure in MEASURES}
-        cost = {
-            "training_seconds": _total(one.seconds for one in own.values()),
-            "milliseconds_a_sample": milliseconds.get(name),
-            "model_megabytes": _total(one.megabytes for one in own.values()),
-        }
-        rows.append(
-            {
-                "name": name,
-                "cells": len(values[name]["sample_auroc"]),
-                "ours": {key: one.mean for key, one in means.items()}
-                | {f"{key}_gain": one.mean for key, one in gains.items()},
-                "standard_errors": {key: one.error for key, one in means.items()}
-                | {f"{key}_gain": one.error for key, one in gains.items()},
-                "cost": cost,
+    rows = [
+        {"name": name, "cells": len(values[name]["sample AUROC"])}
+        | _estimates(values[name], first)
+        | {
+            "cost": {
+                "training_seconds": _total(one.seconds for one in own.values()),
+                "milliseconds_a_sample": milliseconds.get(name),
+                "model_megabytes": _total(one.megabytes for one in own.values()),
             }
-            | _facts(own)
-        )
-        cells = [*(one.text for one in means.values()), *(one.signed for one in gains.values())]
-        lines.append([name, *cells, *(figure(one, 0) for one in cost.values())])
-        families.append([name, *_by_category(values[name]["sample_auroc"], first["sample_auroc"])])
-    header = ["run", *_TITLES.values(), *(f"{title} - first" for title in _TITLES.values())]
-    header += ["training s", "ms a sample", "model MB"]
+        }
+        | _facts(own)
+        for name, own in outcomes.items()
+    ]
+    sets = list(dict.fromkeys(root for own in outcomes.values() for root in own))
     title = "Configs beside the first; percent, plain mean over the cells, ± standard error"
     note = (
         f"A cell is a category of one data set ({', '.join(sets)}). Training: of all models together, from features in "
         "the cache to what is learned on disk. Milliseconds: images of one sample to its scores, backbone included, "
         "median of five on this device. Model: of all cells, on disk."
     )
-    names = sorted({category for _, category in first["sample_auroc"]})
-    parts = [f"# {title}", markdown(header, lines, left=1), note]
-    if len(names) > 1:
-        parts.append(f"Sample AUROC by category:\n\n{markdown(['run', *names], families, left=1)}")
+    parts = [f"# {title}", _main_part(rows, values, first), note]
+    parts += [_by_views_part(values, first), _by_category_part(values), _failed_part(outcomes)]
+    told = {name: next((one for one in own.values() if one.metrics), None) for name, own in outcomes.items()}
+    parts.append(format_protocols({name: one.protocol() for name, one in told.items() if one}))
+    content = {"title": title, "unit": "percent", "data": sets, "rows": rows}
+    return Table("compare", content, "\n\n".join(part for part in parts if part) + "\n")
+
+
+def _main_part(rows: Sequence[Mapping[str, Any]], values: Mapping[str, Values], first: Values) -> str:
+    header = ["run", *MEASURES, *(f"{measure} - first" for measure in MEASURES)]
+    header += ["training s", "ms a sample", "model MB"]
+    lines = []
+    for row, own in zip(rows, values.values(), strict=True):
+        means = [estimate(list(own[measure].values())).text for measure in MEASURES]
+        gains = [estimate(_gains(own[measure], first[measure])).signed for measure in MEASURES]
+        lines.append([row["name"], *means, *gains, *(figure(one, 0) for one in row["cost"].values())])
+    return markdown(header, lines, left=1)
+
+
+def _by_views_part(values: Mapping[str, Values], first: Values) -> str:
+    lines = [
+        [name]
+        + [estimate(list(own[measure].values())).text for measure in BY_VIEWS]
+        + [estimate(_gains(own[measure], first[measure])).signed for measure in BY_VIEWS]
+        for name, own in values.items()
+    ]
+    header = ["run", *BY_VIEWS, *(f"{measure} - first" for measure in BY_VIEWS)]
+    return (
+        "Image AUROC by how many views see the defect (one, two, three or more), against all normal images:\n\n"
+        + markdown(header, lines, left=1)
+    )
+
+
+def _by_category_part(values: Mapping[str, Values]) -> str:
+    names = sorted({category for own in values.values() for _, category in own["sample AUROC"]})
+    if len(names) < 2:
+        return ""
+    lines = [
+        [run]
+        + [
+            estimate([value for (_, own), value in measured["sample AUROC"].items() if own == name]).text
+            for name in names
+        ]
+        for run, measured in values.items()
+    ]
+    return f"Sample AUROC by category:\n\n{markdown(['run', *names], lines, left=1)}"
+
+
+def _failed_part(outcomes: Mapping[str, Mapping[str, Outcome]]) -> str:
     failed = [
-        f"- {name}{f' on {root}' if len(sets) > 1 else ''}: {one.error}"
+        f"- {name}{f' on {root}' if len(own) > 1 else ''}: {one.error}"
         for name, own in outcomes.items()
         for root, one in own.items()
         if one.error
     ]
-    if failed:
-        parts.append("Failed:\n\n" + "\n".join(failed))
-    told = {name: next((one for one in own.values() if one.metrics), None) for name, own in outcomes.items()}
-    parts.append(format_protocols({name: one.protocol() for name, one in told.items() if one}))
-    content = {"title": title, "unit": "percent", "data": sets, "rows": rows}
-    return Table("compare", content, "\n\n".join(parts) + "\n")
+    return "Failed:\n\n" + "\n".join(failed) if failed else ""
+
+
+def _estimates(own: Values, first: Values) -> dict[str, Any]:
+    """Return means, gains and their standard errors of every measure."""
+    means = {measure: estimate(list(found.values())) for measure, found in own.items()}
+    gains = {measure: estimate(_gains(found, first[measure])) for measure, found in own.items()}
+    return {
+        "ours": {measure: one.mean for measure, one in means.items()},
+        "gains": {measure: one.mean for measure, one in gains.items()},
+        "standard_errors": {measure: one.error for measure, one in means.items()},
+        "standard_errors_of_gains": {measure: one.error for measure, one in gains.items()},
+    }
 
 
 def estimate(values: Sequence[float]) -> Estimate:
@@ -118,14 +153,14 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, math.sqrt(variance / count))
 
 
-def _values(outcomes: Mapping[str, Outcome]) -> dict[str, dict[Cell, float]]:
-    """Return each measure in percent by cell, without the cells in which it is not defined."""
-    found: dict[str, dict[Cell, float]] = {measure: {} for measure in MEASURES}
+def _values(outcomes: Mapping[str, Outcome]) -> Values:
+    """Return each measure by cell, without the cells in which it is not defined."""
+    found: Values = {measure: {} for measure in (*MEASURES, *BY_VIEWS)}
     for root, outcome in outcomes.items():
         categories = outcome.metrics["categories"] if outcome.metrics else {}
         for category, levels in categories.items():
-            for measure, (level, metric) in MEASURES.items():
-                value = levels[level][metric]
+            own = {measure: levels[level][metric] for measure, (level, metric) in MEASURES.items()}
+            for measure, value in {**own, **outcome.by_views.get(category, {})}.items():
                 if value is not None and not math.isnan(value):
                     found[measure][root, category] = 100 * value
     return found
@@ -135,12 +170,7 @@ def _gains(own: Mapping[Cell, float], first: Mapping[Cell, float]) -> list[float
     return [value - first[cell] for cell, value in own.items() if cell in first]
 
 
-def _by_category(own: Mapping[Cell, float], first: Mapping[Cell, float]) -> list[str]:
-    names = sorted({category for _, category in first})
-    return [estimate([v for (_, category), v in own.items() if category == name]).text for name in names]
-
-
-def _total(values) -> float | None:
+def _total(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) if known else None
 

@@ -6,7 +6,8 @@ never mixed.
     sample       defective samples of the kind against normal samples
     image        pictures that show the kind against all normal pictures
     seen once    as image, of samples that show the defect in exactly one view
-    seen again   as image, of samples that show it in at least two
+    seen twice   as image, of samples that show it in two
+    seen more    as image, of samples that show it in three or more
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from mvead_jax.data.records import defect_code
 from mvead_jax.evaluation.ranking import auroc
 from mvead_jax.evaluation.score_files import ImageLine
 
-MEASURES = ("sample", "image", "seen once", "seen again")
+BY_VIEWS = ("seen once", "seen twice", "seen more")
+MEASURES = ("sample", "image", *BY_VIEWS)
 ALL = "all"  # every kind together
 UNKNOWN = "unknown"  # a defective sample whose name tells no kind
 
@@ -61,6 +63,16 @@ def kinds_of(
     return {"categories": found, "mean": mean}
 
 
+def auroc_by_views(images: Iterable[ImageLine]) -> dict[str, dict[str, float]]:
+    """Return {category: {measure of BY_VIEWS: image AUROC of all kinds together}}, NaN without such a defect."""
+    found = kinds_of(images)["categories"]
+    return {
+        category: {measure: own[ALL][measure]["auroc"] for measure in BY_VIEWS}
+        for category, own in found.items()
+        if ALL in own
+    }
+
+
 def _of_category(
     samples: Mapping[str, Sequence[ImageLine]], kind_of: Callable[[str], str]
 ) -> dict[str, dict[str, dict[str, Any]]]:
@@ -80,7 +92,7 @@ def _of_category(
             own = defects[kind]
             own["sample"].append(top)
             own["image"] += showing
-            own["seen once" if len(showing) == 1 else "seen again"] += showing
+            own[BY_VIEWS[min(len(showing), len(BY_VIEWS)) - 1]] += showing
     return {
         kind: {
             measure: _measure(own[measure], normal["sample" if measure == "sample" else "image"])

@@ -38,6 +38,7 @@ class Outcome:
       commit, devices: of the program and the machine that trained it.
       seconds: of training, from features in the cache to banks on disk.
       megabytes: of its models on disk.
+      by_views: image AUROC of each category by how many views see the defect (defect_kinds.BY_VIEWS).
       resumed: it was stopped and went on, so `seconds` are those of its last stretch only.
       error: why it has no metrics.
     """
@@ -47,6 +48,7 @@ class Outcome:
     devices: Sequence[str] = ()
     seconds: float | None = None
     megabytes: float | None = None
+    by_views: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     resumed: bool = False
     error: str | None = None
 
@@ -228,8 +230,8 @@ def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, 
     title = "AUROC in percent by kind of defect, plain mean over the categories that have it"
     note = (
         "sample: defective samples of the kind against normal samples. image: pictures that show it against "
-        "all normal pictures. seen once, seen again: as image, of samples that show the defect in one view "
-        "only, or in two or more."
+        "all normal pictures. seen once, twice, more: as image, of samples that show the defect in one view, in "
+        "two, in three or more."
     )
     parts = [f"# {title}", markdown(header, sections, left=2), note, format_protocols(protocols)]
     content = {

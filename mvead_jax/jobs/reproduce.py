@@ -22,11 +22,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from mvead_jax.comparison.defect_kinds import auroc_by_views
 from mvead_jax.comparison.paper_tables import Outcome, Table
 from mvead_jax.config.io import differences, from_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.protocols import digest as evaluation_digest
 from mvead_jax.evaluation.protocols import resolve
+from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.jobs.estimate_geometry import geometry_origin, geometry_path, uses_geometry
 from mvead_jax.jobs.inputs import load_method_backbone, open_index, split_features
@@ -142,6 +144,7 @@ def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
         commit=machine["commit"],
         devices=tuple(machine["devices"]),
         seconds=sum(seconds.values()) if seconds else None,
+        by_views=auroc_by_views(read_images(workdir / "scores")),
         megabytes=folder_bytes(workdir / "models") / 1e6,
         resumed=sum(event["stage"] == "start" for event in events[:last]) > 1,
         error=error,

@@ -214,10 +214,10 @@ def test_compare_sets_configs_beside_the_first(call, tmp_path):
     assert call("compare", "--output", tmp_path / "study", *specs, tiny=changes) == 0
     first, second, third = content(tmp_path / "study", "compare")["rows"]
     assert [one["name"] for one in (first, second, third)] == [f"study-{variant}" for variant in variants]
-    assert first["ours"]["image_auroc_gain"] == 0
+    assert first["gains"]["image AUROC"] == 0
     metrics = json.loads((tmp_path / "study/study-evidence_all/scores/metrics.json").read_text())
-    gain = 100 * metrics["mean"]["image"]["auroc"] - first["ours"]["image_auroc"]
-    assert second["ours"]["image_auroc_gain"] == pytest.approx(gain)
+    gain = 100 * metrics["mean"]["image"]["auroc"] - first["ours"]["image AUROC"]
+    assert second["gains"]["image AUROC"] == pytest.approx(gain)
     assert second["protocol"]["patch_score"].endswith("of the highest anywhere")
     # A field of one method is set where there is one.
     assert third["protocol"]["fusion"].startswith("eam")
@@ -246,9 +246,11 @@ def test_compare_over_two_data_sets_gives_the_standard_error_of_the_paired_gains
         for name, two in values.items()
     }
     gains = np.subtract(cells["hull"], cells["patchcore"])
-    assert second["ours"]["image_auroc"] == pytest.approx(np.mean(cells["hull"]))
-    assert second["ours"]["image_auroc_gain"] == pytest.approx(gains.mean())
-    assert second["standard_errors"]["image_auroc_gain"] == pytest.approx(gains.std(ddof=1) / 2)
+    assert second["ours"]["image AUROC"] == pytest.approx(np.mean(cells["hull"]))
+    assert second["gains"]["image AUROC"] == pytest.approx(gains.mean())
+    assert second["standard_errors_of_gains"]["image AUROC"] == pytest.approx(gains.std(ddof=1) / 2)
+    assert second["ours"]["seen once"] == pytest.approx(second["ours"]["image AUROC"])  # all are seen once
+    assert second["ours"]["seen twice"] is None
     assert second["cost"]["milliseconds_a_sample"] > 0
     assert second["cost"]["model_megabytes"] > 0
     assert "±" in (tmp_path / "study/compare.md").read_text()
@@ -289,7 +291,7 @@ def test_kinds_puts_runs_beside_each_other(grid, call, tmp_path, capsys):
     }
     # The fake's defects show in the first half of the views: in one of two.
     assert expected["seen once"]["defects"] == 2
-    assert expected["seen again"]["defects"] == 0
+    assert expected["seen twice"]["defects"] == expected["seen more"]["defects"] == 0
 
 
 def test_kinds_of_runs_on_other_pictures_are_refused(grid, call, tmp_path):
