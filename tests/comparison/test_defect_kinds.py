@@ -66,9 +66,9 @@ def test_every_measure_is_the_share_of_pairs_in_order(seed):
 
 
 def test_the_order_of_the_lines_does_not_matter():
-    images = random_images(0, samples=90)
+    images = random_images(0)
     shuffled = [images[n] for n in np.random.default_rng(1).permutation(len(images))]
-    assert kinds_of(shuffled) == kinds_of(images)
+    assert repr(kinds_of(shuffled)) == repr(kinds_of(images))  # NaN is unlike itself
 
 
 def test_the_mean_is_over_the_categories_that_have_the_kind():
@@ -84,12 +84,12 @@ def test_the_mean_is_over_the_categories_that_have_the_kind():
 
 
 def test_raw_scores_of_two_categories_are_never_mixed():
-    images = random_images(2, samples=90)
+    images = random_images(2)
     moved = [
         ImageLine(i.category, i.sample, i.view, "", i.label, i.score + 1000 * (i.category == "b"))
         for i in images
     ]
-    assert kinds_of(moved) == kinds_of(images)
+    assert repr(kinds_of(moved)) == repr(kinds_of(images))
 
 
 def test_a_defective_object_whose_defect_no_view_shows_is_normal():
