@@ -36,7 +36,7 @@ class Estimate(NamedTuple):
         return difference(self.mean) + self._error()
 
     def _error(self) -> str:
-        return "" if self.error is None else f" ± {self.error:.1f}"
+        return "" if self.error is None else f" +/- {self.error:.1f}"
 
 
 def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: Mapping[str, float]) -> Table:
@@ -65,7 +65,7 @@ def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: M
         for name, own in outcomes.items()
     ]
     sets = list(dict.fromkeys(root for own in outcomes.values() for root in own))
-    title = "Configs beside the first; percent, plain mean over the cells, ± standard error"
+    title = "Configs beside the first; percent, plain mean over the cells, +/- standard error"
     note = (
         f"A cell is a category of one data set ({', '.join(sets)}). Training: of all models together, from features in "
         "the cache to what is learned on disk. Milliseconds: images of one sample to its scores, backbone included, "
