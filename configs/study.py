@@ -8,11 +8,16 @@
     evidence_all              the same, from anywhere in the other views
     standardised              the same, weight 0: only standardised by view
     mvead_evidence            evidence on attended features
-    hull                      PatchCore by the distance to the hull of the nearest patches , no evidence
+    hull                      PatchCore by the distance to the hull of the nearest patches, no evidence
     hull_lines                the same, images with the highest score on their lines (configs/hull.py)
     hull_anywhere             the same, from anywhere in the other views
     nearest_lines             PatchCore, images with the highest score on their lines
     mvead_hull                the hull on attended features
+    coreset, hull_half, hull_quarter, hull_tenth
+                              PatchCore on a tenth of the patches; the hull on a coreset of a half, quarter, tenth
+    patchcore_10, hull_10, patchcore_20, hull_20
+                              PatchCore and the hull on 10 or 20 of 40 samples; the others are held out
+    patchcore_512, hull_512   images of 512 x 512: four times as many patches
     untrained                 the fusion as it starts
     fast                      learning rate 1e-3 instead of 1e-4
     strong_negatives          λ = 5 instead of 0.1
@@ -49,6 +54,16 @@ VARIANTS = {
     "hull_lines": ("patchcore", {"score.distance": "hull", "score.image_evidence": "epipolar"}),
     "hull_anywhere": ("patchcore", {"score.distance": "hull", "score.image_evidence": "all"}),
     "nearest_lines": ("patchcore", {"score.image_evidence": "epipolar"}),
+    "coreset": ("patchcore", {"bank.kind": "coreset", "bank.share": "0.1"}),
+    "hull_half": ("patchcore", {"score.distance": "hull", "bank.kind": "coreset", "bank.share": "0.5"}),
+    "hull_quarter": ("patchcore", {"score.distance": "hull", "bank.kind": "coreset", "bank.share": "0.25"}),
+    "hull_tenth": ("patchcore", {"score.distance": "hull", "bank.kind": "coreset", "bank.share": "0.1"}),
+    "patchcore_10": ("patchcore", {"decision.held_out": "0.75"}),
+    "hull_10": ("patchcore", {"score.distance": "hull", "decision.held_out": "0.75"}),
+    "patchcore_20": ("patchcore", {"decision.held_out": "0.5"}),
+    "hull_20": ("patchcore", {"score.distance": "hull", "decision.held_out": "0.5"}),
+    "patchcore_512": ("patchcore", {"data.image_size": "512"}),
+    "hull_512": ("patchcore", {"score.distance": "hull", "data.image_size": "512"}),
     "mvead_hull": ("mvead", {"score.distance": "hull"}),
     "untrained": ("mvead", {"train.objective": "none"}),
     "fast": ("mvead", {"train.learning_rate": "1e-3"}),
