@@ -1,4 +1,4 @@
-"""MVEAD on your own pictures, sorted into folders or listed in a manifest.csv: docs/own_data.md.
+"""MVEAD on your own images, sorted into folders or listed in a manifest.csv: docs/own_data.md.
 
 python scripts/check_data.py DIR
 python scripts/train.py --config configs/folder.py --workdir runs/own --config.data.root=DIR

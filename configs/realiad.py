@@ -4,7 +4,7 @@ python scripts/train.py --config configs/realiad.py --workdir runs/realiad --con
 python scripts/score.py --workdir runs/realiad
 
 `--config.method=patchcore` is the baseline without fusion of views. The geometry is estimated from the normal
-pictures unless --config.geometry.cameras names a cameras.json.
+images unless --config.geometry.cameras names a cameras.json.
 
 Cost: 119 GB of feature cache in float32 (151,050 images x 256 patches x 768), half of it with
 --config.features.dtype=bfloat16; the bank of a category takes 0.2 GB a view. Running time: not measured here;

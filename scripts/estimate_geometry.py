@@ -2,7 +2,7 @@
 
 python scripts/estimate_geometry.py --config configs/realiad.py --workdir runs/realiad --config.data.root=DIR
 
-writes geometry/<category>.json and geometry/pictures/<category>.png into the workdir and prints the evidence
+writes geometry/<category>.json and geometry/images/<category>.png into the workdir and prints the evidence
 for each pair of views. --config.geometry.cameras=cameras.json takes given cameras instead;
 --config.geometry.matches=features or both matches patch features of the backbone too. An estimate that is
 already in the workdir is kept; delete it to estimate again.

@@ -9,7 +9,7 @@ For each seed banks are filled with the training samples that are not held out, 
 and then samples that the seed has not seen, by the library's own split, scores and decisions. Twice:
 
 - random lists: which good samples are for training and which for testing is drawn anew. Then the number of
-  false alarms of a seed follows the beta-binomial law whatever the pictures are, seeds are independent, and
+  false alarms of a seed follows the beta-binomial law whatever the images are, seeds are independent, and
   the interval of their mean is exact. It finds a leak, or a wrong rank; it can't find lists that differ.
 - the data set's own lists: the test samples are the same for all seeds, which are so not independent. The
   interval is that of simulated scores, drawn independently for all samples and scored by one and the same

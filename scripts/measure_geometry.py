@@ -2,7 +2,7 @@
 
 python scripts/measure_geometry.py data/rig --output docs/geometry_table.md
 
-estimates the geometry of every category from its training pictures alone, then measures it with true
+estimates the geometry of every category from its training images alone, then measures it with true
 correspondences: points of rendered parts that both views of a pair see. For each pair and each way to F it
 writes the median distance in pixels between the points and their lines: of single pairs by SIFT and by patch
 features (EfficientNet-Lite0 at 256), of the rig fitted to either and to both. Then what SIFT's geometry says

@@ -9,7 +9,7 @@ python scripts/reproduce.py fig5 --output runs/fig5 --config.data.root=DIR [--ba
 python scripts/reproduce.py compare --output runs/study --root DIR [--root DIR ...] CONFIG CONFIG ...
 python scripts/reproduce.py kinds --workdir runs/patchcore --workdir runs/mvead [--output runs/kinds]
 
-table3 is the ablation, ten rows. table1 (samples) and table2 (pictures) have a line for each category, and
+table3 is the ablation, ten rows. table1 (samples) and table2 (images) have a line for each category, and
 share their runs if they share --output: one for each category, and one for all (--setting single, multi, or
 both). fig5 varies the backbone at K = 20 centres and K on dinov2-base. compare sets any configs beside the
 first, over all categories of one data set or several, with standard errors and what each costs. kinds
@@ -175,7 +175,7 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
         return configs_table(found, known)
 
     ordered = [own[root] for root in next(iter(runs.values())) for own in runs.values()]
-    return _perform(ordered, output, table)
+    return _perform(ordered, output, table, warm=True)
 
 
 def _roots(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -203,7 +203,7 @@ def kinds(arguments: argparse.Namespace) -> None:
         if odd := pictures[name] ^ pictures[names[0]]:
             example = min("/".join(one[:3]) for one in odd)
             raise UserError(
-                f"{path / 'scores/images.csv'}: other pictures or labels than in {workdirs[0]} ({len(odd)}, "
+                f"{path / 'scores/images.csv'}: other images or labels than in {workdirs[0]} ({len(odd)}, "
                 f"as {example}); compare runs of one test split"
             )
     protocols = {name: read_metrics(path)["protocol"] for name, path in zip(names, workdirs, strict=True)}

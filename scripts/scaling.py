@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from mvead_jax.runtime.errors import UserError, run
 
-TRAINING, TEST, VIEWS = 36_465, 114_585, 5  # pictures of realiad_jsons
+TRAINING, TEST, VIEWS = 36_465, 114_585, 5  # images of realiad_jsons
 PATCHES, WIDTH, BLOCKS, EPOCHS = 256, 768, 7, 50
 QUERIES_AT_ONCE = 8 * PATCHES  # of a view: score.py gives a device eight samples at a time
 
@@ -66,9 +66,7 @@ def stages() -> list[Work]:
     passes = VIEWS * queries / QUERIES_AT_ONCE
     features = VIEWS * PATCHES * WIDTH * 4
     return [
-        Work(
-            "features of all pictures", pictures * picture, pictures * (PATCHES * WIDTH * 4 + 224 * 224 * 12)
-        ),
+        Work("features of all images", pictures * picture, pictures * (PATCHES * WIDTH * 4 + 224 * 224 * 12)),
         # Clean and masked, forward and twice that backward.
         Work("pre-training, 50 epochs", steps * 2 * 3 * fusion, steps * 2 * 3 * 6 * features),
         Work("fusing both splits", pictures / VIEWS * fusion, pictures / VIEWS * 2 * features),

@@ -1,4 +1,4 @@
-"""Score the test split of a trained run, or new pictures; or evaluate maps again.
+"""Score the test split of a trained run, or new images; or evaluate maps again.
 
 python scripts/score.py --workdir runs/realiad [--protocol mvad,official] [--config.data.root=DIR ...]
 python scripts/score.py --workdir runs/realiad --from-maps [--protocol mvad,official]
@@ -7,20 +7,20 @@ python scripts/score.py --workdir runs/realiad --input DIR --watch [--timeout S]
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
 metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
---config.eval.* say. --from-maps needs the scores folder and the data set's pictures and masks, and neither
+--config.eval.* say. --from-maps needs the scores folder and the data set's images and masks, and neither
 model nor features.
 
 Open <output>/report/index.html to see what was found; --no-report leaves it out.
 
 Writes samples.csv, images.csv, maps/, metrics.json, report/ and more (docs/usage.md) into <workdir>/scores/,
-or scores_<name of DIR>/, or --output. New pictures are <DIR>/<sample>/<view>.png by the views of training
+or scores_<name of DIR>/, or --output. New images are <DIR>/<sample>/<view>.png by the views of training
 (several categories: <DIR>/<category>/<sample>/<view>.png), or named as in Real-IAD.
 
 A run trained with decision.held_out says pass or fail too, for a false-alarm rate that may be changed here:
 --config.decision.false_alarms=0.1. --threshold-from-test-labels decides by the labels of the samples that
 are scored, to see what could be had at best: optimistic, and flagged so in all results.
 
---watch scores pictures as they come into DIR and appends a line for each sample to decisions.jsonl in the
+--watch scores images as they come into DIR and appends a line for each sample to decisions.jsonl in the
 output folder (docs/serving.md); it ends by Ctrl-C (exit code 130) or SIGTERM (143), after the sample in hand.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
@@ -75,7 +75,7 @@ def main() -> None:
             metrics = evaluate_again(arguments.workdir, output, **options)
         else:
             options["from_test_labels"] = arguments.threshold_from_test_labels
-            metrics = score(arguments.workdir, output, pictures=arguments.input, **options)
+            metrics = score(arguments.workdir, output, images=arguments.input, **options)
         if is_first():
             _print_results(output, metrics, protocols, labelled=arguments.input is None)
 
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--input",
         type=expanded,
-        help="folder of new pictures: <sample>/<view>.<ext>, or named as in Real-IAD",
+        help="folder of new images: <sample>/<view>.<ext>, or named as in Real-IAD",
     )
     parser.add_argument(
         "--output",
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 def _check(arguments: argparse.Namespace, protocols: Sequence[str]) -> None:
     """Raises UserError: options that do not go together."""
     if arguments.input and (protocols or arguments.from_maps):
-        raise UserError("--input: new pictures have no labels; leave out --protocol and --from-maps")
+        raise UserError("--input: new images have no labels; leave out --protocol and --from-maps")
     if arguments.threshold_from_test_labels and (arguments.input or arguments.from_maps):
         raise UserError(
             "--threshold-from-test-labels: decides while the test split is scored; leave out "
@@ -174,7 +174,7 @@ def _print_plan(
     text, parts = plan_scoring(
         arguments.workdir,
         arguments.output,
-        pictures=arguments.input,
+        images=arguments.input,
         overrides=overrides,
         protocols=protocols,
         from_test_labels=arguments.threshold_from_test_labels,

@@ -48,11 +48,11 @@ def write_scored(
     missing=(),
     name="{category}_{number:04d}_{kind}",
 ) -> Scored:
-    """Grey pictures, the same for all samples. Every second sample is defective, with one hot patch, of row 2
+    """Grey images, the same for all samples. Every second sample is defective, with one hot patch, of row 2
     and column 3, and a mask there in its first view; the first defective one has no heat: it is missed.
 
     Args:
-      size: (W, H) of the pictures.
+      size: (W, H) of the images.
       missing: (category, number of the sample, view) that are left out.
       name: of a sample; kind is OK or NG_HS.
     """

@@ -156,7 +156,7 @@ def check_views(index: DatasetIndex) -> None:
     """Raise UserError if a view has no training image."""
     for view, count in zip(index.views, index.present().sum(0), strict=True):
         if not count:
-            raise UserError(f"view {view}: no training picture of {', '.join(index.categories)}")
+            raise UserError(f"view {view}: no training image of {', '.join(index.categories)}")
 
 
 def seed_from(key: jax.Array) -> int:

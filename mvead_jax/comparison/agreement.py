@@ -1,4 +1,4 @@
-"""How far the scores of two runs on the same pictures agree."""
+"""How far the scores of two runs on the same images agree."""
 
 from __future__ import annotations
 

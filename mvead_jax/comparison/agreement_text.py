@@ -14,7 +14,7 @@ _SHOWN = 20  # problems and differences of a kind; --json has all
 
 def format_comparison(found: Mapping[str, Any]) -> str:
     """Metrics, scores, ranks, environments, and the verdict last."""
-    parts = [f"A: {found['a']}\nB: {found['b']}\n{found['images']} pictures in both"]
+    parts = [f"A: {found['a']}\nB: {found['b']}\n{found['images']} images in both"]
     parts += [_metrics(found, level) for level in LEVELS if level in found["metrics"]["mean"]]
     parts.append("Percent; differences B - A [95 % of the paired bootstrap over samples] p.")
     parts.append(_scores(found))

@@ -4,7 +4,7 @@ Every measure ranks some defects against the normals of the same category; raw s
 never mixed.
 
     sample       defective samples of the kind against normal samples
-    image        pictures that show the kind against all normal pictures
+    image        images that show the kind against all normal images
     seen once    as image, of samples that show the defect in exactly one view
     seen twice   as image, of samples that show it in two
     seen more    as image, of samples that show it in three or more
@@ -40,7 +40,7 @@ def kinds_of(
     """AUROC of every measure for each kind of defect.
 
     Args:
-      images: all scored pictures. Those without a label count only for the score of their sample.
+      images: all scored images. Those without a label count only for the score of their sample.
       kind_of: the kind of a defective sample, from its id. Which samples are defective, the labels say.
 
     Returns:

@@ -211,7 +211,7 @@ def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, 
     """Runs beside each other, by kind of defect.
 
     Args:
-      found: what `kinds_of` says of each run, by its name; all of the same pictures.
+      found: what `kinds_of` says of each run, by its name; all of the same images.
       protocols: of each run.
     """
     names = list(found)
@@ -229,8 +229,8 @@ def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, 
     header += [f"{name} - {names[0]}" for name in names[1:]]
     title = "AUROC in percent by kind of defect, plain mean over the categories that have it"
     note = (
-        "sample: defective samples of the kind against normal samples. image: pictures that show it against "
-        "all normal pictures. seen once, twice, more: as image, of samples that show the defect in one view, in "
+        "sample: defective samples of the kind against normal samples. image: images that show it against "
+        "all normal images. seen once, twice, more: as image, of samples that show the defect in one view, in "
         "two, in three or more."
     )
     parts = [f"# {title}", markdown(header, sections, left=2), note, format_protocols(protocols)]

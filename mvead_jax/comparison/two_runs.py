@@ -130,11 +130,11 @@ def compare(a: ScoredRun, b: ScoredRun, tolerances: Tolerances) -> dict[str, Any
     Differences are b - a, with [low, high] of 95 % and p of the paired bootstrap (evaluation/bootstrap.py).
 
     Raises:
-      UserError: the runs have no picture in common.
+      UserError: the runs have no image in common.
     """
     common = [key for key in a.images if key in b.images]
     if not common:
-        raise UserError(f"{a.name} and {b.name} have no picture in common; compare runs of one test split")
+        raise UserError(f"{a.name} and {b.name} have no image in common; compare runs of one test split")
     missing = {
         "only_a": sorted("/".join(key) for key in a.images.keys() - b.images.keys()),
         "only_b": sorted("/".join(key) for key in b.images.keys() - a.images.keys()),
@@ -176,7 +176,7 @@ def problems(found: Mapping[str, Any], tolerances: Tolerances) -> list[str]:
     ):
         if names := found[key]:
             more = ", ..." if len(names) > 5 else ""
-            lines.append(f"{len(names)} pictures {what}: {', '.join(names[:5])}{more}")
+            lines.append(f"{len(names)} images {what}: {', '.join(names[:5])}{more}")
     lines += [f"not the same experiment: {one}" for one in found["settings"]]
     for category, own in found["scores"].items():
         if not own["relative_largest"] <= tolerances.score:  # NaN neither

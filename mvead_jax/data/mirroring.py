@@ -2,7 +2,7 @@
 
 Some of Real-IAD's cameras store mirror images. The released code flips those files in place, which compresses
 the JPEGs a second time; here the table is data (data.mirrored), and images and masks are flipped when they are
-loaded. So features, maps, pictures of the report and places of defects are those of the flipped images.
+loaded. So features, maps, images of the report and places of defects are those of the flipped images.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class ViewScore:
     """A view of a sample beside the same view of the held-out ones.
 
     Attributes:
-      view: the camera. score: of the picture.
+      view: the camera. score: of the image.
       p_value, threshold: for this view alone, at the same target; None where there is no calibration.
     """
 
@@ -55,10 +55,10 @@ class Decision:
       calibration: the number of held-out samples behind it.
       views: those that the sample has, in their order.
       blamed: the view with the smallest p-value (ties: the furthest beyond its own threshold). Not always the
-        view with the highest score, for one camera's good pictures may score higher than another's bad ones.
+        view with the highest score, for one camera's good images may score higher than another's bad ones.
       missing: views that the sample lacks.
       basis: "held_out", or "test_labels": chosen by the labels that it is measured by.
-      place: (x, y), centre of the blamed view's highest patch in pixels of the stored picture, x right and
+      place: (x, y), centre of the blamed view's highest patch in pixels of the stored image, x right and
         y down from the corner; None until `located`.
     """
 
@@ -183,7 +183,7 @@ def located(
     """The decision with its place.
 
     Args:
-      maps: patch scores of at least the blamed view. sizes: (W, H) of its stored picture in pixels.
+      maps: patch scores of at least the blamed view. sizes: (W, H) of its stored image in pixels.
     """
     own = maps[decision.blamed]
     row, column = np.unravel_index(int(own.argmax()), own.shape)

@@ -23,7 +23,7 @@ from mvead_jax.config.schema import EvalConfig
 from mvead_jax.runtime.errors import UserError
 
 INPUT = -1  # size: that of the backbone's input
-OWN = 0  # size: that of the mask, or of the picture where there is none
+OWN = 0  # size: that of the mask, or of the image where there is none
 _CUSTOM_FIELDS = (
     *("size", "crop", "mask_resize", "mask_threshold", "smoothing"),
     *("image_score", "sample_score", "image_label"),
@@ -121,7 +121,7 @@ def _mvad() -> EvaluationProtocol:
     of it is left, so that tiny defects can vanish; maps at 256, gaussian of sigma 4, before the maximum.
 
     ADer's cal_anomaly_map resizes maps with align_corners=True in some of its branches: the centres of corner
-    pixels fall on those of corner patches. Here the corners of the pictures do, half a patch further out.
+    pixels fall on those of corner patches. Here the corners of the images do, half a patch further out.
     """
     source = "ADer / MVAD's public evaluator"
     return EvaluationProtocol("mvad", source, 256, smoothing="gaussian:4", image_label="mask")
@@ -150,10 +150,10 @@ def _official() -> EvaluationProtocol:
 
 
 def _dinomaly() -> EvaluationProtocol:
-    """Dinomaly's public utils.py: pictures resized to 448 and cropped to the middle 392; maps and masks of
+    """Dinomaly's public utils.py: images resized to 448 and cropped to the middle 392; maps and masks of
     that crop at 256, masks nearest and > 0, gaussian of 5 x 5 taps (sigma 4, zeros outside), top 1 %.
 
-    A backbone here sees the whole picture, so the crop (7/8 of either side) is taken from its map. Dinomaly's
+    A backbone here sees the whole image, so the crop (7/8 of either side) is taken from its map. Dinomaly's
     masks pass a bilinear resize to 448 before the nearest one, which widens them by up to a pixel; here they
     do not. Its maps are enlarged twice, with align_corners=True to 392 and bilinearly to 256; here once, with
     half-pixel centres. Its nearest masks are torch's, which round a place down; Pillow's take the pixel under

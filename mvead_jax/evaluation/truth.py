@@ -42,7 +42,7 @@ def read_mask(
     Pillow's bilinear resize weighs all pixels that fall on a new one (antialiased).
 
     Raises:
-      UserError: not a picture; names the path.
+      UserError: not an image; names the path.
     """
     return _as_compared(flipped_image(open_mask(root / mask), mirrored), protocol)
 

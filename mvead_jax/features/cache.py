@@ -2,7 +2,7 @@
 
 Each holds one tap [s,V,h,w,D] of a run of whole samples. Its name is the digest of the backbone (weights, taps
 that are computed together, precision, sizes, code), the preprocessing, device kind, JAX, and the SHA-256 of its
-pictures (data/contents.py, whose records lie beside the chunks). So another picture or setting makes another name, and
+images (data/contents.py, whose records lie beside the chunks). So another image or setting makes another name, and
 a chunk is written to a temporary name first: what has the right name was right and whole. It ends in the
 SHA-256 of its name and all its bytes: what has changed on the disk since, or was swapped, is found before it
 is used.
@@ -153,12 +153,12 @@ class Extraction:
         return -(-images // -(-images // self.batch_size))
 
     def pictures(self) -> dict[str, tuple[State, str]]:
-        """Return of each picture by its path: its state, as this process sees it, and its SHA-256, which the first
+        """Return of each image by its path: its state, as this process sees it, and its SHA-256, which the first
         process reads. All must call.
 
         Raises:
-          DataProblems: every picture that can't be read.
-          UserError: the processes see different pictures.
+          DataProblems: every image that can't be read.
+          UserError: the processes see different images.
         """
         root, paths = self.index.root, image_paths(self.index.samples)
         with shared_errors():
@@ -167,7 +167,7 @@ class Extraction:
         known = [state[1:3] or state for state in seen]  # size and time; a place or an inode may be its own
         same_in_all(
             hashlib.sha256(json.dumps([paths, known]).encode()).hexdigest(),
-            f"{root}: the processes see different pictures; let all read one copy of the data set",
+            f"{root}: the processes see different images; let all read one copy of the data set",
         )
         return dict(zip(paths, zip(seen, broadcast(digests), strict=True), strict=True))
 
@@ -178,7 +178,7 @@ class Extraction:
         return {tap: (views, *self.backbone.shapes[tap]) for tap in self.backbone.taps}
 
     def chunks(self, digests: Mapping[str, str]) -> list[Chunk]:
-        """Return the chunks that hold the features. digests: the SHA-256 of each picture by its path."""
+        """Return the chunks that hold the features. digests: the SHA-256 of each image by its path."""
         samples = self.index.samples
         runs = [samples[at : at + _CHUNK_SAMPLES] for at in range(0, len(samples), _CHUNK_SAMPLES)]
         found = []
@@ -208,13 +208,13 @@ class Extraction:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of all that the features depend on, without computing them. All must call; errors
-        as of `pictures`."""
+        as of `images`."""
         digests = {path: digest for path, (_, digest) in self.pictures().items()}
         names = [path.stem for chunk in self.chunks(digests) for path in chunk.paths.values()]
         return hashlib.sha256(" ".join(names).encode()).hexdigest()
 
     def cached(self) -> list[Chunk]:
-        """Return the chunks that are there. Reads no picture: of those that were not read before it finds none."""
+        """Return the chunks that are there. Reads no image: of those that were not read before it finds none."""
         paths = image_paths(self.index.samples)
         digests = recorded_digests(file_states(self.index.root, paths), self.cache)
         if digests is None:

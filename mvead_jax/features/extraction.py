@@ -1,6 +1,6 @@
 """Feature maps of a whole data set: computed once, kept in the cache (cache.py), memory-mapped.
 
-The processes of a run divide the missing chunks among them, and each writes its own. A picture that is
+The processes of a run divide the missing chunks among them, and each writes its own. An image that is
 changed between reading it for its SHA-256 and decoding it is a problem, and its chunk is not written.
 """
 
@@ -40,7 +40,7 @@ from mvead_jax.runtime.sharding import (
 
 log = logging.getLogger(__name__)
 
-Pictures = Mapping[str, tuple[State, str]]  # of Extraction.pictures
+Pictures = Mapping[str, tuple[State, str]]  # of Extraction.images
 
 
 def extract(job: Extraction) -> dict[str, FeatureStore]:
@@ -49,7 +49,7 @@ def extract(job: Extraction) -> dict[str, FeatureStore]:
     All processes must call; each computes its share of the chunks.
 
     Raises:
-      DataProblems: every picture that could not be read; what could be computed is kept.
+      DataProblems: every image that could not be read; what could be computed is kept.
       UserError: not enough disk, or features that are not finite.
     """
     index, backbone = job.index, job.backbone
@@ -95,11 +95,11 @@ def _compute(job: Extraction, chunks: Sequence[Chunk], pictures: Pictures) -> No
         if chunks:
             problems = _compute_own(job, chunks, pictures)
     if problems := gathered(problems):
-        raise_in_all(DataProblems(f"{job.index.root}: pictures that can't be read", problems))
+        raise_in_all(DataProblems(f"{job.index.root}: images that can't be read", problems))
 
 
 def _compute_own(job: Extraction, chunks: Sequence[Chunk], pictures: Pictures) -> list[str]:
-    """Writes chunks; returns what was wrong with pictures."""
+    """Writes chunks; returns what was wrong with images."""
     _announce(job, chunks)
     index, backbone, views = job.index, job.backbone, len(job.index.views)
     samples = [sample for chunk in chunks for sample in chunk.samples]
@@ -126,7 +126,7 @@ def _compute_own(job: Extraction, chunks: Sequence[Chunk], pictures: Pictures) -
 
 
 def _changed(index: DatasetIndex, samples: Sequence[Sample], pictures: Pictures) -> list[str]:
-    """Which pictures are not what they were before they were decoded, whatever their times."""
+    """Which images are not what they were before they were decoded, whatever their times."""
     found = []
     for path in image_paths(samples):
         state, content = pictures[path]

@@ -51,7 +51,7 @@ class CategoryGeometry:
     origin: Any = None
 
     def fundamental(self, input_size: int | None = None) -> Float[np.ndarray, "V V 3 3"]:
-        """F of every ordered pair, between the stored images or between pictures of input_size² pixels."""
+        """F of every ordered pair, between the stored images or between images of input_size² pixels."""
         count = len(self.views)
         F = np.zeros((count, count, 3, 3))
         for (a, b), pair in self.pairs.items():

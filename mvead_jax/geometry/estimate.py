@@ -92,7 +92,7 @@ def estimate_category(
     """F of every pair of views of one category, from the SIFT matches of its (normal) samples alone.
 
     Raises:
-      UserError: no samples, unreadable pictures, or pictures of one view in different sizes.
+      UserError: no samples, unreadable images, or images of one view in different sizes.
     """
     return estimate_from_matches(match_category(index, most_samples), category_outlines(index), nominal, seed)
 

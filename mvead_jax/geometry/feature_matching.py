@@ -1,7 +1,7 @@
 """Cross-view matches of patch features: mutual nearest neighbours, to a fraction of a patch.
 
-Unlike SIFT a backbone's features are not the same when the picture is turned or flipped, and flipping their
-grid does not help: a patch still holds what it shows. So the backbone looks at every picture in its eight
+Unlike SIFT a backbone's features are not the same when the image is turned or flipped, and flipping their
+grid does not help: a patch still holds what it shows. So the backbone looks at every image in its eight
 appearances (four turns, each also flipped), and a patch of view a finds its neighbour among the four turns of
 view b, as stored or flipped. Features are whitened sample by sample; the background, which looks alike in all
 views, is left out.
@@ -50,7 +50,7 @@ def match_features(
     """Matches of patch features pooled over up to `most_samples` samples of one category.
 
     Raises:
-      UserError: no sample, an unreadable picture, pictures of one view in different sizes, or features that
+      UserError: no sample, an unreadable image, images of one view in different sizes, or features that
         are not finite.
     """
     rows, columns, width = extractor.shapes[_TAP]
@@ -87,7 +87,7 @@ def appearances(images: Float[np.ndarray, "V S S 3"]) -> Float[np.ndarray, "8 V 
 
 
 def in_place(features: Float[np.ndarray, "8 V N D"], grid: tuple[int, int]) -> Float[np.ndarray, "8 V N D"]:
-    """Patch features of `appearances`, each moved to where its patch lies in the stored picture."""
+    """Patch features of `appearances`, each moved to where its patch lies in the stored image."""
     maps = features.reshape(*features.shape[:2], *grid, -1)
     upright = np.stack([np.rot90(own, -(k % TURNS), (1, 2)) for k, own in enumerate(maps)])
     upright[TURNS:] = upright[TURNS:, :, :, ::-1].copy()
@@ -97,7 +97,7 @@ def in_place(features: Float[np.ndarray, "8 V N D"], grid: tuple[int, int]) -> F
 def match_patches(
     features: Float[np.ndarray, "8 V N D"], present: Bool[np.ndarray, " V"], grid: tuple[int, int]
 ) -> dict[PairKey, tuple[Float[np.ndarray, "n 2"], Float[np.ndarray, "n 2"]]]:
-    """Matches of one sample, in units of patches: (x, y) in [0, w] x [0, h] of the stored pictures.
+    """Matches of one sample, in units of patches: (x, y) in [0, w] x [0, h] of the stored images.
 
     Args:
       features: of all appearances, in place.

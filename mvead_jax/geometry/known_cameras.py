@@ -49,11 +49,11 @@ _OF_PAIR = ("a", "b", "F")
 def read_cameras(
     path: Path, category: str, views: tuple[str, ...], sizes: tuple[tuple[int, int], ...]
 ) -> CategoryGeometry:
-    """Return the geometry of a category between its pictures as stored.
+    """Return the geometry of a category between its images as stored.
 
     Args:
-      path: cameras.json. views, sizes: names and (W, H) of the stored pictures; an "image_size" in the file
-        that differs from them means that the pictures were resized since.
+      path: cameras.json. views, sizes: names and (W, H) of the stored images; an "image_size" in the file
+        that differs from them means that the images were resized since.
 
     Raises:
       UserError: missing, damaged, of another program, without this category or view, with names that nothing
@@ -115,7 +115,7 @@ def _from_cameras(
 def _camera(
     entry: Mapping[str, Any], stored: tuple[int, int]
 ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], Float[np.ndarray, "3 3"]]:
-    """Return K, R, t of a view, and the map from the points of its picture as taken to the stored ones."""
+    """Return K, R, t of a view, and the map from the points of its image as taken to the stored ones."""
     entry = without_distortion(entry)
     check_names(entry, _OF_CAMERA)
     K, R, t = (matrix(entry, name, shape) for name, shape in (("K", (3, 3)), ("R", (3, 3)), ("t", (3,))))

@@ -23,11 +23,11 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 
 _RATIO = 0.85  # Lowe's ratio; looser than usual, the fit stands wrong matches
-_SIDE = (512, 1024)  # pixels that SIFT looks at along the longer side; smaller pictures are enlarged
+_SIDE = (512, 1024)  # pixels that SIFT looks at along the longer side; smaller images are enlarged
 _CONTRAST = 0.01  # SIFT's; below OpenCV's 0.04, because machined surfaces are plain
-_FEATURES = 4000  # per picture, the strongest
+_FEATURES = 4000  # per image, the strongest
 _SAME_PLACE = 3  # matches of one place at both ends that are kept
-_PLACE = 2.0  # pixels of a 256-pixel picture that make a place
+_PLACE = 2.0  # pixels of a 256-pixel image that make a place
 _THREADS = 4
 
 PairKey = tuple[int, int, bool]  # a, b, flipped: see CategoryMatches
@@ -61,9 +61,9 @@ class CategoryMatches:
     """Matches of every pair of views of a category.
 
     Attributes:
-      views: names, in order. sizes: (W, H) of each view's pictures.
+      views: names, in order. sizes: (W, H) of each view's images.
       pairs: (a, b, flipped) with a < b -> matches of a with b as stored, or with b flipped left-right first
-        (the points are those of the stored picture in both cases).
+        (the points are those of the stored image in both cases).
       samples: how many samples were looked at.
       evidence: what was matched: "sift", "features" or "both".
     """
@@ -79,7 +79,7 @@ def match_category(index: DatasetIndex, most_samples: int = 32) -> CategoryMatch
     """Matches of SIFT points pooled over up to `most_samples` samples of one category.
 
     Raises:
-      UserError: no sample, an unreadable picture, or pictures of one view in different sizes.
+      UserError: no sample, an unreadable image, or images of one view in different sizes.
     """
 
     def look(sample: Sample, position: int) -> tuple[dict[str, tuple[int, int]], dict[PairKey, Matches]]:
@@ -98,14 +98,14 @@ def pool_matches(
 ) -> CategoryMatches:
     """What `look` finds in up to `most_samples` samples, spread evenly over the index.
 
-    Memory holds the matches and the pictures of a few samples at a time.
+    Memory holds the matches and the images of a few samples at a time.
 
     Args:
-      look: (sample, its number) -> (W, H) of its pictures by view, and its matches. Called from threads.
+      look: (sample, its number) -> (W, H) of its images by view, and its matches. Called from threads.
       evidence: what it matches.
 
     Raises:
-      UserError: as `look`; or no sample, or pictures of one view in different sizes.
+      UserError: as `look`; or no sample, or images of one view in different sizes.
     """
     sizes = dict(zip(index.views, picture_sizes(index), strict=True))
     chosen = spread_evenly(len(index), most_samples)
@@ -120,7 +120,7 @@ def pool_matches(
             for name, size in seen.items():
                 if sizes[name] != size:
                     raise UserError(
-                        f"{sample.id}: picture of {name} is {size[0]} x {size[1]}, others are "
+                        f"{sample.id}: image of {name} is {size[0]} x {size[1]}, others are "
                         f"{sizes[name][0]} x {sizes[name][1]}; one geometry needs one size for each view"
                     )
             for key, value in matches.items():
@@ -145,7 +145,7 @@ def with_mirror_images(matches: CategoryMatches) -> CategoryMatches:
     A part that looks alike on both sides of the plane halfway between two cameras gives wrong matches: of a
     point with its mirror image. But the line through both is parallel to the baseline, so they lie in one
     plane with the two cameras: such matches are exact for the epipolar geometry, though not for the points.
-    They appear where one of the pictures is flipped once more than the cameras say. On parts that are not
+    They appear where one of the images is flipped once more than the cameras say. On parts that are not
     symmetric they are scatter that a robust fit stands.
     """
     pairs = {}
@@ -155,10 +155,10 @@ def with_mirror_images(matches: CategoryMatches) -> CategoryMatches:
 
 
 def picture_sizes(index: DatasetIndex) -> tuple[tuple[int, int], ...]:
-    """(W, H) of each view's pictures, by the first sample that has the view.
+    """(W, H) of each view's images, by the first sample that has the view.
 
     Raises:
-      UserError: no samples, or an unreadable picture.
+      UserError: no samples, or an unreadable image.
     """
     if not len(index):
         raise UserError(f"{index.root}: no normal samples to tell the geometry from")
@@ -169,7 +169,7 @@ def picture_sizes(index: DatasetIndex) -> tuple[tuple[int, int], ...]:
 
 
 def _describe(image: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
-    """SIFT points (pixels, our convention) and descriptors of a picture as it is, and of its mirror image."""
+    """SIFT points (pixels, our convention) and descriptors of an image as it is, and of its mirror image."""
     gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     side = max(gray.shape)
     scale = float(np.clip(side, *_SIDE)) / side

@@ -33,7 +33,7 @@ def category_outlines(index: DatasetIndex, most_samples: int = 6) -> list[dict[s
     """By view, the outlines in a few samples of one category, spread evenly; views without one are left out.
 
     Raises:
-      UserError: an unreadable picture.
+      UserError: an unreadable image.
     """
     chosen = spread_evenly(len(index), most_samples)
 
@@ -56,7 +56,7 @@ def category_outlines(index: DatasetIndex, most_samples: int = 6) -> list[dict[s
 def part_outline(image: UInt8[np.ndarray, "h w 3"]) -> Outline | None:
     """Corners (x, y) in pixels of the convex hull of the part: all that touching lines can tell of it.
 
-    GrabCut, started from what is unlike the picture's border. None where nothing stands out from the border,
+    GrabCut, started from what is unlike the image's border. None where nothing stands out from the border,
     or the part reaches it (then the outline is cut off).
     """
     scale = _SIDE / max(image.shape[:2])
@@ -69,7 +69,7 @@ def part_outline(image: UInt8[np.ndarray, "h w 3"]) -> Outline | None:
     labels[_edge(labels.shape, _BORDER)] = cv2.GC_BGD
     if not (labels == cv2.GC_PR_FGD).any():
         return None
-    cv2.setRNGSeed(0)  # of this thread: the same picture gives the same outline
+    cv2.setRNGSeed(0)  # of this thread: the same image gives the same outline
     cv2.grabCut(
         cv2.cvtColor(small, cv2.COLOR_RGB2BGR),
         *(labels, None, np.zeros((1, 65)), np.zeros((1, 65))),

@@ -226,7 +226,7 @@ FACTS = ("basis", "target", "threshold", "held_out")  # of a category, beside th
 
 
 def located_in(decision: Decision, scored: ScoredSample, index: DatasetIndex) -> Decision:
-    """The decision with its place in the stored picture, whose header is read."""
+    """The decision with its place in the stored image, whose header is read."""
     view = next(one for one in scored.sample.views if one.name == decision.blamed)
     maps = {view.name: scored.maps[scored.views.index(view.name)]}
     return located(decision, maps, {view.name: image_size(index.root / view.image)})

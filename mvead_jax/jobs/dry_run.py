@@ -1,6 +1,6 @@
 """What a job is about to do, said before it does it; nothing is written.
 
-Seconds are measured on one batch of blank pictures where that tells them: for features. Those of matching,
+Seconds are measured on one batch of blank images where that tells them: for features. Those of matching,
 pre-training and searching are unknown until they run.
 """
 
@@ -65,7 +65,7 @@ def plan_scoring(
     workdir: Path,
     output: Path | None = None,
     *,
-    pictures: Path | None = None,
+    images: Path | None = None,
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
@@ -76,14 +76,14 @@ def plan_scoring(
       UserError: as `score`, of the workdir, the data and the weights.
     """
     config, index, output, *_ = checked_scoring(
-        workdir, output, pictures, overrides or {}, protocols, from_test_labels
+        workdir, output, images, overrides or {}, protocols, from_test_labels
     )
     backbone = load_method_backbone(config)
     check_images(config, index, workdir)
     parts = parts_of(config, index, backbone, workdir, output)
     lines = [
         "plan of a scoring; nothing is written",
-        f"data {index.root}: {'test split' if pictures is None else 'new pictures'}",
+        f"data {index.root}: {'test split' if images is None else 'new images'}",
         *_of_data(config, index, "to score"),
         _of_features(config, (index,), backbone, workdir),
     ]
@@ -112,10 +112,10 @@ def _of_data(config: Config, index: DatasetIndex, purpose: str) -> list[str]:
     lines = []
     for category in index.categories:
         own = index.select(category=category)
-        pictures = int(own.present().sum())
-        lines.append(f"category {category}: {len(own)} samples, {pictures} pictures {purpose}")
+        images = int(own.present().sum())
+        lines.append(f"category {category}: {len(own)} samples, {images} images {purpose}")
     side = config.data.image_size
-    return [*lines, f"pictures are resized to {side} x {side}"]
+    return [*lines, f"images are resized to {side} x {side}"]
 
 
 def _of_decision(config: Config, index: DatasetIndex) -> list[str]:
@@ -134,7 +134,7 @@ def _of_features(config: Config, parts: Sequence[DatasetIndex], backbone: Backbo
             seconds += left * seconds_a_picture(backbone, job.images_in_a_pass)
             computed += left
     cache = cache_folder(config, workdir)
-    words = f"features of {backbone.info.name}: {there} pictures cached in {cache}, {computed} to compute"
+    words = f"features of {backbone.info.name}: {there} images cached in {cache}, {computed} to compute"
     return words + (f", about {seconds:.0f} s (measured on one batch)" if computed else "")
 
 

@@ -44,12 +44,12 @@ def geometry_path(workdir: Path, category: str) -> Path:
 def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> dict[str, CategoryGeometry]:
     """Geometry of every category of the index, into the workdir.
 
-    Given cameras (geometry.cameras) win; else an estimate from the same pictures and settings is kept, and
-    so is a file that someone put there; else one is made. Beside the file lies pictures/<category>.png:
+    Given cameras (geometry.cameras) win; else an estimate from the same images and settings is kept, and
+    so is a file that someone put there; else one is made. Beside the file lies images/<category>.png:
     epipolar lines on one sample.
 
     Raises:
-      UserError: bad cameras, an estimate of other views, pictures that cannot be read, or (geometry.matches
+      UserError: bad cameras, an estimate of other views, images that cannot be read, or (geometry.matches
         is not sift) a backbone that cannot be loaded.
     """
     if workdir.exists() and not workdir.is_dir():
@@ -65,7 +65,7 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
                 log.info("geometry %s: from %s", category, path)
                 found[category] = kept
                 continue
-            log.info("geometry %s: %s is of other pictures or settings; made again", category, path)
+            log.info("geometry %s: %s is of other images or settings; made again", category, path)
         if len(part.views) == 1:
             geometry = CategoryGeometry(part.views, picture_sizes(part), {})
             log.info("geometry %s: one view, which sees no other", category)
@@ -95,7 +95,7 @@ def estimate_geometries(config: Config, index: DatasetIndex, workdir: Path) -> d
         if complete:
             pictures = [open_view(part, view) for view in complete[0].views]
             draw_lines(geometry, pictures, workdir / "geometry" / "pictures" / f"{category}.png")
-        geometry.write(path)  # last: where it is, the picture is too
+        geometry.write(path)  # last: where it is, the image is too
         found[category] = geometry
     return found
 
@@ -142,7 +142,7 @@ def geometry_origin(config: Config) -> dict[str, Any]:
 
 
 def _digest_of(index: DatasetIndex, cache: Path) -> str:
-    """Of the names and contents of an index's pictures."""
+    """Of the names and contents of an index's images."""
     paths = image_paths(index.samples)
     pictures = file_digests(index.root, paths, file_states(index.root, paths), cache)
     files = [list(pair) for pair in zip(paths, pictures, strict=True)]

@@ -297,7 +297,7 @@ def _views(folder: Path, lines: Sequence[ImageLine], index: DatasetIndex) -> dic
     """The views of the data set by (category, sample, view).
 
     Raises:
-      UserError: images.csv is of other pictures or labels.
+      UserError: images.csv is of other images or labels.
     """
     views = {
         (sample.category, sample.id, view.name): view for sample in index.samples for view in sample.views
@@ -305,7 +305,7 @@ def _views(folder: Path, lines: Sequence[ImageLine], index: DatasetIndex) -> dic
     for line in lines:
         view = views.get((line.category, line.sample, line.view))
         if view is None or (view.image, view.label) != (line.image, line.label):
-            what = "is not in" if view is None else "has another picture or label in"
+            what = "is not in" if view is None else "has another image or label in"
             raise UserError(
                 f"{folder / 'images.csv'}: {line.sample} {line.view} {what} the test lists of {index.root}; "
                 "name the data set that was scored (--config.data.root) or score again"

@@ -34,7 +34,7 @@ def protocol(
 
     Args:
       training: the counts that train.py left with the models.
-      scored: "test split", or the folder of new pictures.
+      scored: "test split", or the folder of new images.
       geometries: of the categories, if any is used.
       index: the samples that were scored.
     """
@@ -85,11 +85,11 @@ def training_words(training: Sequence[Mapping[str, int]]) -> str:
     """Return what some models learned from. Args: "training" of the facts of each."""
     counts = sum(map(Counter, training), Counter())
     words = (
-        f"{counts['samples']} samples, {counts['views']} pictures, "
+        f"{counts['samples']} samples, {counts['views']} images, "
         f"{counts['views_labelled_defective']} of them labelled defective"
     )
     if only := counts["samples_labelled_defective_only"]:
-        words += f"; {only} more samples are labelled defective, no picture of them is"
+        words += f"; {only} more samples are labelled defective, no image of them is"
     return words
 
 

@@ -42,7 +42,7 @@ def keep_attended(
 
 
 def write_page(output: Path, index: DatasetIndex, workdir: Path, usual: Path | None = None) -> None:
-    """report/index.html; usual: scores of the test split, by whose scale new pictures are drawn."""
+    """report/index.html; usual: scores of the test split, by whose scale new images are drawn."""
     with _only_to_look_at(f"{output / 'report'}: the report"):
         paths = {category: geometry_path(workdir, category) for category in index.categories}
         geometries = {category: read_geometry(path) for category, path in paths.items() if path.exists()}

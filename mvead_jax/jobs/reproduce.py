@@ -4,7 +4,7 @@
     <output>/feature_cache/     that all of them share
     <output>/<table>.json .md   the table, made anew after each run
 
-A run that is finished is not made again. Runs whose geometry would be estimated from the same pictures with
+A run that is finished is not made again. Runs whose geometry would be estimated from the same images with
 the same settings share it: the first that needs a category's lends its estimate to the others.
 """
 

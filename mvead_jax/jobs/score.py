@@ -1,4 +1,4 @@
-"""The job that says how abnormal new parts are: a trained workdir and pictures -> scores, maps, metrics.
+"""The job that says how abnormal new parts are: a trained workdir and images -> scores, maps, metrics.
 
     scores/samples.csv      category,sample,label,score,worst_view, and of a run with decision.held_out
                             p_value,decision,reason
@@ -90,18 +90,18 @@ def score(
     workdir: Path,
     output: Path | None = None,
     *,
-    pictures: Path | None = None,
+    images: Path | None = None,
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
     report: bool = True,
 ) -> dict[str, Any] | None:
-    """Score the test split of a workdir's data set, or the pictures of a folder.
+    """Score the test split of a workdir's data set, or the images of a folder.
 
     Args:
       workdir: of `train`.
       output: folder of the result files; None = `default_output`.
-      pictures: a folder of new pictures, <sample>/<view>.<ext> or named as in Real-IAD; their labels are
+      images: a folder of new images, <sample>/<view>.<ext> or named as in Real-IAD; their labels are
         unknown.
       overrides: config fields to change, such as data.root when the data set has moved.
       protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
@@ -119,7 +119,7 @@ def score(
             if is_first():
                 held.enter_context(reading(workdir))  # before anything of the model is read
         with shared_errors():
-            checked = checked_scoring(workdir, output, pictures, overrides or {}, protocols, from_test_labels)
+            checked = checked_scoring(workdir, output, images, overrides or {}, protocols, from_test_labels)
             config, index, output, scored, _, calibrations = checked
             decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
             backbone = load_method_backbone(config)
@@ -145,7 +145,7 @@ def score(
                 metrics = evaluate(output, index, words, config, protocols, decided)
                 finish(output)
                 if report:
-                    usual = workdir / "scores" if pictures is not None else None
+                    usual = workdir / "scores" if images is not None else None
                     write_page(output, index, workdir, usual)
     return metrics
 
@@ -215,12 +215,12 @@ class Checked(NamedTuple):
 def checked_scoring(
     workdir: Path,
     output: Path | None,
-    pictures: Path | None,
+    images: Path | None,
     overrides: Mapping[str, str],
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
 ) -> Checked:
-    """Return what is scored into where, before weights and pictures are read. Arguments as of `score`.
+    """Return what is scored into where, before weights and images are read. Arguments as of `score`.
 
     Raises:
       UserError: what of the workdir, the data set or the output can't be scored.
@@ -228,9 +228,9 @@ def checked_scoring(
     config = trained_config(workdir, overrides, OVERRIDDEN)
     Manifest(workdir).verify(workdir / "config.json")  # a damaged one may still be a config
     protocols_of(config, protocols)
-    index = samples_of(config, workdir, pictures)
-    output = output or default_output(workdir, pictures)
-    scored = "test split" if pictures is None else str(pictures.resolve())
+    index = samples_of(config, workdir, images)
+    output = output or default_output(workdir, images)
+    scored = "test split" if images is None else str(images.resolve())
     if from_test_labels:
         check_labels(index)
     earlier = check_output(output, scored)
@@ -239,12 +239,12 @@ def checked_scoring(
     return Checked(_with_cache(config, workdir, output), index, output, scored, earlier, calibrations)
 
 
-def samples_of(config: Config, workdir: Path, pictures: Path | None) -> DatasetIndex:
-    """Return what is scored: the test split, or the pictures of a folder."""
+def samples_of(config: Config, workdir: Path, images: Path | None) -> DatasetIndex:
+    """Return what is scored: the test split, or the images of a folder."""
     depth = trained_images(workdir).bit_depth
-    if pictures is None:
+    if images is None:
         return test_split(config, depth)
-    index = open_pictures(pictures, _trained(config, workdir), bit_depth=depth)
+    index = open_pictures(images, _trained(config, workdir), bit_depth=depth)
     return with_mirrored(index, mirrored_table(config.data.mirrored))
 
 

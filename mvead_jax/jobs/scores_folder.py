@@ -20,15 +20,15 @@ from mvead_jax.runtime.files import read_json, remove, write_json
 _UNFINISHED = "unfinished.json"
 
 
-def default_output(workdir: Path, pictures: Path | None) -> Path:
-    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new pictures.
+def default_output(workdir: Path, images: Path | None) -> Path:
+    """<workdir>/scores for the test split, <workdir>/scores_<name of the folder> for new images.
 
     Raises:
       UserError: an artefact, which stays as it was exported.
     """
     if is_artefact(workdir):
         raise UserError(f"{workdir}: an artefact stays as it is; name a folder by --output")
-    return workdir / ("scores" if pictures is None else f"scores_{pictures.resolve().name}")
+    return workdir / ("scores" if images is None else f"scores_{images.resolve().name}")
 
 
 def begin(output: Path, scored: str, categories: Sequence[str], decides: bool = False) -> ScoreFiles:
@@ -55,7 +55,7 @@ def check_output(output: Path, scored: str) -> list[str]:
     """The categories whose scores `output` holds.
 
     Raises:
-      UserError: `output` is neither new nor empty, and holds something else than scores of the same pictures.
+      UserError: `output` is neither new nor empty, and holds something else than scores of the same images.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")

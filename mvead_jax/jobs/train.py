@@ -153,7 +153,7 @@ def _train_model(
     facts = _facts(job, training, keys)
     same_in_all(
         json.dumps(facts),
-        f"{name}: the processes see different pictures, weights or geometry; let all read one copy of each",
+        f"{name}: the processes see different images, weights or geometry; let all read one copy of each",
     )
     folder, done = model_folder(workdir, name), False
     with shared_errors():
@@ -229,7 +229,7 @@ def _foreground_facts(job: Job, index: DatasetIndex) -> dict[str, str]:
 
 
 def _draw_foreground(workdir: Path, index: DatasetIndex, inputs: Inputs) -> None:
-    """Draw the masks of the first complete sample of each category, beside the pictures of the geometry."""
+    """Draw the masks of the first complete sample of each category, beside the images of the geometry."""
     if inputs.foreground is None:
         return
     for category in index.categories:
@@ -264,7 +264,7 @@ def _statistics(job: Job, method: Method, state: State, data: TrainData) -> Scor
 
 
 def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetIndex]:
-    """Return the config and the data set of a training, before weights and pictures are read.
+    """Return the config and the data set of a training, before weights and images are read.
 
     Raises:
       UserError: what of the config, the data set or the workdir can't be trained.
@@ -391,7 +391,7 @@ def _training_summary(index: DatasetIndex) -> dict[str, int]:
 
 
 def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> str:
-    """Return what a model depends on of its pictures: so a changed picture means training again. All must call."""
+    """Return what a model depends on of its images: so a changed image means training again. All must call."""
     parts = [index.select(category=category) for category in index.categories]
     digests = [Extraction.of(config, part, backbone, workdir).fingerprint() for part in parts]
     return hashlib.sha256(" ".join(digests).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Epipolar lines on pictures: a few points of one view, and their lines in the others."""
+"""Epipolar lines on images: a few points of one view, and their lines in the others."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def any_letter() -> Iterator[None]:
         yield
 
 
-def draw_lines(geometry: CategoryGeometry, pictures: Sequence[Image.Image], path: Path) -> None:
+def draw_lines(geometry: CategoryGeometry, images: Sequence[Image.Image], path: Path) -> None:
     """A sheet with a row for each view: its points, and their lines in the other views, in the same colours.
 
-    Lines of a pair that is not trusted are dotted. The points stand where the picture has most contrast.
+    Lines of a pair that is not trusted are dotted. The points stand where the image has most contrast.
 
     Args:
-      pictures: one sample's, in the order of geometry.views.
+      images: one sample's, in the order of geometry.views.
     """
     count = len(geometry.views)
     F = geometry.fundamental()
@@ -44,11 +44,11 @@ def draw_lines(geometry: CategoryGeometry, pictures: Sequence[Image.Image], path
     axes = figure.subplots(count, count, squeeze=False)
     colours = colormaps["tab10"](np.arange(_POINTS))
     for a in range(count):
-        points = _telling_points(pictures[a])
+        points = _telling_points(images[a])
         for b in range(count):
             axis = axes[a, b]
-            axis.imshow(pictures[b], interpolation="nearest", extent=(0, *pictures[b].size, 0))
-            axis.set(xlim=(0, pictures[b].width), ylim=(pictures[b].height, 0), xticks=[], yticks=[])
+            axis.imshow(images[b], interpolation="nearest", extent=(0, *images[b].size, 0))
+            axis.set(xlim=(0, images[b].width), ylim=(images[b].height, 0), xticks=[], yticks=[])
             if a == 0:
                 axis.set_title(geometry.views[b], fontsize=8, parse_math=False)
             if b == 0:
@@ -73,9 +73,9 @@ def draw_lines(geometry: CategoryGeometry, pictures: Sequence[Image.Image], path
         figure.savefig(temporary, format="png")
 
 
-def _telling_points(picture: Image.Image) -> np.ndarray:
+def _telling_points(image: Image.Image) -> np.ndarray:
     """Pixels [_POINTS,2] on edges, spread over the part: greedily the steepest, away from those before."""
-    gray = np.asarray(picture.convert("L"), np.float32)
+    gray = np.asarray(image.convert("L"), np.float32)
     steep = np.hypot(*np.gradient(gray))
     h, w = gray.shape
     rows, columns = np.mgrid[:h, :w]

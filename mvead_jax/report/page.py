@@ -3,10 +3,10 @@
     index.html              table, curves, the list of samples; all that is needed to filter and order them
     report.css, *.js        as they lie in static/
     samples/<n>.js          maps, outlines and attended patches of a sample, loaded when it is opened
-    pictures/<n>/<v>.webp   small copies of its pictures
+    images/<n>/<v>.webp   small copies of its images
 
 n is the sample's line in samples.csv, from 0, and v the number of the view: no name of the data becomes the
-name of a file. Reads the files of the scores folder and the data set's pictures and masks; no model.
+name of a file. Reads the files of the scores folder and the data set's images and masks; no model.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_text
 from mvead_jax.runtime.progress import progress
 
-MOST_PICTURED = 1000  # samples whose pictures the page holds: those that it lists first
+MOST_PICTURED = 1000  # samples whose images the page holds: those that it lists first
 _THREADS = 4
 
 
@@ -55,13 +55,13 @@ def write_report(
       folder: of score.py, with its metrics.json.
       index: holds the samples that were scored.
       geometries: of the categories that have one.
-      usual: scores of the test split, by whose heat scale new pictures are drawn.
+      usual: scores of the test split, by whose heat scale new images are drawn.
 
     Returns:
       The path of index.html.
 
     Raises:
-      UserError: a file of the folder, a picture or a mask that can't be read.
+      UserError: a file of the folder, an image or a mask that can't be read.
     """
     samples = read_findings(folder)
     metrics = read_json(folder / "metrics.json", "the scores of a finished scripts/score.py")
@@ -144,7 +144,7 @@ class _Category:
         self.stored = {one.id: one for one in index.samples if one.category == name}
 
     def write_sample(self, sample: FoundSample, place: Path) -> None:
-        """samples/<n>.js and the pictures of one sample."""
+        """samples/<n>.js and the images of one sample."""
         if sample.id not in self.stored:
             raise UserError(f"{self.root}: has no sample {sample.id} of {self.name}, which was scored")
         views = {view.name: view for view in self.stored[sample.id].views}

@@ -1,4 +1,4 @@
-"""Small copies of pictures for the page, and the outline of a mask as a path over them."""
+"""Small copies of images for the page, and the outline of a mask as a path over them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mvead_jax.data.images import open_image
 from mvead_jax.data.masks import MASK_THRESHOLD, open_mask
 from mvead_jax.data.mirroring import flipped_image
 
-SIDE = 320  # pixels of the longer side; a smaller picture stays as it is
-UNITS = 1000  # of the paths: both sides of a picture, whatever its shape
+SIDE = 320  # pixels of the longer side; a smaller image stays as it is
+UNITS = 1000  # of the paths: both sides of an image, whatever its shape
 _QUALITY = 82
 
 
@@ -25,7 +25,7 @@ def write_thumbnail(
     """A WebP copy of at most SIDE pixels; its (width, height). bit_depth: of the index. mirrored: of the view.
 
     Raises:
-      UserError: not a picture, or damaged.
+      UserError: not an image, or damaged.
     """
     image = flipped_image(open_image(picture, bit_depth), mirrored)
     if max(image.size) > SIDE:

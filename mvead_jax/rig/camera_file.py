@@ -14,7 +14,7 @@ from mvead_jax.rig.layout import MIRRORED
 
 _CONVENTION = (
     "x_cam = R X + t in mm; image points in pixels, an image spans [0,W] x [0,H], pixel centres at +0.5; "
-    "K, R, t give points of the picture as taken, a mirrored view is stored flipped (x -> W - x); "
+    "K, R, t give points of the image as taken, a mirrored view is stored flipped (x -> W - x); "
     "x_a^T F x_b = 0 between images as stored, unit Frobenius norm"
 )
 

@@ -34,7 +34,7 @@ _PRINCIPAL = (
 
 @dataclass(frozen=True)
 class Rig:
-    """K [V,3,3], R [V,3,3], t [V,3] (float64) of pictures of size x size pixels before any mirroring."""
+    """K [V,3,3], R [V,3,3], t [V,3] (float64) of images of size x size pixels before any mirroring."""
 
     K: np.ndarray
     R: np.ndarray
@@ -56,7 +56,7 @@ def _look_at(center: np.ndarray, target: np.ndarray, up: np.ndarray) -> np.ndarr
 
 
 def five_cameras(size: int) -> Rig:
-    """The rig's cameras for size x size pictures; only K depends on the size."""
+    """The rig's cameras for size x size images; only K depends on the size."""
     intrinsics, rotations, translations = [], [], []
     for (azimuth, elevation, distance), offset in zip(np.asarray(_PLACES), _PRINCIPAL, strict=True):
         a, e = np.deg2rad(azimuth), np.deg2rad(elevation)

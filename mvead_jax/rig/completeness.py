@@ -19,7 +19,7 @@ from mvead_jax.rig.layout import SPLITS, SampleName, image_folder
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import sha256, write_json, write_text
 
-VERSION = 1  # raise it when the same settings give other pictures
+VERSION = 1  # raise it when the same settings give other images
 MANIFEST, JOURNAL, CAMERAS, LISTS = "rig.json", "rig.partial.jsonl", "cameras.json", "realiad_jsons"
 
 # Sample key -> {"sample", "defective" per view, "files": path -> SHA-256}.

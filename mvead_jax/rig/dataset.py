@@ -61,7 +61,7 @@ def render_rig(
       root: folder of the set; made if missing.
       families: part families, one category each, of layout.FAMILIES.
       train, test_normal, test_defective: samples per category.
-      size: pictures are size x size pixels.
+      size: images are size x size pixels.
       seed: with the same library versions every pixel is a function of it and the settings above; the
         number of workers changes nothing.
       workers: processes; None: one per usable core.

@@ -62,7 +62,7 @@ class SampleName:
 
 
 def image_folder(size: int) -> str:
-    """Folder of the pictures under the root, named by their size as Real-IAD's are."""
+    """Folder of the images under the root, named by their size as Real-IAD's are."""
     return f"realiad_{size}"
 
 

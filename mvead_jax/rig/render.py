@@ -47,7 +47,7 @@ def render_view(
     finish: Finish,
     stain: Stain | None,
 ) -> np.ndarray:
-    """Linear picture [size,size,3] of one view.
+    """Linear image [size,size,3] of one view.
 
     Args:
       traced: what `trace_view` gave for this scene and view.
@@ -153,7 +153,7 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def expose(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """What the sensor makes of a linear picture: uint8 sRGB [h,w,3].
+    """What the sensor makes of a linear image: uint8 sRGB [h,w,3].
 
     Lens blur, exposure that wanders by a few per cent, vignetting, photon and read noise, a soft shoulder.
     """

@@ -1,4 +1,4 @@
-"""One sample from its seed: part, pose, light, defect, five pictures and their exact masks."""
+"""One sample from its seed: part, pose, light, defect, five images and their exact masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _GOLDEN = 0.6180339887498949
 
 @dataclass(frozen=True)
 class RenderedSample:
-    """Pictures uint8 [V,h,w,3] and masks bool [V,h,w], as stored (one view mirrored)."""
+    """Images uint8 [V,h,w,3] and masks bool [V,h,w], as stored (one view mirrored)."""
 
     images: np.ndarray
     masks: np.ndarray
@@ -192,7 +192,7 @@ def _mask(intact: Scene, before: Hits, spoilt: Scene, after: Hits, stain: Stain 
 
 def _visibility(view: int, intact: Seen, spoilt: Seen, light: Light, finish: Finish, size: int) -> float:
     """How well `view` shows a defect: mean change of its pixels in grey levels (0..255), times the root of
-    their number in a picture of 256 x 256."""
+    their number in an image of 256 x 256."""
     where = np.flatnonzero(spoilt.masks[view])
     shown = []
     for seen in (intact, spoilt):

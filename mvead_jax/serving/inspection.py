@@ -18,7 +18,7 @@ from mvead_jax.runtime.errors import UserError
 @dataclass(frozen=True)
 class Place:
     """The patch with the highest score of a view: its row and column in the map, and where it lies in the
-    upright picture, in pixels: left, top, right, bottom."""
+    upright image, in pixels: left, top, right, bottom."""
 
     row: int
     column: int
@@ -33,9 +33,9 @@ class Inspection:
       category: the kind of part. views: the model's cameras, in the order of axis V.
       maps: anomaly maps; NaN where the view is missing, as in the scores.
       view_scores: by which the part is scored and decided about. image_scores: of the images by themselves.
-      sizes: (W, H) of the upright pictures, by the views that were given.
+      sizes: (W, H) of the upright images, by the views that were given.
       decision: pass or fail, if the run holds samples out for that (docs/decision.md).
-      warnings: what speaks against the scores: pictures of another shape than in training, by view.
+      warnings: what speaks against the scores: images of another shape than in training, by view.
     """
 
     category: str
@@ -100,7 +100,7 @@ class Inspection:
         return self.maps[self.views.index(view)]
 
     def pixel_map(self, view: str) -> Float32[np.ndarray, "H W"]:
-        """The scores of one view at the size of its upright picture, bilinear."""
+        """The scores of one view at the size of its upright image, bilinear."""
         if view not in self.sizes:
             raise UserError(f"view {view}: the sample has none; it has {', '.join(self.sizes)}")
         width, height = self.sizes[view]

@@ -6,7 +6,7 @@
     found = inspector.inspect({"C1": "C1.jpg", "C2": pil_image, "C3": uint8_array})
     print(found.score, found.worst_view, found.text)
 
-Its scores are those of score.py: the same pictures go the same way. Everything is loaded, checked and
+Its scores are those of score.py: the same images go the same way. Everything is loaded, checked and
 compiled once; a call decodes, computes and returns.
 """
 
@@ -168,7 +168,7 @@ class Inspector:
         return tuple(sorted(self._scorers))
 
     def views(self, category: str | None = None) -> tuple[str, ...]:
-        """Return the cameras of the model, in the order in which a list of pictures is taken."""
+        """Return the cameras of the model, in the order in which a list of images is taken."""
         return self._scorers[self._category(category)].model.method.spec.views
 
     @computing()
@@ -186,13 +186,13 @@ class Inspector:
         """Score one part.
 
         Args:
-          images: its pictures, in the order of `views` or by the names of the views: paths, PIL images, or
+          images: its images, in the order of `views` or by the names of the views: paths, PIL images, or
             arrays [H,W,3] in the order red, green, blue: uint8, or uint16 of a camera with more than 8 bits,
-            read with the bit depth of training. None, or a name left out: no such picture.
+            read with the bit depth of training. None, or a name left out: no such image.
           category: may be left out where only one is loaded.
 
         Raises:
-          UserError: another number of pictures, an unknown view, none at all, one that can't be read, one of
+          UserError: another number of images, an unknown view, none at all, one that can't be read, one of
             another shape than in training if data.strict is set; or a forked process.
         """
         category = self._category(category)
@@ -213,12 +213,12 @@ class Inspector:
     def preprocess(
         self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
     ) -> tuple[Float32[np.ndarray, "V S S 3"], Bool[np.ndarray, " V"], dict[str, tuple[int, int]]]:
-        """Return the pictures as the backbone takes them, zeros where a view is missing; which there are; and the
-        size (W, H) of each upright picture. Arguments and errors as `inspect`."""
+        """Return the images as the backbone takes them, zeros where a view is missing; which there are; and the
+        size (W, H) of each upright image. Arguments and errors as `inspect`."""
         return self._read_pictures(images, self._category(category))[:3]
 
     def _read_pictures(self, images: Any, category: str) -> tuple[Any, Any, Any, tuple[str, ...]]:
-        """Return what `preprocess` returns, and the warnings about the pictures."""
+        """Return what `preprocess` returns, and the warnings about the images."""
         views = self.views(category)
         given = _by_view(images, views, category)
         size = self.backbone.image_size
@@ -244,7 +244,7 @@ class Inspector:
     def scored(
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
     ) -> tuple[Float32[np.ndarray, "V h w"], Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
-        """Return maps, view scores and image scores of preprocessed pictures; NaN where there is none."""
+        """Return maps, view scores and image scores of preprocessed images; NaN where there is none."""
         features = {
             tap: np.asarray(as_stored(own, self._dtype), np.float32)[None]
             for tap, own in self.backbone(pictures).items()
@@ -258,10 +258,10 @@ class Inspector:
     def _warnings(
         self, category: str, sizes: Mapping[str, tuple[int, int]], lost: Sequence[str]
     ) -> tuple[str, ...]:
-        """Return what is odd about pictures, which is said in the log the first time.
+        """Return what is odd about images, which is said in the log the first time.
 
         Args:
-          lost: warnings about bits that were lost before the pictures came.
+          lost: warnings about bits that were lost before the images came.
 
         Raises:
           UserError: anything, and data.strict is set.
@@ -294,7 +294,7 @@ class Inspector:
 
 
 def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Given]:
-    """The pictures that there are, by view, in the order of `views`."""
+    """The images that there are, by view, in the order of `views`."""
     if isinstance(images, Mapping):
         if unknown := [str(view) for view in images if view not in views]:
             raise UserError(f"view {', '.join(unknown)}: unknown; {category} has {', '.join(views)}")
@@ -302,7 +302,7 @@ def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Gi
     elif isinstance(images, list | tuple):
         if len(images) != len(views):
             raise UserError(
-                f"{len(images)} pictures; {category} has {len(views)} views: {', '.join(views)} (None for "
+                f"{len(images)} images; {category} has {len(views)} views: {', '.join(views)} (None for "
                 "one that is missing)"
             )
         named = dict(zip(views, images, strict=True))
@@ -310,5 +310,5 @@ def _by_view(images: Any, views: tuple[str, ...], category: str) -> dict[str, Gi
         raise UserError(f"images: a {type(images).__name__}; give a list in the order of views, or a dict")
     given = {view: named[view] for view in views if named.get(view) is not None}
     if not given:
-        raise UserError(f"no picture; {category} has the views {', '.join(views)}")
+        raise UserError(f"no image; {category} has the views {', '.join(views)}")
     return given

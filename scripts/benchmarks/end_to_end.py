@@ -1,8 +1,8 @@
-"""Images per second from decoded pictures to the scores of new ones, beside the same put together from the
+"""Images per second from decoded images to the scores of new ones, beside the same put together from the
 peers. Needs the extra `bench` (torch, faiss-cpu); about four minutes on two cores.
 
-PatchCore on DINOv2 features: features of the normal pictures, a 10 % greedy coreset of 128 projected
-dimensions, features of new pictures, the nearest row of each of their patches. The peers: transformers'
+PatchCore on DINOv2 features: features of the normal images, a 10 % greedy coreset of 128 projected
+dimensions, features of new images, the nearest row of each of their patches. The peers: transformers'
 PyTorch model, anomalib's loop for the coreset (written in torch as its source does it), FAISS's IndexFlatL2.
 Both take the same random weights and the same projection, so both keep the same rows and give the same
 scores.
@@ -24,8 +24,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="dinov2-small")
     parser.add_argument("--block", type=int, default=7)
     parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
-    parser.add_argument("--normal", type=int, default=100, help="normal pictures")
-    parser.add_argument("--new", type=int, default=100, help="pictures to score")
+    parser.add_argument("--normal", type=int, default=100, help="normal images")
+    parser.add_argument("--new", type=int, default=100, help="images to score")
     parser.add_argument("--batch", type=int, default=10, help="images per call")
     parser.set_defaults(rounds=3)
 
@@ -45,7 +45,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
     faiss.omp_set_num_threads(args.threads)
     ours, theirs = backbones(args.backbone, args.block)
     random = np.random.default_rng(0)
-    # Low frequencies and a little noise, so that patches differ as those of pictures do.
+    # Low frequencies and a little noise, so that patches differ as those of images do.
     waves = random.standard_normal((args.normal + args.new, 8, 8, 3), dtype=np.float32)
     images = np.array(jax.image.resize(waves, (len(waves), args.size, args.size, 3), "cubic"))
     images += 0.1 * random.standard_normal(images.shape, dtype=np.float32)

@@ -1,11 +1,11 @@
-"""Milliseconds from the pictures of one five-view part to its scores, beside PatchCore put together from the
+"""Milliseconds from the images of one five-view part to its scores, beside PatchCore put together from the
 peers. Needs the extra `bench` (torch, faiss-cpu); about two minutes on two cores.
 
 Ours is `Inspector.inspect` of five JPEGs on disk, warm: decoding, resizing, DINOv2, a bank for each view,
 maps and scores. The peers decode and resize by the same code; then transformers' PyTorch model, and for each
 patch the nearest row by FAISS's IndexFlatL2, or by the formula |q|^2 + |b|^2 - 2 q.b in torch, which is how
 anomalib's PatchCore finds it. (anomalib itself wants another torch than the one that is pinned here, takes
-one picture at a time and has no views.)
+one image at a time and has no views.)
 
 All have the same random weights and the same banks, of as many rows as a 10 % coreset of `--normal` parts,
 and must give the same scores. A round is one part; p50 and p95 are over the rounds.
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbones", default="dinov2-small,dinov2-base", help="comma-separated")
     parser.add_argument("--block", type=int, default=7)
     parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
-    parser.add_argument("--stored", type=int, default=512, help="side of the pictures on disk, pixels")
+    parser.add_argument("--stored", type=int, default=512, help="side of the images on disk, pixels")
     parser.add_argument("--normal", type=int, default=100, help="normal parts, a multiple of 10")
     parser.set_defaults(rounds=40)
 
@@ -151,7 +151,7 @@ def _inspector(features: Callable, size: int, normal: list[dict[str, Path]]) -> 
 
 
 def _pictures(folder: Path, number: int, size: int) -> dict[str, Path]:
-    """Five JPEGs of low frequencies and a little noise, so that patches differ as those of pictures do."""
+    """Five JPEGs of low frequencies and a little noise, so that patches differ as those of images do."""
     import numpy as np
     from PIL import Image
 

@@ -198,7 +198,7 @@ def test_missing_samples_and_other_labels_are_named_and_the_rest_is_compared(run
     assert found["only_a"] == [f"cap/cap_0005_OK/C{view}" for view in (1, 2, 3)]
     assert found["other_labels"] == ["cap/cap_0016_NG_HS/C1"]
     assert found["images"] == 69
-    assert "3 pictures only in A: cap/cap_0005_OK/C1" in found["problems"][0]
+    assert "3 images only in A: cap/cap_0005_OK/C1" in found["problems"][0]
     assert list(found["metrics"]["mean"]) == ["sample", "image"]
 
 
@@ -302,5 +302,5 @@ def test_runs_without_a_common_picture_are_refused(run, tmp_path):
     index = load_index(root).select(split="test")
     drawn_scores(index, tmp_path / "scores")
     evaluate(tmp_path / "scores", index, WORDS, config_for(root))
-    with pytest.raises(UserError, match="have no picture in common; compare runs of one test split"):
+    with pytest.raises(UserError, match="have no image in common; compare runs of one test split"):
         agree(run, tmp_path / "scores")

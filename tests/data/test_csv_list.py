@@ -16,7 +16,7 @@ HEADER = ["sample", "view", "path", "label", "mask", "split"]
 
 @pytest.fixture
 def root(tmp_path):
-    """The pictures of the folder layout in other places, and a manifest that says what they are."""
+    """The images of the folder layout in other places, and a manifest that says what they are."""
     folders = open_data(write_folders(tmp_path / "folders"))
     root = tmp_path / "мои данные"
     lines = []
@@ -101,7 +101,7 @@ def test_training_parts_called_defective_are_said_and_counted_though_no_picture_
     facts = _training_summary(index.select(split="train"))
     assert facts["views_labelled_defective"] == 0
     assert training_words([facts, facts]).endswith(
-        "; 2 more samples are labelled defective, no picture of them is"
+        "; 2 more samples are labelled defective, no image of them is"
     )
 
 

@@ -183,7 +183,7 @@ def test_all_problems_come_at_once(root, tmp_path):
     paint(truth / "teil 00" / "C9.png", 255)
     paint(truth / "teil 01" / f"{LEFT}.png", 1)
     paint(root / f"ground_truth/good/teil 00/{LEFT}.png", 255)
-    (truth / "teil 02" / f"{LEFT}.png").write_bytes(b"no picture")
+    (truth / "teil 02" / f"{LEFT}.png").write_bytes(b"no image")
     (tmp_path / "elsewhere.png").write_bytes((train / "teil 03" / f"{LEFT}.png").read_bytes())
     (train / "teil 03" / f"{LEFT}.png").unlink()
     (train / "teil 03" / f"{LEFT}.png").symlink_to(tmp_path / "elsewhere.png")

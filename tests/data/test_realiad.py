@@ -106,7 +106,7 @@ def test_incomplete_samples_are_dropped_or_kept_on_demand(root):
 
 
 def rename_view(root, number, view, new):
-    """Renames one picture of bolt's training samples on disk and in the list."""
+    """Renames one image of bolt's training samples on disk and in the list."""
 
     def change(content):
         entry = content["train"][5 * (number - 1) + view - 1]

@@ -340,7 +340,7 @@ def damaged(prepared, kind):
     shard = next(folder.glob("realiad-train*"))
     content = shard.read_bytes()
     if kind == "flipped":
-        at = 5_000  # inside a picture
+        at = 5_000  # inside an image
         shard.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
     elif kind == "cut":
         shard.write_bytes(content[:-65536])

@@ -1,4 +1,4 @@
-"""Pictures that come into a watched folder as on a bad day: in any order, late, in pieces, twice."""
+"""Images that come into a watched folder as on a bad day: in any order, late, in pieces, twice."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def feed(
 ) -> list[Event]:
     """What happens in the folder, in order.
 
-    Half of the pictures come once and whole, each of its sample's within four seconds. The others come in two
+    Half of the images come once and whole, each of its sample's within four seconds. The others come in two
     pieces, or after the timeout, or twice under two names (the second with other bytes, which count nothing),
     or are written again with the same bytes, or replaced by those of their own after others of `others`.
     """
@@ -67,8 +67,8 @@ def apply(event: Event, folder: Path) -> None:
 
 
 def wrong_lines(lines: Sequence[Mapping], pictures: Pictures) -> list[str]:
-    """What of a journal is not as it must be when all pictures have come and are decided: numbered, each line
-    of a sample revising the one before with other pictures, the last by all views as they are."""
+    """What of a journal is not as it must be when all images have come and are decided: numbered, each line
+    of a sample revising the one before with other images, the last by all views as they are."""
     wrong, last = [], {}
     for number, line in enumerate(lines, 1):
         key = line["sample"]
@@ -85,7 +85,7 @@ def wrong_lines(lines: Sequence[Mapping], pictures: Pictures) -> list[str]:
     for sample, digests in expected.items():
         line = last.get(sample)
         if line is None or {view: one["sha256"] for view, one in line["pictures"].items()} != digests:
-            wrong.append(f"{sample}: not decided by all its pictures")
+            wrong.append(f"{sample}: not decided by all its images")
         elif "error" in line:
             wrong.append(f"{sample}: {line['error']}")
     return wrong + [f"{sample}: no such sample" for sample in last.keys() - expected.keys()]

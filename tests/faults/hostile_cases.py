@@ -121,12 +121,12 @@ add(
     changed_list(lambda content, folder: content["train"].append(3)),
 )
 add(
-    "JSON: the same picture twice",
+    "JSON: the same image twice",
     "has view C1 twice, keep one",
     changed_list(lambda content, folder: content["train"].append(content["train"][0])),
 )
 add(
-    "JSON: the same picture in both splits",
+    "JSON: the same image in both splits",
     "listed in both splits; keep one entry",
     changed_list(lambda content, folder: content["test"].extend(content["train"])),
 )
@@ -165,7 +165,7 @@ def _(folder):
 
 
 def linked(make, **options):
-    """A data set in which a picture was replaced by what `make(path, outside)` puts there."""
+    """A data set in which an image was replaced by what `make(path, outside)` puts there."""
 
     def run(folder):
         root = write_realiad(
@@ -253,7 +253,7 @@ def _(folder):
     return f"{len(open_pictures(folder / 'in', {'cap': ['C1']}))} samples"
 
 
-@case("--input: a .png that may be a mask or a picture", "a mask without its image, or an image among")
+@case("--input: a .png that may be a mask or an image", "a mask without its image, or an image among")
 def _(folder):
     (folder / "in").mkdir()
     for name in ("C1_1.jpg", "C2_1.png"):
@@ -290,7 +290,7 @@ def manifest(rows, head="sample,view,path,label,mask,split"):
 
 
 add(
-    "folder: a picture that links out",
+    "folder: an image that links out",
     "is a link out of",
     own_folder(
         lambda root: (
@@ -339,7 +339,7 @@ def _(folder):
     return f"{len(open_data(folder / 'data'))} samples"
 
 
-# ---- pictures
+# ---- images
 
 
 def chunk(kind, data):
@@ -419,98 +419,98 @@ def pages(count):
 
 
 several = {"save_all": True, "append_images": [noise().rotate(180)]}
-add("picture: zero bytes", "not an image in", picture(b""))
+add("image: zero bytes", "not an image in", picture(b""))
 add(
-    "picture: HTML called .jpg",
+    "image: HTML called .jpg",
     "not an image in",
     picture(b"<!DOCTYPE html><html><script>alert(1)</script>"),
 )
-add("picture: a GIF called .jpg", "not an image in", picture(lambda: encoded(noise(), "GIF")))
-add("picture: PNG of 60,000 x 60,000 in 100 bytes", "exceeds limit of", picture(png(60_000, 60_000)))
-add("picture: PNG of 9,000 x 9,000 in 100 bytes", "at most 80000000 are read", picture(png(9000, 9000)))
-add("picture: PNG of 8,000 x 8,000 in 100 bytes", "damaged PNG image", picture(png(8000, 8000)))
-add("picture: PNG of no width", "not an image in", picture(png(0, 10)))
+add("image: a GIF called .jpg", "not an image in", picture(lambda: encoded(noise(), "GIF")))
+add("image: PNG of 60,000 x 60,000 in 100 bytes", "exceeds limit of", picture(png(60_000, 60_000)))
+add("image: PNG of 9,000 x 9,000 in 100 bytes", "at most 80000000 are read", picture(png(9000, 9000)))
+add("image: PNG of 8,000 x 8,000 in 100 bytes", "damaged PNG image", picture(png(8000, 8000)))
+add("image: PNG of no width", "not an image in", picture(png(0, 10)))
 add(
-    "picture: 80 MB of text packed into a PNG",
+    "image: 80 MB of text packed into a PNG",
     "Decompressed data too large",
     picture(lambda: png(4, 4, before=chunk(b"zTXt", b"C\0\0" + zlib.compress(b"a" * 80_000_000)))),
 )
-add("picture: half a JPEG", "damaged JPEG image", picture(lambda: encoded(noise(), "JPEG")[:1000]))
-add("picture: 20 bytes of a JPEG", "not an image in", picture(lambda: encoded(noise(), "JPEG")[:20]))
-add("picture: CMYK", "40 x 30 RGB", picture(lambda: encoded(noise().convert("CMYK"), "JPEG")))
-add("picture: a palette", "40 x 30 RGB", picture(lambda: encoded(noise().convert("P"), "PNG")))
+add("image: half a JPEG", "damaged JPEG image", picture(lambda: encoded(noise(), "JPEG")[:1000]))
+add("image: 20 bytes of a JPEG", "not an image in", picture(lambda: encoded(noise(), "JPEG")[:20]))
+add("image: CMYK", "40 x 30 RGB", picture(lambda: encoded(noise().convert("CMYK"), "JPEG")))
+add("image: a palette", "40 x 30 RGB", picture(lambda: encoded(noise().convert("P"), "PNG")))
 add(
-    "picture: with transparency (dropped)",
+    "image: with transparency (dropped)",
     "40 x 30 RGB",
     picture(lambda: encoded(noise().convert("RGBA"), "PNG")),
 )
 add(
-    "picture: a palette with transparency (dropped)",
+    "image: a palette with transparency (dropped)",
     "40 x 30 RGB",
     picture(lambda: encoded(noise().convert("P"), "PNG", transparency=bytes(256))),
 )
 add(
-    "picture: 16-bit grey, values beyond data.bit_depth",
+    "image: 16-bit grey, values beyond data.bit_depth",
     "its largest value is 4000, more than the 255 of 8 bits",
     picture(lambda: encoded(Image.fromarray(np.full((9, 9), 4000, np.uint16)), "PNG")),
 )
 add(
-    "picture: 16-bit RGB, values beyond data.bit_depth",
+    "image: 16-bit RGB, values beyond data.bit_depth",
     "its largest value is 4096, more than the 255 of 8 bits",
     picture(lambda: png(4, 4, 16, 2, (b"\0" + b"\x10\0" * 12) * 4)),
 )
 add(
-    "picture: 16-bit RGB, half of its rows",
+    "image: 16-bit RGB, half of its rows",
     "damaged, or a kind of 16-bit image that is not read",
     picture(lambda: png(64, 64, 16, 2, (b"\0" + b"\x10\0" * 192) * 30)),
 )
 add(
-    "picture: floating point",
+    "image: floating point",
     "floating-point pixels; save it with 8 or 16 bits",
     picture(lambda: encoded(noise().convert("F"), "TIFF")),
 )
 for value, shape in ((3, "40 x 30"), (6, "30 x 40"), (8, "30 x 40")):
     add(
-        f"picture: EXIF orientation {value} (applied)",
+        f"image: EXIF orientation {value} (applied)",
         f"{shape} RGB",
         picture(lambda value=value: encoded(noise(), "JPEG", exif=turned(value))),
     )
-add("picture: EXIF orientation 77", "40 x 30 RGB", picture(lambda: encoded(noise(), "JPEG", exif=turned(77))))
+add("image: EXIF orientation 77", "40 x 30 RGB", picture(lambda: encoded(noise(), "JPEG", exif=turned(77))))
 add(
-    "picture: an animated PNG",
+    "image: an animated PNG",
     "several images in one file",
     picture(lambda: encoded(noise(), "PNG", **several)),
 )
 add(
-    "picture: an animated WebP",
+    "image: an animated WebP",
     "several images in one file",
     picture(lambda: encoded(noise(), "WEBP", **several)),
 )
 add(
-    "picture: a TIFF of two pages",
+    "image: a TIFF of two pages",
     "several images in one file",
     picture(lambda: encoded(noise(), "TIFF", **several)),
 )
 add(
-    "picture: a TIFF of 20,000 pages (3 MB)",
+    "image: a TIFF of 20,000 pages (3 MB)",
     "several images in one file",
     picture(lambda: pages(20_000)),
 )
 add(
-    "picture: a TIFF whose offsets are text",
+    "image: a TIFF whose offsets are text",
     "damaged TIFF image",
     picture(lambda: retyped(encoded(noise(), "TIFF"), 273, 2)),
 )
 add(
-    "picture: a JPEG with a second one behind it (MPO: its first)",
+    "image: a JPEG with a second one behind it (MPO: its first)",
     "40 x 30 RGB",
     picture(lambda: encoded(noise(), "MPO", save_all=True, append_images=[noise(20, 10)])),
 )
-add("picture: 1 x 1", "1 x 1 RGB", picture(lambda: encoded(noise(1, 1), "PNG")))
-add("picture: 30,000 x 2", "30000 x 2 RGB", picture(lambda: encoded(noise(30_000, 2), "PNG")))
+add("image: 1 x 1", "1 x 1 RGB", picture(lambda: encoded(noise(1, 1), "PNG")))
+add("image: 30,000 x 2", "30000 x 2 RGB", picture(lambda: encoded(noise(30_000, 2), "PNG")))
 
 
-@case("a mask that was not turned with its picture", "mask of 40 x 30 pixels, its image has 30 x 40")
+@case("a mask that was not turned with its image", "mask of 40 x 30 pixels, its image has 30 x 40")
 def _(folder):
     root = write_realiad(folder, categories=("cap",), train=1, normal=0, defective=1, views=1, size=16)
     mask = next(root.rglob("*.png"))

@@ -21,7 +21,7 @@ from mvead_jax.backbones.weights import CONFIG, TENSORS
 from mvead_jax.rig.cameras import five_cameras
 
 ROOT = Path(__file__).parents[2]
-SIZE = 40  # pixels of a stored picture
+SIZE = 40  # pixels of a stored image
 SLOW = 300  # seconds after which a job hangs
 TEMPORARY = re.compile(r"\.tmp$|orbax-checkpoint-tmp|\.seen-by-all")
 # As one device sees it; the compiled programs of all jobs are shared.

@@ -1,9 +1,9 @@
-"""score.py --watch at work for long, killed now and then, while pictures come as feeding.py brings them.
+"""score.py --watch at work for long, killed now and then, while images come as feeding.py brings them.
 
     python tests/faults/soak_watch.py --root data/soak --workdir runs/soak --output DIR --seconds 240
 
-feeds the test pictures of a data set into <output>/incoming, waits until all is decided, checks the lines by
-the bytes of the pictures and the scores by <workdir>/scores, and draws the watcher's memory.
+feeds the test images of a data set into <output>/incoming, waits until all is decided, checks the lines by
+the bytes of the images and the scores by <workdir>/scores, and draws the watcher's memory.
 
 exit codes: 0 all is as it must be; 1 it is not
 """
@@ -95,7 +95,7 @@ def settle(watcher: Watcher, pictures: Pictures, seconds: float) -> list[str]:
 
 
 def pictures_of(root: Path) -> dict[tuple[str, str], bytes]:
-    """The bytes of the test pictures, by sample and view."""
+    """The bytes of the test images, by sample and view."""
     index, found = load_index(root).select(split="test"), {}
     for sample in index.samples:
         for view in sample.views:
@@ -150,7 +150,7 @@ def main() -> None:
     print(*wrong[:20], sep="\n")
     lines = watcher.lines()
     scores, difference = largest_difference(lines, given.workdir / "scores")
-    print(f"{len(pictures)} pictures in {len(events)} events; {len(lines)} lines; {len(wrong)} wrong")
+    print(f"{len(pictures)} images in {len(events)} events; {len(lines)} lines; {len(wrong)} wrong")
     print(f"{scores} scores, at most {difference:.2g} of their size from those of score.py")
     draw(looks, "score.py --watch", given.output / "memory.png")
     quarters = [part[:, 2].max() for part in np.array_split(looks, 4)]

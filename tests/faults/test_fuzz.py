@@ -1,4 +1,4 @@
-"""The three readers of a data set's lists and that of pictures, fed what nobody would write: they answer, or
+"""The three readers of a data set's lists and that of images, fed what nobody would write: they answer, or
 refuse in printable lines; nothing else is raised and nothing outside the root is opened."""
 
 import csv
@@ -77,7 +77,7 @@ LIST = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Two pictures in Real-IAD's layout, and a link out."""
+    """Two images in Real-IAD's layout, and a link out."""
     root = tmp_path_factory.mktemp("fuzz")
     folder = root / "realiad_16/cap"
     for view in ("C1", "C2"):
@@ -202,11 +202,11 @@ def test_folders(tmp_path_factory, files, kind):
         shutil.rmtree(root)
 
 
-# ---- pictures
+# ---- images
 
 
 def sound_pictures(form):
-    """Pictures of one format, in each of the ways in which it keeps colours."""
+    """Images of one format, in each of the ways in which it keeps colours."""
     image, turn = noise(8, 8), {"exif": turned(6)}
     palette, several = image.convert("P"), {"save_all": True, "append_images": [image]}
     if form == "PNG":
@@ -248,7 +248,7 @@ def mutated(content, chance):
 
 
 class Bytes:
-    """A picture in memory."""
+    """An image in memory."""
 
     def __init__(self, content):
         self.content = content

@@ -58,7 +58,7 @@ def normal_only(content):
 
 
 CASES = {
-    "constant pictures": (constant, None),
+    "constant images": (constant, None),
     "a view that is black": (black_view, None),
     "one training sample": (untouched, one_sample),
     "samples of a single view": (untouched, lacks_views),
@@ -68,7 +68,7 @@ CASES = {
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
-    """How pictures and list were changed, and the data set; the features beside it serve all methods."""
+    """How images and list were changed, and the data set; the features beside it serve all methods."""
     change, edit = CASES[request.param]
     root = write_realiad(
         tmp_path_factory.mktemp("case") / "data",

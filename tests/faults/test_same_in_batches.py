@@ -39,7 +39,7 @@ def pictures(tmp_path_factory):
 
 def score(lab, name, samples):
     """Scores samples in a process of its own; returns the lines of samples.csv and of images.csv, and the
-    bytes of the maps by picture."""
+    bytes of the maps by image."""
     folder, output = lab.folder / name, lab.folder / f"{name}-scores"
     folder.mkdir()
     for path in (view for sample in samples for view in sample):

@@ -1,4 +1,4 @@
-"""A watched folder on a bad day: pictures in any order, late, in pieces, twice; the watcher killed."""
+"""A watched folder on a bad day: images in any order, late, in pieces, twice; the watcher killed."""
 
 import io
 import json

@@ -36,7 +36,7 @@ def mean_colours(images):
 
 
 def brightened(images):
-    """A backbone that gives a blank picture features that are not zero."""
+    """A backbone that gives a blank image features that are not zero."""
     return {"patches": mean_colours(images)["patches"] + 1}
 
 
@@ -66,7 +66,7 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def index(written, tmp_path):
-    """Of pictures that a test may change."""
+    """Of images that a test may change."""
     shutil.copytree(written, tmp_path / "data")
     return load_index(tmp_path / "data").select(split="train")
 
@@ -167,7 +167,7 @@ def test_other_weights_types_or_pictures_are_never_taken_from_the_cache(index, t
     one.write_bytes(content[:14] + b"x" + content[15:])  # the same size and time
     os.utime(one, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert images_computed(index, cache) == 25
-    os.utime(one, ns=(1, 1))  # another time, the same picture
+    os.utime(one, ns=(1, 1))  # another time, the same image
     assert images_computed(index, cache) == 0
 
 
@@ -266,7 +266,7 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(index, tmp_path):
         patches_of(index, cache, 5, KilledLater())
     assert images_computed(index, cache) == 25
     whole = {p.name: p.read_bytes() for p in cache.iterdir()}
-    assert len(whole) == 3  # two chunks, and what the pictures hold
+    assert len(whole) == 3  # two chunks, and what the images hold
     shutil.rmtree(cache)
     images_computed(index, cache)
     assert {p.name: p.read_bytes() for p in cache.iterdir()} == whole

@@ -1,4 +1,4 @@
-"""From pictures to the geometry of a category, on a rendered rig whose cameras nobody tells."""
+"""From images to the geometry of a category, on a rendered rig whose cameras nobody tells."""
 
 import json
 import runpy
@@ -50,7 +50,7 @@ def rig(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def points():
-    """Points of the part in the stored pictures [V,n,2]."""
+    """Points of the part in the stored images [V,n,2]."""
     cameras = five_cameras(256)
     world = np.random.default_rng(0).uniform([-20, -20, 0], [20, 20, 18], (500, 3))
     x = np.stack([project(world, cameras.K[v], cameras.R[v], cameras.t[v]) for v in range(5)])
@@ -136,7 +136,7 @@ def test_pictures_of_two_sizes_in_one_view_are_named(tmp_path):
     with Image.open(odd) as image:
         smaller = image.resize((32, 32))
     smaller.save(odd)
-    with pytest.raises(UserError, match="picture of C3 is 32 x 32, others are 64 x 64"):
+    with pytest.raises(UserError, match="image of C3 is 32 x 32, others are 64 x 64"):
         match_category(index)
     with pytest.raises(UserError, match="no normal samples"):
         match_category(index.select(category="none"))

@@ -109,7 +109,7 @@ class Colours:
 
 @pytest.fixture
 def samples(tmp_path):
-    """Five times the same sample: all pictures of a view are one picture, 64 x 64."""
+    """Five times the same sample: all images of a view are one image, 64 x 64."""
     root = write_realiad(tmp_path, categories=("cap",), train=5, views=3)
     index = load_index(root, ["cap"]).select(category="cap", split="train")
     rng = np.random.default_rng(0)
@@ -125,7 +125,7 @@ def samples(tmp_path):
 def test_matches_are_pooled_in_pixels_and_what_stands_still_is_capped(samples):
     extractor = Colours()
     once, pooled = match_features(samples, extractor, 1, 7), match_features(samples, extractor, 5, 7)
-    assert set(extractor.calls) == {7}  # one shape to compile, however the pictures divide
+    assert set(extractor.calls) == {7}  # one shape to compile, however the images divide
     assert pooled.evidence == "features"
     assert set(pooled.pairs) == {(a, b, f) for a, b in ((0, 1), (0, 2), (1, 2)) for f in (False, True)}
     for key, own in pooled.pairs.items():

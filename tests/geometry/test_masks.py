@@ -15,13 +15,13 @@ from mvead_jax.rig.cameras import five_cameras
 from mvead_jax.runtime.errors import UserError
 
 GRID, INPUT = (4, 4), 64
-SIZES = ((80, 60), (80, 60), (40, 40))  # of the stored pictures
+SIZES = ((80, 60), (80, 60), (40, 40))  # of the stored images
 EVERYTHING = np.ones((16, 16), bool)
 
 
 @pytest.fixture(scope="module")
 def geometry():
-    """Cameras C1, C3, C4 of the rig, in pictures of several sizes; the pair C1, C4 is not trusted."""
+    """Cameras C1, C3, C4 of the rig, in images of several sizes; the pair C1, C4 is not trusted."""
     rig, chosen = five_cameras(1), [0, 2, 3]
     F = fundamental_from_cameras(rig.K[chosen], rig.R[chosen], rig.t[chosen])
     F = between_new_images(F, np.stack([resizing((1, 1), size) for size in SIZES]))

@@ -1,4 +1,4 @@
-"""Outlines as evidence: of a ball whose outline and tangent planes are known, and of drawn pictures."""
+"""Outlines as evidence: of a ball whose outline and tangent planes are known, and of drawn images."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Decisions from pictures on disk to files of results: what training leaves, what scoring says."""
+"""Decisions from images on disk to files of results: what training leaves, what scoring says."""
 
 import csv
 import json
@@ -91,7 +91,7 @@ def test_held_out_samples_are_in_no_bank_and_no_file_of_training_but_the_calibra
         assert held == tuple(one.id for one in index.select(split="held_out").samples)
         assert len(held) == len(index.select(split="train")) == 4
     told = json.loads((run / "scores/metrics.json").read_text())
-    assert told["protocol"]["training"].startswith("8 samples, 24 pictures")
+    assert told["protocol"]["training"].startswith("8 samples, 24 images")
     events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     decided = [event for event in events if event["stage"] == "decision"]
     assert [(event["category"], event["held_out"]) for event in decided] == [("bolt", 4), ("cap", 4)]
@@ -275,7 +275,7 @@ def test_one_model_for_categories_of_other_cameras_is_refused_at_once(tmp_path):
 
 
 def without(root, sample, view, folder):
-    """A folder of one sample's pictures but for one view."""
+    """A folder of one sample's images but for one view."""
     shutil.copytree(next((root / "realiad_64/cap").rglob(sample)), folder)
     for path in folder.glob(f"*_{view}_*"):
         path.unlink()
@@ -286,7 +286,7 @@ def without(root, sample, view, folder):
 def test_a_missing_view_is_decided_by_held_out_samples_without_it(run, fused, root, tmp_path, view):
     pictures = without(root, "S0013", view, tmp_path / "new")
     for workdir in (run, fused):
-        score(workdir, tmp_path / workdir.name, pictures=pictures)
+        score(workdir, tmp_path / workdir.name, images=pictures)
         (line,) = lines(tmp_path / workdir.name / "samples.csv")
         own = calibration(workdir)
         present = np.array([name != view for name in ("C1", "C2", "C3")])
@@ -308,7 +308,7 @@ def test_a_fused_method_scores_held_out_samples_with_every_pattern_as_scoring_do
     pictures.mkdir()
     for view in sample.views[:2]:
         shutil.copy(root / view.image, pictures)
-    score(fused, tmp_path / "out", pictures=pictures)
+    score(fused, tmp_path / "out", images=pictures)
     found = [float(line["score"]) for line in lines(tmp_path / "out/images.csv")]
     np.testing.assert_allclose(found, own.scores["110"][own.samples.index(sample.id), :2], rtol=1e-5)
 

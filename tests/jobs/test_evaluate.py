@@ -322,7 +322,7 @@ def test_what_evaluating_can_not_do_is_one_line(run, overrides, protocols, messa
 def test_another_data_set_under_the_scores_is_refused(run, root, tmp_path):
     shutil.copytree(root, tmp_path / "data")
     edit_list(tmp_path / "data", "cap", lambda content: content["test"][12].update(anomaly_class="OK"))
-    with pytest.raises(UserError, match=r"cap_\d+_NG_HS C1 has another picture or label in the test lists"):
+    with pytest.raises(UserError, match=r"cap_\d+_NG_HS C1 has another image or label in the test lists"):
         evaluate_again(run, overrides={"data.root": str(tmp_path / "data")})
     edit_list(tmp_path / "data", "bolt", lambda content: content.update(test=content["test"][3:]))
     with pytest.raises(UserError, match=r"bolt_\d+_OK C1 is not in the test lists"):

@@ -1,4 +1,4 @@
-"""MVEAD from pictures on disk to results: what it leaves, what stopping it costs, what it refuses."""
+"""MVEAD from images on disk to results: what it leaves, what stopping it costs, what it refuses."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import bank_sizes
 
 ROOT = Path(__file__).parents[2]
-SIZE = 40  # of the stored pictures
+SIZE = 40  # of the stored images
 STEPS = 36
 
 
@@ -135,7 +135,7 @@ def test_the_workdir_holds_what_scoring_and_going_on_need(run):
 
 def test_training_parts_score_lower_than_normal_and_those_lower_than_defective_ones(root, run, tmp_path):
     score(
-        run, tmp_path / "train", pictures=root / "realiad_64/cap/OK", report=False
+        run, tmp_path / "train", images=root / "realiad_64/cap/OK", report=False
     )  # training samples are 1 to 5
     seen, new = scores(tmp_path / "train", "samples.csv")[:5], scores(tmp_path / "train", "samples.csv")[5:]
     assert seen.max() < new.min()

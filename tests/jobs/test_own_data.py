@@ -1,4 +1,4 @@
-"""From pictures of one's own to scores: cameras of any number, name, format and size."""
+"""From images of one's own to scores: cameras of any number, name, format and size."""
 
 import csv
 import json
@@ -68,7 +68,7 @@ def test_three_cameras_go_from_check_to_scores_whatever_their_names(run):
 def test_new_parts_are_scored_by_their_folders_as_they_were_in_the_test_split(run, tmp_path):
     workdir, root = run
     shutil.copytree(root / "test/Kratzer ß", tmp_path / "neue Teile")
-    score(workdir, tmp_path / "out", pictures=tmp_path / "neue Teile")
+    score(workdir, tmp_path / "out", images=tmp_path / "neue Teile")
     new = {line["sample"]: line for line in lines(tmp_path / "out/samples.csv")}
     known = {line["sample"]: line for line in lines(workdir / "scores/samples.csv")}
     assert len(new) == 3
@@ -122,7 +122,7 @@ def test_any_number_of_views_goes_all_the_way(tmp_path, count, caplog):
     caplog.set_level(logging.INFO, "mvead_jax")
     cameras = {f"cam {number}": (".png", (32, 32)) for number in range(count)}
     root = write_folders(tmp_path / "x", cameras, train=5, good=2, defective=2)
-    method = "patchcore" if count == 16 else "mvead"  # a sheet of 16 x 16 epipolar pictures takes a minute
+    method = "patchcore" if count == 16 else "mvead"  # a sheet of 16 x 16 epipolar images takes a minute
     untrained = {} if count == 16 else {"train__epochs": "0"}
     config = config_for(root, f"configs/folder.py:{method}", **untrained)
     train(config, tmp_path / "run")

@@ -102,7 +102,7 @@ def test_rows_share_features_and_geometry(grid):
     assert sorted(path.name for path in a.glob("*.json")) == ["usb.json"]
     for path in a.glob("*.json"):
         assert path.read_bytes() == (b / path.name).read_bytes()
-    # The lender drew its pictures when it estimated; the borrower estimated nothing.
+    # The lender drew its images when it estimated; the borrower estimated nothing.
     assert (a / "pictures").is_dir()
     assert not (b / "pictures").exists()
 
@@ -132,7 +132,7 @@ def test_other_settings_in_the_same_output_are_refused(grid, call):
 
 
 def test_a_row_that_fails_is_named_at_the_end_and_the_others_go_on(call, tmp_path, capsys):
-    # The pictures show nothing to match, so no pair of views is trusted.
+    # The images show nothing to match, so no pair of views is trusted.
     wrong = (*ONE, "--config.geometry.on_failure=error")
     assert call("table3", "--output", tmp_path / "runs", "--rows", "10", "1", tiny=wrong) == 1
     told = capsys.readouterr()
@@ -298,7 +298,7 @@ def test_kinds_of_runs_on_other_pictures_are_refused(grid, call, tmp_path):
     shutil.copytree(grid / "none_none_shared", tmp_path / "run")
     path = tmp_path / "run/scores/images.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(UserError, match=r"images.csv: other pictures or labels .*\(1, as "):
+    with pytest.raises(UserError, match=r"images.csv: other images or labels .*\(1, as "):
         call("kinds", "--workdir", grid / "none_none_shared", "--workdir", tmp_path / "run")
     with pytest.raises(UserError, match="images.csv: no such file; run scripts/score.py"):
         call("kinds", "--workdir", tmp_path)

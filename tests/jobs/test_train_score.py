@@ -1,4 +1,4 @@
-"""The two jobs from pictures on disk to files of results."""
+"""The two jobs from images on disk to files of results."""
 
 import csv
 import dataclasses
@@ -153,7 +153,7 @@ def test_the_protocol_tells_what_was_done(root, tmp_path):
     assert told["input"].startswith("28 x 28")
     assert told["bank"] == "full, one for all views"
     assert told["lists"] == "realiad_jsons"
-    assert told["training"] == "8 samples, 40 pictures, 1 of them labelled defective"
+    assert told["training"] == "8 samples, 40 images, 1 of them labelled defective"
     for key in (
         "image_score",
         "sample_score",
@@ -267,7 +267,7 @@ def test_a_training_picture_that_is_replaced_with_its_size_and_time_kept_means_t
     pictures = sorted((tmp_path / "data/realiad_64/cap/OK").rglob("*_C1_*.jpg"))
     longest = max(path.stat().st_size for path in pictures)
     for path in pictures:
-        path.write_bytes(path.read_bytes().ljust(longest, b"\0"))  # what follows the picture is passed over
+        path.write_bytes(path.read_bytes().ljust(longest, b"\0"))  # what follows the image is passed over
         os.utime(path, (0, 0))
     config = config_for(tmp_path / "data", data__categories="cap")
     train(config, tmp_path / "run")
@@ -294,9 +294,9 @@ def test_two_shifts_of_the_same_names_sizes_and_times_have_their_own_scores(run,
             os.utime(path, (0, 0))
     cache = {"features.cache": str(tmp_path / "cache")}
     for shift in ("shift1", "shift2"):
-        score(run, tmp_path / f"scores_{shift}", pictures=tmp_path / shift, overrides=cache)
+        score(run, tmp_path / f"scores_{shift}", images=tmp_path / shift, overrides=cache)
     alone = {"features.cache": str(tmp_path / "own_cache")}
-    score(run, tmp_path / "scores_alone", pictures=tmp_path / "shift2", overrides=alone)
+    score(run, tmp_path / "scores_alone", images=tmp_path / "shift2", overrides=alone)
     found = {
         name: [line["score"] for line in lines(tmp_path / f"scores_{name}/images.csv")]
         for name in ("shift1", "shift2", "alone")
@@ -396,7 +396,7 @@ def test_what_another_training_wrote_before_the_lock_was_had_is_not_overwritten(
 
 
 def test_new_pictures_are_scored_without_labels(run, root):
-    score(run, pictures=root / "realiad_64/bolt/NG")
+    score(run, images=root / "realiad_64/bolt/NG")
     found = lines(run / "scores_NG/samples.csv")
     shutil.rmtree(run / "scores_NG")
     known = {line["sample"]: line for line in lines(run / "scores/samples.csv")}
@@ -410,7 +410,7 @@ def test_new_samples_that_lack_a_view_are_scored_by_the_others_and_said(run, roo
     shutil.copytree(root / "realiad_64/bolt/NG/HS/S0008", tmp_path / "new")
     next((tmp_path / "new").glob("*_C2_*.jpg")).unlink()
     next((tmp_path / "new").glob("*_C2_*.png")).unlink()
-    score(run, tmp_path / "out", pictures=tmp_path / "new")
+    score(run, tmp_path / "out", images=tmp_path / "new")
     assert "bolt: 1 of 1 samples lack a view" in caplog.text
     assert [line["view"] for line in lines(tmp_path / "out/images.csv")] == ["C1", "C3", "C4", "C5"]
 
@@ -458,25 +458,25 @@ def test_other_weights_than_those_of_training_are_refused(run):
 def test_pictures_of_an_unknown_category_or_view_are_refused(run, tmp_path):
     write_realiad(tmp_path / "other", categories=("nut",), size=32)
     with pytest.raises(UserError, match=r"nut: not trained; .* holds bolt, cap"):
-        score(run, pictures=tmp_path / "other/realiad_64")
+        score(run, images=tmp_path / "other/realiad_64")
     write_realiad(tmp_path / "six", categories=("cap",), size=32, views=6)
     with pytest.raises(UserError, match="cap has view C6; training saw C1, C2, C3, C4, C5"):
-        score(run, pictures=tmp_path / "six/realiad_64/cap/OK")
+        score(run, images=tmp_path / "six/realiad_64/cap/OK")
 
 
 def test_results_of_other_pictures_and_foreign_files_are_not_overwritten(run, root, tmp_path):
     for name in ("a/day", "b/day"):
         shutil.copytree(root / "realiad_64/bolt/OK", tmp_path / name)
-    output = score(run, pictures=tmp_path / "a/day") and run / "scores_day"
+    output = score(run, images=tmp_path / "a/day") and run / "scores_day"
     before = (output / "samples.csv").read_bytes()
     with pytest.raises(UserError, match=r"scores_day: holds the scores of .*a.day; name another folder"):
-        score(run, pictures=tmp_path / "b/day")
+        score(run, images=tmp_path / "b/day")
     with pytest.raises(UserError, match="scores: holds the scores of test split"):
-        score(run, run / "scores", pictures=tmp_path / "b/day")
+        score(run, run / "scores", images=tmp_path / "b/day")
     for folder in (run, run / "models", root / "realiad_64/bolt/OK"):
         with pytest.raises(UserError, match="holds other files; name a new folder"):
             score(run, folder)
-    score(run, pictures=tmp_path / "a/day")
+    score(run, images=tmp_path / "a/day")
     assert (output / "samples.csv").read_bytes() == before
     shutil.rmtree(output)
 
@@ -530,7 +530,7 @@ def test_a_scoring_that_is_killed_leaves_whole_categories_and_is_done_again(
     told = json.loads((workdir / "scores/unfinished.json").read_text())
     assert told == {"scored": "test split", "categories": ["bolt", "cap"]}
     with pytest.raises(UserError, match="scores: holds the scores of test split; name another folder"):
-        score(workdir, workdir / "scores", pictures=root / "realiad_64/bolt/OK")
+        score(workdir, workdir / "scores", images=root / "realiad_64/bolt/OK")
     if setting == "single":  # what the next one does not score goes
         shutil.copytree(workdir, tmp_path / "fewer")
         score(tmp_path / "fewer", overrides={"data.categories": "bolt"})
@@ -557,14 +557,14 @@ def test_maps_are_evaluated_again_by_the_script(run, tmp_path):
     assert json.loads((tmp_path / "run/scores/metrics_official.json").read_text())["mean"]["pixel"]["aupro"]
     done = call("score", "--workdir", run, "--input", run, "--from-maps")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: --input: new pictures have no labels")
+    assert done.stderr.startswith("error: --input: new images have no labels")
 
 
 def test_one_model_for_all_refuses_a_category_it_never_saw(root, tmp_path):
     train(config_for(root, setting="multi"), tmp_path / "run")
     write_realiad(tmp_path / "other", categories=("nut",), size=32)
     with pytest.raises(UserError, match=r"nut: not trained; .*all learned bolt, cap"):
-        score(tmp_path / "run", pictures=tmp_path / "other/realiad_64")
+        score(tmp_path / "run", images=tmp_path / "other/realiad_64")
 
 
 @pytest.mark.parametrize(

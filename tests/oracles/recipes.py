@@ -1,4 +1,4 @@
-"""Weights and pictures of the golden cases, drawn by name: what a recipe file says in numbers.
+"""Weights and images of the golden cases, drawn by name: what a recipe file says in numbers.
 
 An array is standard normal noise of a generator that its tag and name alone seed, so that the order of drawing
 does not matter; a recipe lists, for each entry of a PyTorch state dictionary, its shape, offset, scale, and
@@ -35,7 +35,7 @@ def weights(recipe: Path, tag: str) -> dict[str, np.ndarray]:
 
 
 def smooth_images(tag: str, count: int, size: int, coarse: int = 9, fine: int = 33) -> np.ndarray:
-    """Return uint8 pictures [count,size,size,3]: coarse noise and weaker fine noise, linearly enlarged."""
+    """Return uint8 images [count,size,size,3]: coarse noise and weaker fine noise, linearly enlarged."""
     levels = np.full((count, size, size, 3), 118.0)
     for name, side, strength in (("coarse", coarse, 45.0), ("fine", fine, 22.0)):
         noise = draw(tag, name, (count, side, side, 3))
@@ -52,6 +52,6 @@ def _enlarged(values: np.ndarray, size: int, axis: int) -> np.ndarray:
 
 
 def normalised(levels: np.ndarray) -> np.ndarray:
-    """Return float32 pictures [n,H,W,3] by ImageNet's statistics, from uint8 of the same shape."""
+    """Return float32 images [n,H,W,3] by ImageNet's statistics, from uint8 of the same shape."""
     mean, deviation = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
     return (levels.astype(np.float32) / np.float32(255) - mean) / deviation

@@ -38,7 +38,7 @@ def test_hits_project_to_the_centres_of_their_pixels(family):
     rig = station.rig
     for view, (hits, _) in enumerate(seen.traced):
         met, points = world_points(seen.scene, hits)
-        assert met.mean() > 0.9  # the tray fills the picture
+        assert met.mean() > 0.9  # the tray fills the image
         found = cameras.project(points.astype(np.float64), rig.K[view], rig.R[view], rig.t[view])
         off = np.abs(found - pixel_centers(SIZE)[met]).max(1)
         assert off.max() < 0.05  # grazing hits: Embree answers in float32

@@ -87,8 +87,8 @@ def test_a_plan_counts_what_there_is_to_do_and_writes_nothing(root, tmp_path):
     text, parts = plan_training(config, tmp_path / "run")
     assert files(tmp_path) == set()
     assert files(root) == before
-    assert "category cap: 3 samples, 6 pictures to learn from" in text
-    assert "0 pictures cached" in text
+    assert "category cap: 3 samples, 6 images to learn from" in text
+    assert "0 images cached" in text
     assert "6 to compute, about" in text
     assert "2 epochs of training, 4 steps, seconds unknown" in text
     assert [part.what for part in parts] == ["features", "checkpoints", "models"]
@@ -97,15 +97,15 @@ def test_a_plan_counts_what_there_is_to_do_and_writes_nothing(root, tmp_path):
     train(config, tmp_path / "run")
     left = files(tmp_path)
     text, parts = plan_training(config, tmp_path / "run")
-    assert "6 pictures cached" in text
+    assert "6 images cached" in text
     assert "there already, made again if anything differs" in text
     assert sum(part.missing for part in parts if part.what in ("features", "models")) == 0
     text, parts = plan_scoring(tmp_path / "run")
     assert files(tmp_path) == left
-    assert "6 samples, 12 pictures to score" in text
+    assert "6 samples, 12 images to score" in text
     assert "6 samples to score in 2 banks of 24 patches" in text
     score(tmp_path / "run")
-    assert "12 pictures cached" in plan_scoring(tmp_path / "run")[0]
+    assert "12 images cached" in plan_scoring(tmp_path / "run")[0]
     assert {part.what for part in parts} == {"features", "scores"}
     assert all(isinstance(part, Part) for part in parts)
 
@@ -120,7 +120,7 @@ def test_a_plan_refuses_what_the_job_refuses_and_counts_what_is_held_out(root, t
     config = patchcore_for(root, **own, decision__false_alarms="0.5")
     text, _ = plan_training(config, tmp_path / "run")
     assert "decision: 1 samples held out" in text
-    assert "category cap: 2 samples, 4 pictures to learn from" in text
+    assert "category cap: 2 samples, 4 images to learn from" in text
     assert "6 to compute, about" in text
     train(config, tmp_path / "run")
     with pytest.raises(UserError, match="trained with another config"):

@@ -25,7 +25,7 @@ from mvead_jax.jobs.train import train
 from mvead_jax.runtime import sharding
 
 ROOT = Path(__file__).parents[2]
-SIZE = 40  # of the stored pictures
+SIZE = 40  # of the stored images
 PEER_ENDED = 75  # exit code
 TRAINING = 18  # samples: two chunks of features, so each process has one
 
@@ -274,7 +274,7 @@ def test_sigterm_to_one_process_stops_all_after_the_same_step_and_the_run_goes_o
 
 
 def test_a_process_killed_while_it_computes_features_ends_the_other_and_its_chunks_are_kept(root, tmp_path):
-    # Larger pictures than elsewhere, a pass of few: it takes some seconds.
+    # Larger images than elsewhere, a pass of few: it takes some seconds.
     slow = fields(root, data__image_size="320", backbone__batch_size="2", train__epochs="1")
     workdir, cache = tmp_path / "run", tmp_path / "feature_cache"
     running = start_two("train", workdir, slow)
@@ -298,7 +298,7 @@ def test_pictures_that_can_not_be_read_are_all_named_by_all_processes(tmp_path):
         path.write_bytes(path.read_bytes()[:-200])  # the header is whole
     said = finish(*start_two("train", tmp_path / "run", fields(root)), code=2)
     for text in said:
-        assert "pictures that can't be read: 2 problems" in text
+        assert "images that can't be read: 2 problems" in text
         for path in damaged:
             assert f"{path}: damaged JPEG" in text
 

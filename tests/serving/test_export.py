@@ -289,12 +289,12 @@ def test_the_inspector_and_score_py_take_it_as_the_workdir_it_was_made_of(made, 
         shutil.copy(path, tmp_path / "new")
     kept = json.loads((shipped / "config.json").read_text())
     assert (kept["data"]["root"], kept["features"]["cache"]) == ("", "")
-    score(shipped, tmp_path / "scores", pictures=tmp_path / "new", report=False)
+    score(shipped, tmp_path / "scores", images=tmp_path / "new", report=False)
     assert list((tmp_path / "feature_cache").iterdir())
     for line in read_images(tmp_path / "scores"):
         assert found.scores[line.view] == pytest.approx(float(line.score), rel=1e-6)
     with pytest.raises(UserError, match="name a folder by --output"):
-        score(shipped, pictures=tmp_path / "new")
+        score(shipped, images=tmp_path / "new")
     assert broken(shipped) == []
 
 

@@ -160,7 +160,7 @@ def test_new_images_are_read_with_the_bit_depth_of_training(run, root, tmp_path,
     shutil.copytree(root / "test/good/teil 00", tmp_path / "new/a")
     shutil.copytree(root / "test/good/teil 00", tmp_path / "new/b")
     turn(tmp_path / "new/b/left.png")
-    score(run, tmp_path / "scores", pictures=tmp_path / "new", report=False)
+    score(run, tmp_path / "scores", images=tmp_path / "new", report=False)
     found = scores(tmp_path / "scores")
     assert {view: found["a", view] for view in CAMERAS} == expected
     assert any("another shape than in training" in line and "b/left.png" in line for line in warned(caplog))
@@ -168,7 +168,7 @@ def test_new_images_are_read_with_the_bit_depth_of_training(run, root, tmp_path,
     assert (told["bit_depth"], told["list_views"]) == (12, "all views: left, right")
     deepen(tmp_path / "new/a/left.png", 100)
     with pytest.raises(UserError, match="its largest value is .*, more than the 4095 of 12 bits"):
-        score(run, tmp_path / "other", pictures=tmp_path / "new", report=False)
+        score(run, tmp_path / "other", images=tmp_path / "new", report=False)
 
 
 def test_a_test_split_beside_other_training_images_is_read_as_in_training(run, root, tmp_path):

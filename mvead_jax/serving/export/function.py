@@ -81,7 +81,7 @@ def export_function(
             "shape": [views, size, size, 3],
             "dtype": "float32",
             "views": list(spec.views),
-            "preprocessing": "upright RGB picture, resized without cropping by Pillow's BICUBIC, then "
+            "preprocessing": "upright RGB image, resized without cropping by Pillow's BICUBIC, then "
             "(level / 255 - mean) / std of each channel; anything for a missing view",
             "mean": list(IMAGENET_MEAN),
             "std": list(IMAGENET_STD),

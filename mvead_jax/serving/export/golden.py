@@ -1,7 +1,7 @@
-"""Samples that go with an artefact: their pictures and what they scored when it was made.
+"""Samples that go with an artefact: their images and what they scored when it was made.
 
-golden/<category>/<number>/<view>.<ext>   the pictures, byte for byte
-golden/expected.json                      each sample's pictures and what Inspector said
+golden/<category>/<number>/<view>.<ext>   the images, byte for byte
+golden/expected.json                      each sample's images and what Inspector said
 golden/maps.safetensors                   "<number of the line>": its maps [V,h,w]
 """
 
@@ -40,7 +40,7 @@ def choose(index: DatasetIndex, category: str, count: int) -> list[Sample]:
 def write_golden(
     artefact: Path, root: ImageFolder, samples: Mapping[str, list[Sample]], inspector: Inspector
 ) -> None:
-    """Copies the pictures of some samples of each category and writes what the inspector says of them.
+    """Copies the images of some samples of each category and writes what the inspector says of them.
 
     The last sample of a category that has more than one view is there twice, the second time without one.
     """

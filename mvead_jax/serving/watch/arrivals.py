@@ -1,4 +1,4 @@
-"""Pictures that come into a folder: whose they are, and whether they have all come.
+"""Images that come into a folder: whose they are, and whether they have all come.
 
     <folder>/<sample>/<view>.<ext>               one category
     <folder>/<category>/<sample>/<view>.<ext>    any number
@@ -24,12 +24,12 @@ from mvead_jax.runtime.errors import UserError, printable
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]  # category and sample
-_DEEPEST = 8  # folders that a picture lies in
+_DEEPEST = 8  # folders that an image lies in
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A picture on disk: its path below the folder, its size in bytes, and when its content and when anything
+    """An image on disk: its path below the folder, its size in bytes, and when its content and when anything
     of it was changed, in nanoseconds; the second can't be set back."""
 
     path: str
@@ -39,7 +39,7 @@ class File:
 
 
 class Place(NamedTuple):
-    """Where a picture belongs. home: the folder of its sample; "" if its name alone tells the sample."""
+    """Where an image belongs. home: the folder of its sample; "" if its name alone tells the sample."""
 
     key: Key
     view: str
@@ -128,7 +128,7 @@ class Arrivals:
 
     def _chosen(self, files: list[File], decided: File | None) -> File:
         """Of several files of one view the one that was decided by; else .jpg before .png, then by name. So a
-        picture counts before its mask, which may come first."""
+        image counts before its mask, which may come first."""
         if len(files) == 1:
             return files[0]
         order = sorted(files, key=lambda file: (_rank(file.path), file.path))
@@ -144,7 +144,7 @@ class Arrivals:
             log.warning("%s", printable(f"{self._folder / path}: {what}"))
 
     def _listed(self, below: str = "", deep: int = _DEEPEST) -> Iterator[File]:
-        """Pictures below the folder, without hidden ones; what vanishes meanwhile is left out."""
+        """Images below the folder, without hidden ones; what vanishes meanwhile is left out."""
         try:
             with os.scandir(self._folder / below) as entries:
                 found = sorted((one for one in entries if one.name[0] != "."), key=lambda one: one.name)
@@ -171,7 +171,7 @@ class Arrivals:
 
 
 def place_of(path: str, views: Mapping[str, Sequence[str]]) -> Place | None:
-    """The sample and the view of a picture's path below the folder; None if it is no view that is known."""
+    """The sample and the view of an image's path below the folder; None if it is no view that is known."""
     *folders, name = PurePosixPath(path).parts
     if named := sample_of_name(name):
         (sample, view), home = named, ""

@@ -1,7 +1,7 @@
 """Samples scored as they arrive: score.py --watch.
 
 A sample is scored when all views of its model have come, or by the views it has when none has come for a
-while. It is scored again if more comes, or a picture is replaced; the new line says which one it revises.
+while. It is scored again if more comes, or an image is replaced; the new line says which one it revises.
 Files are read and never moved, renamed or changed.
 """
 
@@ -46,7 +46,7 @@ class Inspects(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The bytes of a picture as they were read once: what is hashed is what is scored."""
+    """The bytes of an image as they were read once: what is hashed is what is scored."""
 
     name: Path
     content: bytes
@@ -60,7 +60,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class _Decided:
-    """The last line of a sample: its number, and the pictures it stands for, by view; no digest of one that
+    """The last line of a sample: its number, and the images it stands for, by view; no digest of one that
     could not be read. tried: when it was last tried to read these."""
 
     number: int
@@ -145,7 +145,7 @@ class Watcher:
         digests |= {view: hashlib.sha256(one.content).hexdigest() for view, one in pictures.items()}
         known = self._decided.get(key)
         if known and all((view, digest) in known.digests.items() for view, digest in digests.items()):
-            known.files.update(files)  # the same pictures, copied again
+            known.files.update(files)  # the same images, copied again
             known.tried = now
             return None
         category, sample = key
@@ -188,11 +188,11 @@ class Watcher:
 
 
 def _snapshot(path: Path) -> Snapshot:
-    """The bytes of a picture.
+    """The bytes of an image.
 
     Raises:
       FileNotFoundError: it is gone.
-      UserError: it can't be read, or is too large for any picture that is taken.
+      UserError: it can't be read, or is too large for any image that is taken.
     """
     try:
         with path.open("rb") as file:
@@ -202,7 +202,7 @@ def _snapshot(path: Path) -> Snapshot:
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from None
     if len(content) > _LARGEST:
-        raise UserError(f"{path}: more than {_LARGEST} bytes; put the picture there")
+        raise UserError(f"{path}: more than {_LARGEST} bytes; put the image there")
     return Snapshot(path, content)
 
 

@@ -94,7 +94,7 @@ def test_perlin_masks_are_mostly_small_sometimes_empty_and_lie_everywhere():
     assert 0.01 < np.median(areas) < 0.3
     assert areas.max() < 0.8
     heat = masks.mean(0)
-    assert heat[10:-10, 10:-10].min() > 0.01  # the corners are turned out of the picture and seldom covered
+    assert heat[10:-10, 10:-10].min() > 0.01  # the corners are turned out of the image and seldom covered
     assert np.abs(heat.mean(0) - heat.mean()).max() < 0.06
 
 

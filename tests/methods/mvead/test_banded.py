@@ -19,7 +19,7 @@ def mask_of(F, grid):
 
 
 def rig_mask(grid):
-    """F and mask of the rig of five cameras, whose pictures are cropped to the grid."""
+    """F and mask of the rig of five cameras, whose images are cropped to the grid."""
     rig = five_cameras(int(max(grid) * PATCH))
     F = fundamental_from_cameras(rig.K, rig.R, rig.t)
     return F, mask_of(F, grid)

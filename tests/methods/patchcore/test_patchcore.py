@@ -92,7 +92,7 @@ def test_training_samples_score_zero():
 
 def test_a_view_without_training_pictures_is_an_error():
     index = index_of(2, missing={(0, "C3"), (1, "C3")})
-    with pytest.raises(UserError, match="view C3: no training picture of cap"):
+    with pytest.raises(UserError, match="view C3: no training image of cap"):
         fit(method_of(), index, random_features(0, 2))
 
 

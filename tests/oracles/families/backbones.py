@@ -92,7 +92,7 @@ def _uniad(path: Path, case: Mapping[str, np.ndarray]) -> Iterator[Difference]:
 def uniad_features(
     path: Path, case: Mapping[str, np.ndarray], tag: str, count: int, size: int
 ) -> list[np.ndarray]:
-    """The four maps [B,D,h,w] that UniAD joins, of the pictures of a tag."""
+    """The four maps [B,D,h,w] that UniAD joins, of the images of a tag."""
     name = str(case["backbone_tag"]) if "backbone_tag" in case else "bb-A"
     weights = recipes.weights(path.with_name("recipe_bb_tf_efficientnet_b4.json"), name)
     images = recipes.normalised(recipes.smooth_images(tag, count, size))
@@ -176,7 +176,7 @@ def _tag(case: Mapping[str, np.ndarray], usual: str) -> str:
 
 
 def _images(case: Mapping[str, np.ndarray], tag: str, count: int, size: int, fine: int = 33) -> np.ndarray:
-    """float32 [B,H,W,3], normalised; the pictures are in the case or drawn by their tag."""
+    """float32 [B,H,W,3], normalised; the images are in the case or drawn by their tag."""
     levels = (
         case["image_uint8"] if "image_uint8" in case else recipes.smooth_images(tag, count, size, 9, fine)
     )
@@ -184,7 +184,7 @@ def _images(case: Mapping[str, np.ndarray], tag: str, count: int, size: int, fin
 
 
 def _same_input(case: Mapping[str, np.ndarray], images: np.ndarray) -> Difference:
-    """A picture of another tag would make every other comparison meaningless."""
+    """An image of another tag would make every other comparison meaningless."""
     return sampled(case, "input", images.transpose(0, 3, 1, 2), 1e-6)
 
 

@@ -108,7 +108,7 @@ def teacher_maps(teacher: Encoder, images: jax.Array) -> list[jax.Array]:
 
 
 def pictures(path: Path, case: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Clean and changed pictures, normalised, and masks [B,H,W]."""
+    """Clean and changed images, normalised, and masks [B,H,W]."""
     count, size = case["config"][:2].tolist()
     masks = np.unpackbits(case["mask_packbits"])[: count * size * size].reshape(count, size, size)
     if "origin_uint8" in case:

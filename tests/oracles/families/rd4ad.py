@@ -59,7 +59,7 @@ def _network(weights: Mapping[str, np.ndarray]) -> Network:
 
 
 def _teacher(path: Path, case: dict, widths: tuple[int, ...]) -> list[np.ndarray]:
-    """Return the teacher's maps, [N,C,H,W]: given, or a ResNet's of pictures."""
+    """Return the teacher's maps, [N,C,H,W]: given, or a ResNet's of images."""
     images, size = case["config"][:2].tolist()
     name = path.stem.removeprefix("rd_")
     if "e2e" not in name:

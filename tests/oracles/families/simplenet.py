@@ -36,7 +36,7 @@ def check(path: Path) -> Iterator[Difference]:
 
 
 def _maps(path: Path, case: dict) -> list[np.ndarray]:
-    """The two maps [B,C,h,w]: given, or a ResNet's of pictures."""
+    """The two maps [B,C,h,w]: given, or a ResNet's of images."""
     images, fine, coarse, _, _, _, *sides = (int(x) for x in case["config"])
     name = path.stem.removeprefix("simplenet_")
     if "e2e" not in name:

@@ -40,7 +40,7 @@ def _config(recipe: Path) -> NetworkConfig:
 
 
 def _features(path: Path, case: dict, shape: tuple[int, ...]) -> np.ndarray:
-    """The joined features [B,C,h,w]: given, or of the golden backbone's pictures."""
+    """The joined features [B,C,h,w]: given, or of the golden backbone's images."""
     name = path.stem.removeprefix("uniad_")
     if "e2e" not in name:
         return given.features(name, "feature_align", shape, scale=0.7, shift=0.1, relu=False)
@@ -71,7 +71,7 @@ def _results(graph: nnx.GraphDef, state: nnx.State, tokens: jax.Array) -> dict[s
 def _pass(path: Path, case: dict) -> Iterator[Difference]:
     recipe = given.recipe_of(path, case, "uniad")
     *_, stride, images, train = (int(x) for x in case["config"])
-    if "feature_align.shape" in case:  # a case of pictures says the number of another one in its config
+    if "feature_align.shape" in case:  # a case of images says the number of another one in its config
         images = int(case["feature_align.shape"][0])
     config = _config(recipe)
     inputs, *grid = (int(x) for x in case["config"][:3])
