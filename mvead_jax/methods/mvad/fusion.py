@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Key, UInt32
 
 from mvead_jax.methods.mvad.dropout import drop
 from mvead_jax.methods.mvad.layers import Linear
-from mvead_jax.methods.mvad.mvas import mvas
+from mvead_jax.methods.mvas import mvas
 from mvead_jax.methods.positions import position_map
 
 _PIXELS = 4096  # that the MLP takes at a time on a CPU, so that its hidden layer stays in the cache

@@ -16,15 +16,18 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mvead_jax.backbones.dinov2.modeling import Block, Linear
 from mvead_jax.backbones.info import Info
+from mvead_jax.methods.mvas import mvas, select_windows
 from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, has_keys
 from mvead_jax.methods.mvead.config import FusionConfig
 from mvead_jax.methods.mvead.dense import masked_attention
+from mvead_jax.methods.window_attention import Selection
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.sharding import on_each_device
 
@@ -110,11 +113,11 @@ class EpipolarAttention(nnx.Module):
             linear(normed).reshape(views, patches, heads, width // heads)
             for linear in (self.query, self.key, self.value)
         )
-        mixed, any_key = self._attend(query, key, value, mask, present)
+        mixed, any_key = self._attention(z, query, key, value, mask, present)
         attended = self.output(mixed.reshape(z.shape))
         return z + jnp.where(any_key[..., None], attended, 0)  # Decision D6
 
-    def _attend(self, query, key, value, mask: Keys, present):
+    def _attention(self, z: Float[Array, "V N D"], query, key, value, mask: Keys, present):
         """What each patch attends to [V,N,H,d], and whether it has any key [V,N]."""
         if isinstance(mask, BandPlan):
             if self.cfg.combine != "joint":
@@ -129,7 +132,8 @@ class EpipolarAttention(nnx.Module):
 class MVASAttention(EpipolarAttention):
     """The same attention over those windows of the other views that look most alike (seed 003).
 
-    It has no use for geometry: of its `mask` it looks at nothing.
+    It has no use for geometry: of its `mask` it looks at nothing. Windows, their choice and the padding of the
+    grid are those of `mvead_jax.methods.mvas`; the windows are chosen by the features before any projection.
     """
 
     def __init__(
@@ -144,51 +148,36 @@ class MVASAttention(EpipolarAttention):
         super().__init__(cfg, rngs)
         self.grid, self.windows, self.top_windows = grid, windows, top_windows
 
-    def __call__(self, z, mask, present=None):
-        return super().__call__(z, self.similar(z, present))
+    def _attention(self, z: Float[Array, "V N D"], query, key, value, mask: Keys, present):
+        selection = self.selected(z, present)
+        maps = (own.reshape(len(z), *self.grid, self.cfg.width) for own in (query, key, value))
+        scale = (self.cfg.width // self.cfg.heads) ** -0.5
+        options = {"windows": self.windows, "top": self.top_windows, "heads": self.cfg.heads, "scale": scale}
+        mixed = mvas(*maps, present, selection=selection, **options)
+        any_key = selection.where.any(-1).reshape(len(z), -1)[:, self.window_of_patch]
+        return mixed.reshape(query.shape), any_key
+
+    def selected(self, z: Float[Array, "V N D"], present: Bool[Array, " V"] | None) -> Selection:
+        """Return the windows that each window of a sample attends to."""
+        maps = z.reshape(len(z), *self.grid, -1)
+        if present is not None:
+            maps = jnp.where(jnp.asarray(present)[:, None, None, None], maps, 0)
+        return select_windows(maps, maps, present, windows=self.windows, top=self.top_windows)
 
     def similar(self, z: Float[Array, "V N D"], present: Bool[Array, " V"] | None) -> Bool[Array, "V V N N"]:
-        """The keys of `similar_windows` among the views that the sample has."""
-        pairs = ~jnp.eye(z.shape[0], dtype=bool)
-        if present is not None:
-            pairs = pairs & jnp.asarray(present)[None, :]
-        return similar_windows(z, pairs, self.grid, self.windows, self.top_windows)
+        """Return mask[a, b, j, k]: does patch j of view a attend to patch k of view b?"""
+        selection, count = self.selected(z, present), len(z) * self.windows**2
+        seen = jax.nn.one_hot(selection.window, count, dtype=bool) & selection.where[..., None]
+        seen = seen.any(1).reshape(len(z), -1, len(z), self.windows**2)
+        place = self.window_of_patch
+        return seen[:, place][:, :, :, place].transpose(0, 2, 1, 3)
 
-
-def similar_windows(
-    z: Float[Array, "V N D"],
-    pairs: Bool[Array, "V V"],
-    grid: tuple[int, int],
-    windows: int,
-    top_windows: int,
-) -> Bool[Array, "V V N N"]:
-    """mask[a, b, j, k]: is the window of patch k of b among the most similar ones to the window of j of a?
-
-    Each view is cut into windows x windows pieces (the last ones smaller where that does not divide the
-    grid); a window sees the `top_windows` windows, of all other views together, whose mean feature has the
-    largest product with its own. No gradient flows through the choice.
-
-    Args:
-      z: features.
-      pairs: pairs[a, b]: may a look at b?
-      grid: (h, w), N = h w.
-    """
-    views, patches, _ = z.shape
-    rows, columns = (-(-side // -(-side // windows)) for side in grid)  # windows that hold any patch
-    height, width = (-(-side // windows) for side in grid)
-    place = (jnp.arange(grid[0]) // height)[:, None] * columns + (jnp.arange(grid[1]) // width)[None]
-    member = jax.nn.one_hot(place.reshape(patches), rows * columns, dtype=z.dtype)  # [N,n]
-    z = jax.lax.stop_gradient(z)
-    means = jnp.einsum("nm,vnd->vmd", member / member.sum(0, keepdims=True), z, precision="highest")
-    likeness = jnp.einsum("amd,bnd->ambn", means, means, precision="highest")
-    allowed = jnp.broadcast_to(pairs[:, None, :, None], likeness.shape)
-    likeness = jnp.where(allowed, likeness, -jnp.inf).reshape(views, rows * columns, -1)
-    count = min(top_windows, likeness.shape[-1])
-    chosen = jax.lax.top_k(likeness, count)[1]  # [V,n,top]
-    seen = jax.nn.one_hot(chosen, likeness.shape[-1], dtype=z.dtype).sum(2) > 0
-    seen = seen.reshape(allowed.shape) & allowed  # [V,n,V,n]
-    place = place.reshape(patches)
-    return seen[:, place][:, :, :, place].transpose(0, 2, 1, 3)
+    @property
+    def window_of_patch(self) -> Int[np.ndarray, " N"]:
+        """The number of the window that each patch lies in."""
+        tall, wide = (-(-side // self.windows) for side in self.grid)
+        rows, columns = (np.arange(side) // size for side, size in zip(self.grid, (tall, wide), strict=True))
+        return (rows[:, None] * self.windows + columns[None]).reshape(-1)
 
 
 def copy_block(attention: EpipolarAttention, block: Block) -> None:

@@ -88,7 +88,10 @@ def _of_sample(
     mask: Bool[Array, "V V N N"],
     top: int,
 ) -> tuple[Int[Array, "V N K"], Float[Array, "V N K"]]:
-    """What the attention lets each patch of one sample attend to, and how much."""
+    """What the attention lets each patch of one sample attend to, and how much of what goes to patches.
+
+    Windows that reach beyond the grid attend to its padding too, which is no patch.
+    """
     views, patches, width = z.shape
     heads = attention.cfg.heads
     if isinstance(attention, MVASAttention):

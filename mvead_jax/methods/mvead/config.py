@@ -10,6 +10,7 @@ from mvead_jax.bank.config import BankConfig, BankScoreConfig
 from mvead_jax.config.schema import Config, TrainConfig
 from mvead_jax.config.validation import number
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
+from mvead_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from mvead_jax.methods.base import Method, Requires, Spec
@@ -75,6 +76,13 @@ class MveadConfig(Config):
     fusion: FusionConfig = field(default_factory=FusionConfig)
     bank: BankConfig = field(default_factory=BankConfig)
     train: PretrainConfig = field(default_factory=PretrainConfig)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.fusion.kind == "mvas" and self.fusion.combine != "joint":
+            raise UserError(
+                f"config fusion.combine={self.fusion.combine}: fusion.kind=mvas has one softmax; take joint"
+            )
 
     def requires(self) -> Requires:
         from mvead_jax.methods.base import Requires

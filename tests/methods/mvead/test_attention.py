@@ -13,7 +13,6 @@ from mvead_jax.methods.mvead.attention import (
     EpipolarAttention,
     MVASAttention,
     copy_block,
-    similar_windows,
 )
 from mvead_jax.methods.mvead.config import FusionConfig
 from mvead_jax.runtime.errors import UserError
@@ -246,25 +245,36 @@ def windows_oracle(z, pairs, grid, windows, top):
     return mask
 
 
-@pytest.mark.parametrize(
-    ("grid", "windows", "top"), [((4, 4), 2, 3), ((5, 3), 2, 2), ((4, 4), 3, 4), ((2, 3), 6, 99)]
-)
-def test_a_window_sees_the_windows_of_other_views_that_look_most_alike(grid, windows, top):
-    z, pairs = features(1, (V, grid[0] * grid[1], D)), ~np.eye(V, dtype=bool)
-    pairs[0, 2] = False
-    mask = np.asarray(similar_windows(z, jnp.asarray(pairs), grid, windows, top))
-    np.testing.assert_array_equal(mask, windows_oracle(z, pairs, grid, windows, top))
-    assert mask.any((1, 3)).all()
+@pytest.mark.parametrize(("grid", "windows", "top"), [((4, 4), 2, 3), ((6, 3), 3, 2), ((4, 4), 4, 40)])
+@pytest.mark.parametrize("missing", [None, 2])
+def test_a_window_sees_the_windows_of_other_views_that_look_most_alike(grid, windows, top, missing):
+    z, pairs, present = features(1, (V, grid[0] * grid[1], D)), ~np.eye(V, dtype=bool), None
+    if missing is not None:
+        pairs[:, missing] = False
+        present = jnp.arange(V) != missing
+    options = {"grid": grid, "windows": windows, "top_windows": top}
+    module = attention(kind=MVASAttention, options=options)
+    mask = np.asarray(module.similar(z, present))
+    there = [view for view in range(V) if view != missing]  # what a missing view attends to has no meaning
+    np.testing.assert_array_equal(mask[there], windows_oracle(z, pairs, grid, windows, top)[there])
+    assert mask[there].any((1, 3)).all()
     for view in range(V):
         assert not mask[view, view].any()
 
 
 def test_mvas_attends_to_its_windows_whatever_the_geometry_says():
-    options = {"grid": (2, 3), "windows": 2, "top_windows": 2}
+    options = {"grid": (2, 3), "windows": 1, "top_windows": 1}
     module, z = attention(kind=MVASAttention, options=options), features()
     present = np.array([True, True, False])
     for there in (None, present):
         pairs = ~np.eye(V, dtype=bool) & (True if there is None else there[None])
-        expected = oracle(module, z, windows_oracle(z, pairs, (2, 3), 2, 2))
+        expected = oracle(module, z, windows_oracle(z, pairs, (2, 3), 1, 1))
         for mask in (random_mask(), np.zeros((V, V, N, N), bool)):
-            np.testing.assert_allclose(call(module, z, mask, there), expected, atol=1e-5)
+            views = slice(None) if there is None else there
+            np.testing.assert_allclose(call(module, z, mask, there)[views], expected[views], atol=1e-5)
+
+
+def test_a_sample_of_one_view_passes_unchanged():
+    module = attention(kind=MVASAttention, options={"grid": (2, 3), "windows": 2, "top_windows": 2})
+    z, alone = features(), np.arange(V) == 1
+    np.testing.assert_array_equal(call(module, z, random_mask(), alone)[1], z[1])

@@ -82,7 +82,7 @@ def test_similar_windows_need_no_mask():
     random = np.random.default_rng(3)
     z = random.normal(size=(V, N, 8)).astype("f4")
     attention = MVASAttention(
-        AttentionConfig(width=8, heads=1), nnx.Rngs(0), grid=(2, 3), windows=2, top_windows=1
+        AttentionConfig(width=8, heads=1), nnx.Rngs(0), grid=(2, 3), windows=1, top_windows=1
     )
     graph, parameters = nnx.split(attention)
     nothing = np.zeros((V, V, N, N), bool)

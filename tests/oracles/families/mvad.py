@@ -34,9 +34,9 @@ from oracles.families.mvad_parts import (
 
 from mvead_jax.methods.mvad import objective
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig
-from mvead_jax.methods.mvad.mvas import routing_scores, select_windows
 from mvead_jax.methods.mvad.optimizer import optimizer
 from mvead_jax.methods.mvad.params import from_released, key_table
+from mvead_jax.methods.mvas import routing_scores, select_windows
 from mvead_jax.methods.positions import position_map
 
 CASES = ("mvad_small*.npz", "mvad_full*.npz", "mvad_step*.npz")

@@ -27,11 +27,11 @@ from mvead_jax.evaluation.strips import strip_metrics
 from mvead_jax.methods.distillation import image_scores
 from mvead_jax.methods.mvad import objective
 from mvead_jax.methods.mvad.modeling import MVADNetwork, NetworkConfig
-from mvead_jax.methods.mvad.mvas import mvas, partition, routing_scores, select_windows
 from mvead_jax.methods.mvad.optimizer import LEARNING_RATE, schedule
 from mvead_jax.methods.mvad.params import key_table
-from mvead_jax.methods.mvad.window_attention import Selection
+from mvead_jax.methods.mvas import mvas, partition, routing_scores, select_windows
 from mvead_jax.methods.positions import position_map
+from mvead_jax.methods.window_attention import Selection
 from mvead_jax.postprocess.pooling import pooled
 
 CASES = ("mvad_mvas*.npz", "misc_anomaly_map*.npz", "misc_metrics*.npz", "lr_mvad*.json", "params_mvad*.json")

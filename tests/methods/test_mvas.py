@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvead_jax.methods.mvad.mvas import mvas, partition, routing_scores, select_windows, unpartition
+from mvead_jax.methods.mvas import mvas, partition, routing_scores, select_windows, unpartition
 
 V, H, W, C, HEADS = 3, 5, 4, 8, 2
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from mvead_jax.methods.mvad.window_attention import Selection, attend_windows
+from mvead_jax.methods.window_attention import Selection, attend_windows
 
 
 def mvas(
