@@ -30,6 +30,7 @@ def mvas(
     heads: int = 8,
     scale: float | None = None,
     selection: Selection | None = None,
+    own_view: bool = False,
 ) -> Float[Array, "V H W C"]:
     """Return for each pixel what it attends to in the chosen windows of the other views.
 
@@ -42,6 +43,7 @@ def mvas(
       heads: h; divides C.
       scale: the factor of the logits; None: C**-0.5 of the whole width, as in the released code.
       selection: the chosen windows; None: `select_windows` of query and keys.
+      own_view: windows are chosen from the query's own view instead: a control, which learns nothing of the others.
 
     Returns:
       The attended features. A window that has no window to choose from gives 0. What a missing view itself
@@ -57,7 +59,7 @@ def mvas(
         query, keys = jnp.where(there, query, 0), jnp.where(there, keys, 0)
         values = None if values is None else jnp.where(there, values, 0)
     if selection is None:
-        selection = select_windows(query, keys, present, windows=windows, top=top)
+        selection = select_windows(query, keys, present, windows=windows, top=top, own_view=own_view)
     cut = [None if x is None else _all_windows(x, windows) for x in (query, keys, values)]
     scale = channels**-0.5 if scale is None else scale
     mixed = attend_windows(cut[0] * scale, cut[1], cut[2], selection, heads)
@@ -71,22 +73,23 @@ def select_windows(
     *,
     windows: int,
     top: int,
+    own_view: bool = False,
 ) -> Selection:
     """Return the windows of the other views that are most like each window (seed 003 eq. 3-4).
 
     No gradient flows through the choice. Of equal scores the lower window number wins.
 
     Args:
-      query, keys, present: as in `mvas`.
+      query, keys, present, own_view: as in `mvas`.
       windows: n. top: K; there are at most n² (V - 1) windows to choose from.
     """
     views, channels = query.shape[0], query.shape[-1]
     score = routing_scores(query, keys, windows) * channels**-0.5
-    allowed = ~jnp.eye(views, dtype=bool)
+    allowed = jnp.eye(views, dtype=bool) == own_view
     if present is not None:
         allowed = allowed & jnp.asarray(present)[None, :]
     score = jnp.where(allowed[:, None, :, None], score, -jnp.inf).reshape(views * windows**2, -1)
-    score, window = jax.lax.top_k(score, min(top, (views - 1) * windows**2))
+    score, window = jax.lax.top_k(score, min(top, (1 if own_view else views - 1) * windows**2))
     return Selection(window, score > -jnp.inf)
 
 

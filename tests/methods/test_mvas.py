@@ -187,3 +187,14 @@ def test_one_view_and_heads_that_do_not_divide_the_width_are_refused():
         mvas(maps()[:1], maps()[:1], windows=2, top=1, heads=HEADS)
     with pytest.raises(ValueError, match="heads=3 must divide"):
         mvas(maps(), maps(), windows=2, top=1, heads=3)
+
+
+def test_the_control_attends_to_its_own_view_alone():
+    query, keys = maps(0), maps(1)
+    found = mvas(query, keys, windows=2, top=2, heads=HEADS, own_view=True)
+    for view in range(V):
+        changed = keys.at[view].set(0)
+        again = mvas(query, changed, windows=2, top=2, heads=HEADS, own_view=True)
+        others = np.arange(V) != view
+        np.testing.assert_array_equal(found[others], again[others])
+        assert np.abs(found[view] - again[view]).max() > 0.1

@@ -25,6 +25,7 @@ class MvadSection:
       blocks: fusion blocks at each scale; 0,0,0 = no attention over views.
       decoder_blocks: of the student, from coarse to fine; a ResNet-34's, mirrored.
       projections: `linear` puts the paper's maps before the attention; the released code has `none`.
+      keys: a window attends to windows of the `others`; `own`, of its own view, is a control for studies.
       dropout: inside a fusion block. drop_path: of its attention, for a view of a sample at once.
       loss_weight: of the sum over scales; the paper has 1.
     """
@@ -35,6 +36,7 @@ class MvadSection:
     blocks: tuple[int, ...] = (1, 2, 4)
     decoder_blocks: tuple[int, ...] = (3, 4, 6)
     projections: Literal["none", "linear"] = "none"
+    keys: Literal["others", "own"] = "others"
     dropout: float = number(0.1, least=0, below=1)
     drop_path: float = number(0.1, least=0, below=1)
     loss_weight: float = number(5.0, above=0)

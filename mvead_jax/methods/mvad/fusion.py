@@ -34,9 +34,10 @@ class FusionBlock(nnx.Module):
         projections: Literal["none", "linear"],
         dropout: float,
         drop_path: float,
+        keys: Literal["others", "own"] = "others",
         rngs: nnx.Rngs,
     ):
-        self.windows, self.top, self.heads = windows, top, heads
+        self.windows, self.top, self.heads, self.own_view = windows, top, heads, keys == "own"
         self.drop_path = drop_path
         self.norm1, self.norm2 = (
             nnx.LayerNorm(width, epsilon=1e-6, use_fast_variance=False, rngs=rngs) for _ in range(2)
@@ -75,7 +76,7 @@ class FusionBlock(nnx.Module):
         query, key, value = x + position_map(*x.shape[2:]).astype(x.dtype)[None, None], teacher, None
         if self.projections is not None:
             query, key, value = self.projections(query, teacher)
-        options = {"windows": self.windows, "top": self.top, "heads": self.heads}
+        options = {"windows": self.windows, "top": self.top, "heads": self.heads, "own_view": self.own_view}
 
         def one_sample(query, key, value, present):
             return mvas(query, key, value, present, **options)

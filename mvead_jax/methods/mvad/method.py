@@ -51,6 +51,7 @@ class Mvad(LearnsNetwork):
             blocks=own.blocks,
             decoder_blocks=own.decoder_blocks,
             projections=own.projections,
+            keys=own.keys,
             dropout=own.dropout,
             drop_path=own.drop_path,
         )
@@ -110,8 +111,9 @@ class Mvad(LearnsNetwork):
         own, training = self.section, self.training
         numbers = (", ".join(map(str, values)) for values in (own.windows, own.top, own.blocks))
         windows, top, blocks = numbers
+        over = "over views" if own.keys == "others" else "within each view"
         return {
-            "fusion": f"window attention over views: {windows} windows a side, the best {top}, {blocks} blocks, "
+            "fusion": f"window attention {over}: {windows} windows a side, the best {top}, {blocks} blocks, "
             f"projections {own.projections}",
             "trained": f"neck and decoder, {training.epochs} epochs of batches of {training.batch_size}, AdamW "
             f"{training.learning_rate:g}, the last epoch taken",

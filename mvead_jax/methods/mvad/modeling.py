@@ -36,6 +36,7 @@ class NetworkConfig:
       blocks: fusion blocks at each scale.
       decoder_blocks: from coarse to fine, a ResNet-34's mirrored.
       projections: `linear` puts the paper's maps before the attention; the released code has `none`.
+      keys: of the attention: the windows of the `others`, or for a control of the view's `own`.
       dropout: inside the fusion block's MLP. drop_path: of its attention, for a view of a sample at once.
     """
 
@@ -46,6 +47,7 @@ class NetworkConfig:
     blocks: tuple[int, int, int] = (1, 2, 4)
     decoder_blocks: tuple[int, int, int] = (3, 4, 6)
     projections: Literal["none", "linear"] = "none"
+    keys: Literal["others", "own"] = "others"
     dropout: float = 0.1
     drop_path: float = 0.1
 
@@ -127,6 +129,7 @@ def _fusion_blocks(config: NetworkConfig, scale: int, rngs: nnx.Rngs) -> nnx.Lis
         "top": config.top[scale],
         "heads": config.heads,
         "projections": config.projections,
+        "keys": config.keys,
         "dropout": config.dropout,
         "drop_path": config.drop_path,
     }
