@@ -33,7 +33,14 @@ from mvead_jax.runtime.files import read_json
 
 # Fields that say where things lie or how many fit at once, not what is computed; eval is in the protocol.
 # score.search is none either: scores do not depend on it.
-_PLACES = ("data.root", "data.images", "features.cache", "backbone.weights", "backbone.directory")
+_PLACES = (
+    "data.root",
+    "data.images",
+    "data.foreground_folder",
+    "features.cache",
+    "backbone.weights",
+    "backbone.directory",
+)
 _PLACES += ("backbone.batch_size", "geometry.cameras", "score.search", "eval.")
 # Of the protocol: what follows from these, and what differs wherever the last bits do.
 _NOT_COMPARED = ("config_digest", "models_digest", "weights")
