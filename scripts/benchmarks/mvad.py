@@ -14,7 +14,6 @@ import argparse
 import multiprocessing
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -195,7 +194,7 @@ def _ours(folder: Path, args: argparse.Namespace, dropout: float = 0.1) -> dict:
 
     def train(maps: Any) -> None:
         nonlocal state
-        state, figures = step(state, (maps, counted))
+        state, _ = step(state, (maps, counted))
         jax.block_until_ready(state)
 
     @jax.jit
