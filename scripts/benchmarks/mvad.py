@@ -43,9 +43,13 @@ def measure(args: argparse.Namespace) -> list[dict]:
         folder = Path(name)
         _write_weights(folder, args)
         differences = _compared(folder, args)
-        for part in args.parts.split(","):
-            memory = [_alone(folder, args, make, part) / 2**30 for make in (_ours, _theirs)]
-            pair = {"mvead_jax": _ours(folder, args), "torch": _theirs(folder, args)}
+        parts = args.parts.split(",")
+        memory = {
+            part: [_alone(folder, args, make, part) / 2**30 for make in (_ours, _theirs)] for part in parts
+        }
+        pair = {"mvead_jax": _ours(folder, args), "torch": _theirs(folder, args)}
+        for part in parts:
+            own, other = memory[part]
             seconds = alternate({name: runs[part] for name, runs in pair.items()}, args.rounds)
             samples = 1 if part == "score" else args.batch
             facts = {
@@ -54,7 +58,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
                 "precision": "float32",
                 "device": "cpu",
                 "threads": args.threads,
-                "peak memory": f"mvead_jax {memory[0]:.2f} GiB, torch {memory[1]:.2f} GiB",
+                "peak memory": f"mvead_jax {own:.2f} GiB, torch {other:.2f} GiB",
             }
             results.append(report(f"mvad {part}", "samples", samples, seconds, facts | differences))
     return results
@@ -159,6 +163,9 @@ def _ours(folder: Path, args: argparse.Namespace, dropout: float = 0.1) -> dict:
     from mvead_jax.methods.mvad.params import key_table, load_released
     from mvead_jax.training.loop import make_step
 
+    # What one process has compiled the next one reads: their peaks are those of computing.
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     with opened(folder) as tensors:
         teacher, weights = as_function(from_tensors("resnet34", tensors, layers=3, held=3), PYRAMID)
     teacher = jax.jit(teacher)
