@@ -42,6 +42,7 @@ BENCHMARKS = (
     "end_to_end",
     "latency",
     "multiflow",
+    "mvad",
 )
 
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import tempfile
-import threading
 import time
 from pathlib import Path
 
+from benchmarks.memory import Peak
 from benchmarks.timing import limit_threads, report
 from mvead_jax.runtime.paths import expanded
 
@@ -63,15 +63,8 @@ def _search(path: Path, rows: int, args: argparse.Namespace) -> tuple[list[float
     chosen = np.linspace(0, rows - 1, args.queries).astype(int)
     noise = np.random.default_rng(1).standard_normal((args.queries, args.width), dtype=np.float32)
     queries = bank[chosen] + np.float32(0.1) * noise
-    seconds, peaks, done = [], [], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.02):
-            peaks.append(_own_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    seconds = []
+    with Peak() as peak:
         for number in range(1 + args.rounds):  # the first compiles
             begin = time.perf_counter()
             _, index = nearest_on_disk(queries, bank)
@@ -79,17 +72,7 @@ def _search(path: Path, rows: int, args: argparse.Namespace) -> tuple[list[float
                 seconds.append(time.perf_counter() - begin)
             if not (index == chosen).all():
                 raise RuntimeError("a query did not find the row it was made from")
-    finally:
-        done.set()
-        watcher.join()
-    return seconds, max(peaks), jax.devices()[0].platform
-
-
-def _own_bytes() -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError("this system does not tell RssAnon")
+    return seconds, peak.bytes, jax.devices()[0].platform
 
 
 def _write(path: Path, rows: int, width: int) -> None:

@@ -1,0 +1,1 @@
+"""Networks of methods written anew in PyTorch, which the benchmarks time beside ours."""
