@@ -4,7 +4,10 @@ extra `bench` (torch); about five minutes on two cores.
 The peer is written from the formulas of methods/multiflow with torch's own convolutions: one F.conv2d for every
 view and every edge, weights of our flow, AdamW with the same settings. Both must give the same loss before and
 after a step. Sizes are those of configs/multiflow.py:lite0 unless something else is asked for; --paper takes
-the published ones (304 x 24 x 24, six couplings, batches of 8: needs 30 GB).
+the published ones (304 x 24 x 24, six couplings; --batch=8 is the released one).
+
+`--memory` times nothing: it compiles our training step and says what memory it takes beside its arguments, as the
+compiler lays it out, with and without rematerialisation.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kernels", default="3,3,3,3", help="of the couplings, comma-separated")
     parser.add_argument("--batch", type=int, default=4, help="samples in a step")
     parser.add_argument("--paper", action="store_true", help="the published sizes")
+    parser.add_argument("--memory", action="store_true", help="only the memory of our training step")
     parser.set_defaults(rounds=5)
 
 
@@ -37,7 +41,9 @@ def measure(args: argparse.Namespace) -> list[dict]:
 
     torch.set_num_threads(args.threads)
     if args.paper:
-        args.width, args.grid, args.hidden, args.kernels, args.batch = 304, 24, 64, "3,3,3,3,3,5", 8
+        args.width, args.grid, args.hidden, args.kernels = 304, 24, 64, "3,3,3,3,3,5"
+    if args.memory:
+        return [_memory(args)]
     ours, theirs = _ours(args), _theirs(args)
     facts = {
         "features": f"{args.batch} samples of {_VIEWS} views, {args.grid} x {args.grid}, {args.width} wide",
@@ -61,7 +67,22 @@ def measure(args: argparse.Namespace) -> list[dict]:
     return results
 
 
-def _flow(args: argparse.Namespace) -> Any:
+def _memory(args: argparse.Namespace) -> dict:
+    """What a training step of ours takes beside its arguments, by the compiler's own count."""
+    found = {}
+    for rematerialise in (False, True):
+        step, arguments = _step(args, rematerialise)
+        taken = step.lower(*arguments).compile().memory_analysis()
+        found["rematerialised" if rematerialise else "stored"] = taken.temp_size_in_bytes
+        found["arguments"] = taken.argument_size_in_bytes
+    gib = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in found.items())
+    print(
+        f"multiflow memory of a step, {args.batch} samples, {args.grid} x {args.grid} x {args.width}: {gib}"
+    )
+    return {"benchmark": "multiflow memory", "bytes": found, "samples": args.batch, "kernels": args.kernels}
+
+
+def _flow(args: argparse.Namespace, rematerialise: bool = False) -> Any:
     """A flow whose gains are not zero, so that all of its parts matter."""
     from flax import nnx
 
@@ -69,7 +90,9 @@ def _flow(args: argparse.Namespace) -> Any:
     from mvead_jax.methods.multiflow.graph import top_ring
 
     kernels = tuple(map(int, args.kernels.split(",")))
-    config = FlowConfig(args.width, top_ring(_VIEWS), args.hidden, kernels, gain=0.3)
+    config = FlowConfig(
+        args.width, top_ring(_VIEWS), args.hidden, kernels, gain=0.3, rematerialise=rematerialise
+    )
     return MultiFlow(config, nnx.Rngs(0))
 
 
@@ -83,42 +106,55 @@ def _drawn(args: argparse.Namespace) -> tuple[Any, Any]:
     return random.standard_normal(shape, dtype=np.float32), noise.astype(np.float32)
 
 
-def _ours(args: argparse.Namespace) -> dict[str, Callable[[], float]]:
+def _step(args: argparse.Namespace, rematerialise: bool = False) -> tuple[Any, tuple[Any, Any]]:
+    """Our training step with its state and its batch."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
     from mvead_jax.methods.multiflow.config import MultiFlowTrainConfig
-    from mvead_jax.methods.multiflow.noise import with_noise
-    from mvead_jax.methods.multiflow.objective import anomaly_map, flow_loss
+    from mvead_jax.methods.multiflow.objective import flow_loss
     from mvead_jax.training.loop import make_step
     from mvead_jax.training.optimisers import adamw
 
-    graph, parameters = nnx.split(_flow(args))
+    graph, parameters = nnx.split(_flow(args, rematerialise))
     parameters = nnx.to_pure_dict(parameters)
-    x, noise = map(jnp.asarray, _drawn(args))
-
-    def maps(parameters: Any, x: Any, noise: Any) -> Any:
-        flow = nnx.merge(graph, parameters)
-
-        def of_sample(x: Any, noise: Any) -> Any:
-            noisy, condition = with_noise(x, noise)
-            return anomaly_map(*flow.forward(noisy, None, condition))
-
-        return jax.vmap(of_sample)(x, noise)
 
     def loss(parameters: Any, extras: Any, batch: Any, key: Any) -> Any:
-        value = flow_loss(maps(parameters, *batch))
+        value = flow_loss(_maps(nnx.merge(graph, parameters), *batch))
         return value, ({"loss": value}, extras)
 
     optimiser = adamw(MultiFlowTrainConfig(), 1, 0.95)
-    step, score = make_step(loss, optimiser, jax.random.key(0)), jax.jit(maps)
     state = {
         "parameters": jax.tree.map(jnp.copy, parameters),
         "optimizer": optimiser.init(parameters),
         "extras": {},
         "step": jnp.int32(0),
     }
+    step = make_step(loss, optimiser, jax.random.key(0))
+    return step, (state, tuple(map(jnp.asarray, _drawn(args))))
+
+
+def _maps(flow: Any, x: Any, noise: Any) -> Any:
+    import jax
+
+    from mvead_jax.methods.multiflow.noise import with_noise
+    from mvead_jax.methods.multiflow.objective import anomaly_map
+
+    def of_sample(x: Any, noise: Any) -> Any:
+        noisy, condition = with_noise(x, noise)
+        return anomaly_map(*flow.forward(noisy, None, condition))
+
+    return jax.vmap(of_sample)(x, noise)
+
+
+def _ours(args: argparse.Namespace) -> dict[str, Callable[[], float]]:
+    import jax
+    from flax import nnx
+
+    step, (state, (x, noise)) = _step(args)
+    graph, parameters = nnx.split(_flow(args))
+    score = jax.jit(lambda own, x, noise: _maps(nnx.merge(graph, own), x, noise))
 
     def train() -> float:
         nonlocal state
