@@ -106,7 +106,7 @@ class IdifConfig(Config):
     def debug(cls) -> IdifConfig:
         found = super().debug()
         own = IdifSection(
-            encoder_blocks=(1, 1),
+            encoder_blocks=(1,),
             encoder_width=4,
             decoder_blocks=1,
             latent=4,
@@ -114,7 +114,7 @@ class IdifConfig(Config):
             voxel_width=8,
             fusion_blocks=1,
             heads=2,
-            patch=2,
+            patch=4,
         )
         return replace(found, idif=own, train=replace(found.train, learning_rate=1e-3))
 

@@ -59,18 +59,19 @@ class Decoders(nnx.Module):
         Args:
           train, weights: as of `BatchNorm`: each view has statistics of its own.
         """
-        graph, *parts = nnx.split(self.each, nnx.Param, ...)
+        graph, parameters, statistics = nnx.split(self.each, nnx.Param, ...)
 
         def of_view(_: None, own: tuple) -> tuple[None, tuple]:
-            parts, x, weights = own
-            decoder = nnx.merge(graph, *parts)
+            parameters, statistics, x, weights = own
+            decoder = nnx.merge(graph, parameters, statistics)
             maps = decoder(x, train=train, weights=weights)
             return None, (maps, nnx.state(decoder, nnx.BatchStat))
 
         by_view = (x.swapaxes(0, 1), None if weights is None else weights.T)
-        _, (maps, statistics) = jax.lax.scan(of_view, None, (parts, *by_view))
+        _, (maps, statistics) = jax.lax.scan(of_view, None, (parameters, statistics, *by_view))
         if train:
-            nnx.update(self.each, statistics)
+            # A new module, as BatchNorm has new variables: the old ones may belong to an outer trace.
+            self.each = nnx.merge(graph, parameters, statistics)
         return tuple(own.swapaxes(0, 1) for own in maps)
 
 

@@ -67,20 +67,24 @@ def sampling_weights(angles: Float[Array, " A"], axes: Sequence[str], shape: Sha
     scale = jnp.asarray(last[:, None] / np.maximum(last, 1)[None], jnp.float32)
     matrix = rotation(angles, axes) * scale
     sources = jnp.matmul(places - middle[None], matrix.T, precision="highest") + middle[None]
-    along = [
-        jnp.maximum(0, 1 - jnp.abs(sources[:, axis, None] - jnp.arange(size, dtype=jnp.float32)[None]))
+    deep, down, right = (
+        _hat(sources[:, axis, None] - jnp.arange(size, dtype=jnp.float32)[None])
         for axis, size in enumerate(shape)
-    ]
-    deep, down, right = along
+    )
     return (deep[:, :, None, None] * down[:, None, :, None] * right[:, None, None]).reshape(len(places), -1)
 
 
+def _hat(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """1 - |x| within 1 and 0 outside; its derivative at a kink is the mean of both sides, which that of |x| is not."""
+    return jnp.maximum(0, jnp.minimum(1 + x, 1 - x))
+
+
 def rotation(angles: Float[Array, " A"], axes: Sequence[str]) -> Float[Array, "3 3"]:
-    """Return the product of the rotations about each axis, in the order of the axes."""
+    """Return the product of the right-handed rotations about each axis, in the order of the axes."""
     found = jnp.eye(3, dtype=jnp.float32)
     for number, name in enumerate(axes):
         axis = AXES[name]
-        a, b = (own for own in range(3) if own != axis)
+        a, b = (axis + 1) % 3, (axis + 2) % 3
         cosine, sine = jnp.cos(angles[number]), jnp.sin(angles[number])
         one = jnp.eye(3, dtype=jnp.float32).at[a, a].set(cosine).at[b, b].set(cosine)
         one = one.at[a, b].set(-sine).at[b, a].set(sine)
