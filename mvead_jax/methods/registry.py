@@ -15,6 +15,7 @@ METHODS = Registry(
         "uniad": "mvead_jax.methods.uniad.config:UniadConfig",
         "dinomaly": "mvead_jax.methods.dinomaly.config:DinomalyConfig",
         "destseg": "mvead_jax.methods.destseg.config:DestsegConfig",
+        "idif": "mvead_jax.methods.idif.config:IdifConfig",
         "procon": "mvead_jax.methods.procon.config:ProconConfig",
     },
     "mvead_jax.methods",

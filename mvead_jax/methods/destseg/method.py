@@ -24,8 +24,8 @@ from mvead_jax.data.augmentation.anomalies import paste_texture
 from mvead_jax.data.augmentation.textures import source_of
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
 from mvead_jax.methods.batches import counted_images
+from mvead_jax.methods.changed_batches import ChangedBatches
 from mvead_jax.methods.destseg import objective
-from mvead_jax.methods.destseg.batches import ChangedBatches
 from mvead_jax.methods.destseg.config import DestsegSection, DestsegTrainConfig
 from mvead_jax.methods.destseg.modeling import DestsegNetwork, NetworkConfig
 from mvead_jax.methods.destseg.optimizer import phased_sgd
@@ -90,7 +90,7 @@ class Destseg(LearnsNetwork):
             run,
             self.spec.name,
             whole_batches=True,
-            read=ChangedBatches(data, change, run.seed).read,
+            read=ChangedBatches(data, change, run.seed, teach_changed=True).read,
         )
 
     def _boundary(self, steps: int) -> int:

@@ -20,8 +20,9 @@ from jaxtyping import Array, Float
 
 from mvead_jax.backbones.batch_norm import BatchNorm
 from mvead_jax.backbones.random_weights import Normal
-from mvead_jax.backbones.resnet.blocks import BasicBlock, Convolution
+from mvead_jax.backbones.resnet.blocks import BasicBlock
 from mvead_jax.methods.destseg.objective import enlarged, normalised
+from mvead_jax.methods.encoder import Encoder
 
 _DILATIONS = (6, 12, 18)  # of the pyramid of dilated convolutions
 
@@ -44,35 +45,6 @@ class NetworkConfig:
     segmentation: int = 256
 
 
-class Encoder(nnx.Module):
-    """A ResNet of basic blocks, down to stride 32 with four layers, in both of its modes."""
-
-    def __init__(self, blocks: Sequence[int], width: int, normal: Normal):
-        self.conv1 = Convolution(3, width, 7, stride=2, normal=normal)
-        self.bn1 = BatchNorm(width)
-        inputs = width
-        self.layers = nnx.List()
-        for number, count in enumerate(blocks):
-            outputs = width * 2**number
-            layer = nnx.List()
-            for block in range(count):
-                stride = 2 if number and not block else 1
-                layer.append(BasicBlock(inputs, outputs, stride=stride, normal=normal))
-                # A block starts as its shortcut (timm's zero_init_last).
-                layer[-1].bn2.scale[...] = jnp.zeros(outputs, jnp.float32)
-                inputs = outputs
-            self.layers.append(layer)
-
-    def __call__(self, images: Float[Array, "N H W 3"], **options) -> Float[Array, "N h w C"]:
-        """Return the last layer's map. Args: options: `train` and `weights` of `BatchNorm`."""
-        x = jax.nn.relu(self.bn1(self.conv1(images), **options))
-        padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-        x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
-        for layer in self.layers:
-            x = _through(layer, x, options)
-        return x
-
-
 class Student(nnx.Module):
     """An encoder and a decoder without connections between them: what an anomaly changes gets lost on the way."""
 
@@ -87,7 +59,7 @@ class Student(nnx.Module):
 
     def __call__(self, images: Float[Array, "N H W 3"], **options) -> tuple[Float[Array, "N h w C"], ...]:
         """Return maps like the teacher's, from fine to coarse. Args: options: as of `Encoder`."""
-        x = _through(self.decoder[0], self.encoder(images, **options), options)
+        x = _through(self.decoder[0], self.encoder(images, **options)[-1], options)
         found = []
         for layer, size in zip(self.decoder[1:], reversed(self.sizes), strict=True):
             x = _through(layer, enlarged(x, size), options)

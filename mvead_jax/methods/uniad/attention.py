@@ -14,6 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from mvead_jax.backbones.random_weights import Normal
+from mvead_jax.methods.linear import Linear
 
 
 def neighbour_mask(height: int, width: int, neighbours: tuple[int, int]) -> Bool[np.ndarray, "N N"]:
@@ -29,32 +30,11 @@ def neighbour_mask(height: int, width: int, neighbours: tuple[int, int]) -> Bool
     return ~(near[0] & near[1])
 
 
-def xavier_uniform(normal: Normal, inputs: int, outputs: int) -> Float[Array, "C D"]:
-    """Return weights uniform within +-sqrt(6 / (inputs + outputs))."""
-    return uniform(normal, (inputs, outputs)) * np.float32(np.sqrt(6 / (inputs + outputs)))
-
-
-def uniform(normal: Normal, shape: tuple[int, ...]) -> Float[Array, "*shape"]:
-    """Return numbers uniform within +-1: normal ones through their distribution function."""
-    return jax.lax.erf(jnp.asarray(normal(shape)) * np.float32(np.sqrt(0.5)))
-
-
 def dropout(x: Float[Array, "*shape"], rate: float, key: Key[Array, ""] | None) -> Float[Array, "*shape"]:
     """Return the numbers, each of which is 0 at this rate and else larger; unchanged without a key."""
     if key is None or not rate:
         return x
     return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x / (1 - rate), 0)
-
-
-class Linear(nnx.Module):
-    """A linear layer; starts by Xavier's rule (uniform), or with the weights given, and a bias of 0."""
-
-    def __init__(self, inputs: int, outputs: int, *, normal: Normal, kernel: Array | None = None):
-        self.kernel = nnx.Param(xavier_uniform(normal, inputs, outputs) if kernel is None else kernel)
-        self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
-
-    def __call__(self, x: Float[Array, "N C"]) -> Float[Array, "N D"]:
-        return jnp.matmul(x, self.kernel[...], precision="highest") + self.bias[...][None]
 
 
 class Attention(nnx.Module):

@@ -17,15 +17,9 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Key
 
 from mvead_jax.backbones.random_weights import Normal
+from mvead_jax.methods.linear import Linear, uniform, xavier_uniform
 from mvead_jax.methods.positions import position_map
-from mvead_jax.methods.uniad.attention import (
-    Attention,
-    Linear,
-    dropout,
-    neighbour_mask,
-    uniform,
-    xavier_uniform,
-)
+from mvead_jax.methods.uniad.attention import Attention, dropout, neighbour_mask
 from mvead_jax.runtime.errors import UserError
 
 

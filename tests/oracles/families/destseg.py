@@ -24,8 +24,9 @@ from mvead_jax.backbones.checkpoint import Arrays, Source, batch_norm, convoluti
 from mvead_jax.backbones.random_weights import no_numbers
 from mvead_jax.methods.destseg import objective
 from mvead_jax.methods.destseg.method import segmentation_phase, student_phase
-from mvead_jax.methods.destseg.modeling import DestsegNetwork, Encoder, NetworkConfig
+from mvead_jax.methods.destseg.modeling import DestsegNetwork, NetworkConfig
 from mvead_jax.methods.destseg.optimizer import phased_sgd
+from mvead_jax.methods.encoder import Encoder
 
 CASES = ("destseg_*.npz", "params_destseg*.json")
 _FOCUS, _RATES, _DECAY, _TOP = 4.0, {"student": 0.4, "res": 0.1, "head": 0.01}, 1e-4, 100
@@ -94,19 +95,6 @@ def _ours(name: str) -> str:
     return f"{module}.{ {'weight': 'kernel', 'bias': 'bias'}[leaf] }"
 
 
-def teacher_maps(teacher: Encoder, images: jax.Array) -> list[jax.Array]:
-    """The maps after each layer, in the type of the images."""
-    x = jax.nn.relu(teacher.bn1(teacher.conv1(images)))
-    padding = ((0, 0), (1, 1), (1, 1), (0, 0))
-    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), padding)
-    found = []
-    for layer in teacher.layers:
-        for block in layer:
-            x = block(x)
-        found.append(x)
-    return found
-
-
 def pictures(path: Path, case: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Clean and changed images, normalised, and masks [B,H,W]."""
     count, size = case["config"][:2].tolist()
@@ -136,7 +124,7 @@ def _forward(path: Path, case: dict[str, np.ndarray]) -> Iterator[Difference]:
     @jax.jit
     def run(state: Any, clean: jax.Array, changed: jax.Array) -> dict[str, Any]:
         teacher, network = nnx.merge(graph, state)
-        ofclean, own = teacher_maps(teacher, clean), teacher_maps(teacher, changed)
+        ofclean, own = teacher(clean), teacher(changed)
         student = network.student(changed)
         found = {f"teacher_normalised{i}": objective.normalised(x) for i, x in enumerate(own)}
         found |= {f"student_normalised{i}": objective.normalised(x) for i, x in enumerate(student)}
@@ -180,7 +168,7 @@ def _step(path: Path, case: dict[str, np.ndarray]) -> Iterator[Difference]:
         teacher_graph, teacher = nnx.split(weights.teacher())
         own, statistics, teacher = (_wide(nnx.to_pure_dict(x)) for x in (parameters, statistics, teacher))
         seen = clean if phase == 1 else changed
-        maps = jax.jit(lambda state, x: teacher_maps(nnx.merge(teacher_graph, state), x))(teacher, seen)
+        maps = jax.jit(lambda state, x: nnx.merge(teacher_graph, state)(x))(teacher, seen)
         every = jnp.ones(len(clean), bool)
 
         def loss(parameters: Any) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Training samples with pseudo-anomalies, and what the teacher sees of them."""
+"""Training samples as they are and with pseudo-anomalies, for methods that learn from both."""
 
 from __future__ import annotations
 
@@ -23,11 +23,13 @@ class ChangedBatches:
 
     Attributes:
       change: what is done to an image. seed: with epoch, sample and view it decides how.
+      teach_changed: whether the backbone looks at the changed images too.
     """
 
     data: TrainData
     change: Change
     seed: int
+    teach_changed: bool
     _present: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -38,7 +40,7 @@ class ChangedBatches:
 
         Returns:
           "features" {tap: [B,V,h,w,D]} of the images as they are, "changed" [B,V,H,W,3], "masks" [B,V,H,W] of 0 and 1,
-          "changed_features" like "features", "present" [B,V], "weight" [B].
+          "present" [B,V], "weight" [B], and with `teach_changed` "changed_features" like "features".
         """
         filled, weight = filled_up(chosen, size)
         changed, masks = self._changed(filled, epoch)
@@ -46,10 +48,11 @@ class ChangedBatches:
             "features": read_features(self.data.features, filled),
             "changed": changed,
             "masks": masks.astype(np.float32),
-            "changed_features": self._features(changed),
             "present": self._present[filled],
             "weight": weight,
         }
+        if self.teach_changed:
+            batch["changed_features"] = self._features(changed)
         return sharding.place(batch)
 
     def _changed(self, rows: Int[np.ndarray, " n"], epoch: int) -> tuple[np.ndarray, np.ndarray]:
