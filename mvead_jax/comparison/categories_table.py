@@ -93,7 +93,7 @@ def table_of_categories(number: int, columns: Sequence[Column]) -> Table:
         content["settings"][SETTINGS[setting]], own = _setting_part(table, setting)
         parts += own
     if not table.alone:
-        parts.append(_papers_block(table, content["settings"]))
+        parts.append(_papers_block(content["settings"]))
     parts.append(_unfinished_block(columns))
     runs = {
         (f"{setting} {name}" if table.alone else name): outcome
@@ -201,12 +201,16 @@ def _columns_block(columns: Sequence[Column]) -> Points:
     )
 
 
-def _papers_block(table: _Level, settings: Mapping[str, Any]) -> Points:
+def _papers_block(settings: Mapping[str, Any]) -> Points:
     """Say which paper prints each of the papers' columns; two may print one system by protocols of their own."""
-    shown = dict.fromkeys(one for own in settings.values() for one in own["printed_average"])
+    shown = {one for own in settings.values() for one in own["printed_average"]}
+    by_papers: dict[str, list[str]] = {}
+    for system in all_systems():
+        if system in shown:
+            by_papers.setdefault(" and ".join(papers_of(system)), []).append(system)
     return Points.flat(
         "The papers' columns, each by the protocol of the paper that prints it:",
-        [f"{system} *: {' and '.join(papers_of(system))}" for system in all_systems() if system in shown],
+        [f"in the tables of {papers}: {', '.join(systems)}" for papers, systems in by_papers.items()],
     )
 
 

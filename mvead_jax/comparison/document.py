@@ -75,7 +75,9 @@ def _markdown(block: Block) -> str:
         case Heading():
             return f"{'#' * block.level} {block.text}"
         case Grid():
-            rows = [[cell.replace("|", "\\|") for cell in row] for row in (block.header, *block.lines)]
+            rows = [
+                [ascii_text(cell).replace("|", "\\|") for cell in row] for row in (block.header, *block.lines)
+            ]
             return markdown(rows[0], rows[1:], block.left)
         case Points():
             return f"{block.title}\n\n{points(block.items)}"
