@@ -74,7 +74,7 @@ def seconds_a_step(config: Config, index: DatasetIndex, backbone: Backbone) -> f
     part = index.with_samples(index.samples[at] for at in chosen)
     if method.training.epochs < _STEPS:
         config = override(config, {"train.epochs": str(_STEPS)})
-    method = config.build(Spec.of(part.views, part.categories, backbone))
+    method = config.build(Spec.of(part.views, part.categories, backbone, "to time a step"))
     random = np.random.default_rng(0)
     shape = len(part), len(part.views)
     features = {
