@@ -2,8 +2,9 @@ r"""The papers' tables on a data set: runs what is missing, and prints it beside
 
 python scripts/reproduce.py table3 --output runs/table3 --config.data.root=DIR [--rows 1 10]
 python scripts/reproduce.py table1 --output runs/realiad --config.data.root=DIR [--setting single] \
-    [--categories audiojack,usb]
+    [--categories audiojack,usb] [--methods CONFIG CONFIG ...] [--share 2/4] [--budget]
 python scripts/reproduce.py table2 --output runs/realiad --config.data.root=DIR
+python scripts/reproduce.py all --output runs/papers --config.data.root=DIR --budget
 python scripts/reproduce.py fig5 --output runs/fig5 --config.data.root=DIR [--backbones dinov2-small] \
     [--centers 1,20]
 python scripts/reproduce.py compare --output runs/study --root DIR [--root DIR ...] CONFIG CONFIG ...
@@ -11,14 +12,17 @@ python scripts/reproduce.py kinds --workdir runs/patchcore --workdir runs/mvead 
 
 table3 is the ablation, ten rows. table1 (samples) and table2 (images) have a line for each category, and
 share their runs if they share --output: one for each category, and one for all (--setting single, multi, or
-both). fig5 varies the backbone at K = 20 centres and K on dinov2-base. compare sets any configs beside the
-first, over all categories of one data set or several, with standard errors and what each costs. kinds
-compares finished runs by kind of defect, and by whether another view sees the defect too.
+both). With --methods they have a column for each config, beside its paper's. all makes both, by default of
+every method as its paper has it. --share deals the runs out: started as 1/4 to 4/4, on four devices or
+machines with one --output, four processes do all. --budget says what is left, in hours on this device and
+bytes, and does nothing. fig5 varies the backbone at K = 20 centres and K on dinov2-base. compare sets any
+configs beside the first, over all categories of one data set or several, with standard errors and what each
+costs. kinds compares finished runs by kind of defect, and by whether another view sees the defect too.
 
-Run again with the same --output it goes on with the next row. The table is in <output>/<table>.md and .json,
-made anew after each row. Any config field is set by --config.<section>.<field>=<value> for all rows, such as
---config.backbone.name=efficientnet-lite0 --config.data.image_size=256 for the demo's rig. A row that fails is
-named at the end.
+Run again with the same --output it goes on with the next row. The table is in <output>/<table>.json, .md, .tex
+and .html, made anew after each row. Any config field is set by --config.<section>.<field>=<value> for all rows,
+such as --config.backbone.name=efficientnet-lite0 --config.data.image_size=256 for the demo's rig; one that only
+some of several methods have is set in theirs. A row that fails or crashes is named at the end.
 
 exit codes: 0 all rows are there; 1 a row failed; 2 a mistake in the command or the data; 130 Ctrl-C
 """
@@ -30,26 +34,23 @@ from itertools import product
 from pathlib import Path
 
 from mvead_jax.comparison import papers
+from mvead_jax.comparison.categories_table import LEVEL_OF_TABLE, OURS, table_of_categories
 from mvead_jax.comparison.configs_table import configs_table
 from mvead_jax.comparison.defect_kinds import kinds_of
-from mvead_jax.comparison.paper_tables import (
-    LEVEL_OF_TABLE,
-    Table,
-    figure5,
-    kinds_table,
-    table3,
-    table_of_categories,
-)
+from mvead_jax.comparison.document import Table
+from mvead_jax.comparison.paper_tables import Outcome, figure5, kinds_table, table3
 from mvead_jax.config.io import load_config, override, split_overrides
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.score_files import read_images
-from mvead_jax.jobs.inputs import open_index
+from mvead_jax.jobs.budget import budget_text, budgets
+from mvead_jax.jobs.category_runs import CategoryRuns
 from mvead_jax.jobs.reproduce import (
     Run,
     backbone_milliseconds,
     outcome,
     perform,
     read_metrics,
+    update_tables,
     write_table,
 )
 from mvead_jax.runtime.errors import UserError, run
@@ -75,45 +76,64 @@ def ablation(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dic
         raise UserError(f"--rows {unknown[0]}: no such row; choose 1 to {len(rows)}, or {' '.join(runs)}")
     chosen = list(dict.fromkeys(names[row] for row in arguments.rows)) or list(runs)
 
-    def table(failed: Mapping[str, str]) -> Table:
+    def tables(failed: Mapping[str, str]) -> list[Table]:
         output = arguments.output
-        return table3({spec: outcome(one, output, failed.get(one.name)) for spec, one in runs.items()})
+        return [table3({spec: outcome(one, output, failed.get(one.name)) for spec, one in runs.items()})]
 
-    return _perform([runs[spec] for spec in chosen], arguments.output, table, family=list(runs.values()))
+    return _perform([runs[spec] for spec in chosen], arguments.output, tables, family=list(runs.values()))
 
 
 def categories(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
-    """Tables 1 and 2."""
+    """Tables 1 and 2, of one method or of several."""
     _refuse(overrides, ("setting",), "use --setting")
     _refuse(overrides, ("data.categories",), "use --categories")
-    asked = {"data.categories": arguments.categories} if arguments.categories else {}
-    base = load_config(arguments.config, {**overrides, **asked})
+    _check_output(arguments.output)
     settings = list(papers.SETTINGS) if arguments.setting == "both" else [arguments.setting]
-    runs: dict[str, list[Run]] = {setting: [] for setting in settings}
-    if "single" in runs:
-        # Also those of an earlier call with other categories: the table shows all that there is.
-        there = {path.name.removeprefix("single-") for path in arguments.output.glob("single-*")}
-        chosen = open_index(base).categories
-        for category in sorted({*chosen, *there}):
-            config = override(base, {"setting": "single", "data.categories": category})
-            runs["single"].append(Run(f"single-{category}", config))
-    if "multi" in runs:
-        runs["multi"].append(Run("multi", override(base, {"setting": "multi"})))
-    wanted = [one for own in runs.values() for one in own if one.name == "multi" or _category(one) in chosen]
+    found = [
+        CategoryRuns.of(config, settings, arguments.output, name)
+        for name, config in _configs(arguments, overrides).items()
+    ]
+    which, shares = arguments.share
+    wanted = [run for own in found for run in own.all if run.name in own.wanted][which - 1 :: shares]
+    if arguments.budget:
+        planned = budgets(wanted, arguments.output)
+        print(budget_text(planned), end="")
+        return {one.name: one.error for one in planned if one.error}
+    numbers = LEVEL_OF_TABLE if arguments.what == "all" else [int(arguments.what.removeprefix("table"))]
+    finished: dict[str, Outcome] = {}
 
-    def table(failed: Mapping[str, str]) -> Table:
-        output = arguments.output
-        found = {
-            setting: {
-                one.name: outcome(one, output, failed.get(one.name))
-                for one in own
-                if one in wanted or outcome(one, output).metrics
-            }
-            for setting, own in runs.items()
-        }
-        return table_of_categories(int(arguments.what.removeprefix("table")), found)
+    def tables(failed: Mapping[str, str]) -> list[Table]:
+        columns = [own.column(arguments.output, failed, finished) for own in found]
+        return [table_of_categories(number, columns) for number in numbers]
 
-    return _perform(wanted, arguments.output, table, family=[one for own in runs.values() for one in own])
+    return _perform(wanted, arguments.output, tables, family=[run for own in found for run in own.all])
+
+
+def _configs(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, Config]:
+    """Return the configs of tables 1 and 2 by the names of their columns, with what the command line sets."""
+    asked = {"data.categories": arguments.categories} if arguments.categories else {}
+    specs = arguments.methods or []
+    if arguments.what == "all" and not specs:
+        specs = [str(CONFIGS / one.config) for one in papers.methods()]
+    if not specs:
+        return {OURS: load_config(arguments.config or str(CONFIGS / "realiad.py"), {**overrides, **asked})}
+    if arguments.config:
+        raise UserError(f"--config {arguments.config}: --methods names the configs; leave one of them out")
+    _refuse(overrides, ("method",), "--methods names a config for each method")
+    loaded = _named(arguments.what, specs)
+    return {
+        name: override(config, {**_of_method(config, overrides, loaded.values()), **asked})
+        for name, config in loaded.items()
+    }
+
+
+def _named(what: str, specs: Sequence[str]) -> dict[str, Config]:
+    """Return configs by the names of their folders."""
+    configs = {spec: load_config(spec) for spec in specs}
+    names = [_name(spec) for spec in configs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{what}: two configs would share the folder {twice[0]}; run one of them elsewhere")
+    return dict(zip(names, configs.values(), strict=True))
 
 
 def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
@@ -135,33 +155,28 @@ def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[st
         runs[backbone, k] = Run(f"{backbone}-K{k}", load_config(arguments.config, changes))
     times = arguments.output / "backbones.json"
 
-    def table(failed: Mapping[str, str]) -> Table:
+    def tables(failed: Mapping[str, str]) -> list[Table]:
         found = {point: outcome(one, arguments.output, failed.get(one.name)) for point, one in runs.items()}
         known = read_json(times, "times of reproduce.py") if times.exists() else {}
         for (backbone, _), one in runs.items():
             if backbone not in known and found[backbone, one.config.train.centers].metrics:
                 known[backbone] = backbone_milliseconds(one.config)
                 write_json(times, known)
-        return figure5(found, known)
+        return [figure5(found, known)]
 
-    return _perform(list(runs.values()), arguments.output, table, warm=True)
+    return _perform(list(runs.values()), arguments.output, tables, warm=True)
 
 
 def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
     """Any configs beside the first; a field that only some methods have is set in theirs."""
-    configs = {spec: load_config(spec) for spec in arguments.configs}
-    names = [_name(spec) for spec in configs]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise UserError(f"compare: two configs would share the folder {twice[0]}; run one of them elsewhere")
-    runs: dict[str, dict[str, Run]] = {name: {} for name in names}
-    for (root, changes), (spec, config) in product(_roots(arguments, overrides).items(), configs.items()):
+    configs = _named("compare", arguments.configs)
+    runs: dict[str, dict[str, Run]] = {name: {} for name in configs}
+    for (root, changes), (name, config) in product(_roots(arguments, overrides).items(), configs.items()):
         own = override(config, _of_method(config, {**overrides, **changes}, configs.values()))
-        runs[_name(spec)][root] = Run(
-            f"{root}/{_name(spec)}" if len(arguments.root) > 1 else _name(spec), own
-        )
+        runs[name][root] = Run(f"{root}/{name}" if len(arguments.root) > 1 else name, own)
     latencies, output = arguments.output / "latencies.json", arguments.output
 
-    def table(failed: Mapping[str, str]) -> Table:
+    def tables(failed: Mapping[str, str]) -> list[Table]:
         found = {
             name: {root: outcome(one, output, failed.get(one.name)) for root, one in own.items()}
             for name, own in runs.items()
@@ -172,10 +187,10 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
             if root and name not in known:
                 known[name] = sample_milliseconds(output / own[root].name, own[root].config)
                 write_json(latencies, known)
-        return configs_table(found, known)
+        return [configs_table(found, known)]
 
     ordered = [own[root] for root in next(iter(runs.values())) for own in runs.values()]
-    return _perform(ordered, output, table, warm=True)
+    return _perform(ordered, output, tables, warm=True)
 
 
 def _roots(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -216,20 +231,28 @@ def kinds(arguments: argparse.Namespace) -> None:
 def _perform(
     runs: Sequence[Run],
     output: Path,
-    table: Callable[[Mapping[str, str]], Table],
+    tables: Callable[[Mapping[str, str]], Sequence[Table]],
     *,
     family: Sequence[Run] = (),
     warm: bool = False,
 ) -> dict[str, str]:
+    """Do runs, and make the tables of all that there is after each; return the errors of those that failed."""
+    _check_output(output)
+    found: list[Table] = []
+
+    def update(failed: Mapping[str, str]) -> None:
+        found[:] = update_tables(lambda: tables(failed), output)
+
+    failed = perform(runs, output, update, family=family, warm=warm)
+    for table in found:
+        print(table.text, end="")
+        print(f"written to {output / table.name}.json, .md, .tex and .html")
+    return failed
+
+
+def _check_output(output: Path) -> None:
     if output.exists() and not output.is_dir():
         raise UserError(f"--output {output}: is a file; name a folder")
-    failed = perform(
-        runs, output, lambda failed: write_table(table(failed), output), family=family, warm=warm
-    )
-    found = table(failed)
-    print(found.text, end="")
-    print(f"written to {output / found.name}.md and .json")
-    return failed
 
 
 def _refuse(overrides: Mapping[str, str], keys: Sequence[str], fix: str) -> None:
@@ -259,8 +282,14 @@ def _name(spec: str) -> str:
     return "-".join(part for part in (Path(path).stem, _folder(argument)) if part)
 
 
-def _category(one: Run) -> str:
-    return one.name.removeprefix("single-")
+def _share(text: str) -> tuple[int, int]:
+    """2/4 -> (2, 4)."""
+    parts = text.split("/")
+    if len(parts) == 2 and all(part.isdecimal() for part in parts):
+        which, shares = map(int, parts)
+        if 1 <= which <= shares:
+            return which, shares
+    raise UserError(f"--share {text}: give which one of how many, from 1, as 2/4")
 
 
 def _list(text: str, option: str) -> list[str]:
@@ -284,13 +313,24 @@ def main() -> None:
     table.add_argument("--rows", nargs="+", default=[], help="numbers, or <fusion>,<pretraining>,<bank>")
     table.set_defaults(job=ablation)
 
+    dealt = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    dealt.add_argument("--methods", nargs="+", metavar="CONFIG", help="a column of ours for each config")
+    dealt.add_argument("--setting", choices=(*papers.SETTINGS, "both"), default="both")
+    dealt.add_argument("--categories", default="", help="comma-separated; default all of the data set")
+    dealt.add_argument(
+        "--share", type=_share, default=(1, 1), metavar="I/N", help="do the Ith of every N runs only"
+    )
+    dealt.add_argument("--budget", action="store_true", help="say hours and disk of what is left; do nothing")
+    dealt.set_defaults(job=categories)
+    single = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    single.add_argument("--config", help="without --methods: of the one method; default configs/realiad.py")
     for number, level in LEVEL_OF_TABLE.items():
-        table = tables.add_parser(
-            f"table{number}", parents=[shared, based], help=f"categories, {level} level", allow_abbrev=False
-        )
-        table.add_argument("--setting", choices=(*papers.SETTINGS, "both"), default="both")
-        table.add_argument("--categories", default="", help="comma-separated; default all of the data set")
-        table.set_defaults(job=categories)
+        about = f"categories, {level} level"
+        tables.add_parser(f"table{number}", parents=[shared, dealt, single], help=about, allow_abbrev=False)
+    about = "tables 1 and 2, by default of every method as its paper has it"
+    tables.add_parser("all", parents=[shared, dealt], help=about, allow_abbrev=False).set_defaults(
+        config=None
+    )
 
     table = tables.add_parser("fig5", parents=[shared, based], help="cost and AUROC", allow_abbrev=False)
     table.add_argument("--backbones", default=BACKBONES, help="comma-separated")
@@ -310,7 +350,7 @@ def main() -> None:
     table.add_argument(
         "--workdir", action="append", required=True, type=expanded, help="give it for each run"
     )
-    table.add_argument("--output", type=expanded, help="folder for kinds.md and kinds.json")
+    table.add_argument("--output", type=expanded, help="folder for kinds.json, .md, .tex and .html")
     table.set_defaults(job=None)
 
     arguments, rest = parser.parse_known_args()

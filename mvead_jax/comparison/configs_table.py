@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mvead_jax.comparison.defect_kinds import BY_VIEWS
-from mvead_jax.comparison.paper_tables import Outcome, Table
-from mvead_jax.evaluation.markdown import difference, figure, format_protocols, markdown
+from mvead_jax.comparison.document import Block, Grid, Heading, Points, Table, protocol_block
+from mvead_jax.comparison.paper_tables import Outcome
+from mvead_jax.evaluation.markdown import difference, figure
 
 # The measures of the first table, by the name of the columns: (level, metric).
 MEASURES = {
@@ -71,15 +72,20 @@ def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: M
         "the cache to what is learned on disk. Milliseconds: images of one sample to its scores, backbone included, "
         "median of five on this device. Model: of all cells, on disk."
     )
-    parts = [f"# {title}", _main_part(rows, values, first), note]
-    parts += [_by_views_part(values, first), _by_category_part(values), _failed_part(outcomes)]
     told = {name: next((one for one in own.values() if one.metrics), None) for name, own in outcomes.items()}
-    parts.append(format_protocols({name: one.protocol() for name, one in told.items() if one}))
+    blocks = [
+        *(Heading(title), _main_grid(rows, values, first), note),
+        "Image AUROC by how many views see the defect (one, two, three or more), against all normal images:",
+        _by_views_grid(values, first),
+        *_by_category_blocks(values),
+        Points.flat("Failed:", _failures(outcomes)),
+        protocol_block({name: one.protocol() for name, one in told.items() if one}),
+    ]
     content = {"title": title, "unit": "percent", "data": sets, "rows": rows}
-    return Table("compare", content, "\n\n".join(part for part in parts if part) + "\n")
+    return Table("compare", content, blocks)
 
 
-def _main_part(rows: Sequence[Mapping[str, Any]], values: Mapping[str, Values], first: Values) -> str:
+def _main_grid(rows: Sequence[Mapping[str, Any]], values: Mapping[str, Values], first: Values) -> Grid:
     header = ["run", *MEASURES, *(f"{measure} - first" for measure in MEASURES)]
     header += ["training s", "ms a sample", "model MB"]
     lines = []
@@ -87,10 +93,10 @@ def _main_part(rows: Sequence[Mapping[str, Any]], values: Mapping[str, Values], 
         means = [estimate(list(own[measure].values())).text for measure in MEASURES]
         gains = [estimate(_gains(own[measure], first[measure])).signed for measure in MEASURES]
         lines.append([row["name"], *means, *gains, *(figure(one, 0) for one in row["cost"].values())])
-    return markdown(header, lines, left=1)
+    return Grid(header, lines)
 
 
-def _by_views_part(values: Mapping[str, Values], first: Values) -> str:
+def _by_views_grid(values: Mapping[str, Values], first: Values) -> Grid:
     lines = [
         [name]
         + [estimate(list(own[measure].values())).text for measure in BY_VIEWS]
@@ -98,16 +104,13 @@ def _by_views_part(values: Mapping[str, Values], first: Values) -> str:
         for name, own in values.items()
     ]
     header = ["run", *BY_VIEWS, *(f"{measure} - first" for measure in BY_VIEWS)]
-    return (
-        "Image AUROC by how many views see the defect (one, two, three or more), against all normal images:\n\n"
-        + markdown(header, lines, left=1)
-    )
+    return Grid(header, lines)
 
 
-def _by_category_part(values: Mapping[str, Values]) -> str:
+def _by_category_blocks(values: Mapping[str, Values]) -> list[Block]:
     names = sorted({category for own in values.values() for _, category in own["sample AUROC"]})
     if len(names) < 2:
-        return ""
+        return []
     lines = [
         [run]
         + [
@@ -116,17 +119,16 @@ def _by_category_part(values: Mapping[str, Values]) -> str:
         ]
         for run, measured in values.items()
     ]
-    return f"Sample AUROC by category:\n\n{markdown(['run', *names], lines, left=1)}"
+    return ["Sample AUROC by category:", Grid(["run", *names], lines)]
 
 
-def _failed_part(outcomes: Mapping[str, Mapping[str, Outcome]]) -> str:
-    failed = [
-        f"- {name}{f' on {root}' if len(own) > 1 else ''}: {one.error}"
+def _failures(outcomes: Mapping[str, Mapping[str, Outcome]]) -> list[str]:
+    return [
+        f"{name}{f' on {root}' if len(own) > 1 else ''}: {one.error}"
         for name, own in outcomes.items()
         for root, one in own.items()
         if one.error
     ]
-    return "Failed:\n\n" + "\n".join(failed) if failed else ""
 
 
 def _estimates(own: Values, first: Values) -> dict[str, Any]:

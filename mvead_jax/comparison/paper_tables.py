@@ -1,31 +1,20 @@
-"""Our figures beside the papers', as JSON and as Markdown. All in percent; the papers' are marked with *.
+"""Our figures beside the papers', as JSON and as a page. All in percent; the papers' are marked with *.
 
-A figure that nobody has (not run, not printed, one label only) is null in JSON and "-" in Markdown.
+A figure that nobody has (not run, not printed, one label only) is null in JSON and "-" on the page.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from mvead_jax.comparison.defect_kinds import ALL, MEASURES
-from mvead_jax.comparison.papers import (
-    AVERAGE,
-    SETTINGS,
-    SYSTEMS,
-    AblationRow,
-    Cost,
-    Place,
-    ablation,
-    cost,
-    realiad,
-)
-from mvead_jax.evaluation.markdown import difference, figure, format_protocols, markdown
-from mvead_jax.evaluation.metrics import LEVELS, TITLES
+from mvead_jax.comparison.document import Block, Grid, Heading, Points, Table, protocol_block
+from mvead_jax.comparison.papers import AVERAGE, AblationRow, Cost, ablation, cost, realiad
+from mvead_jax.evaluation.markdown import difference, figure
 
-LEVEL_OF_TABLE = {1: "sample", 2: "image"}
 _THEIRS = "Columns with * are the papers' figures as printed, measured by their authors on all of Real-IAD."
 
 
@@ -54,7 +43,7 @@ class Outcome:
 
     def mean(self, level: str, metric: str = "auroc") -> float | None:
         """A mean over categories, in percent."""
-        return None if self.metrics is None else _percent(self.metrics["mean"][level][metric])
+        return None if self.metrics is None else percent(self.metrics["mean"][level][metric])
 
     def protocol(self) -> dict[str, Any]:
         """How its figures came about, but for the digests."""
@@ -76,15 +65,6 @@ class Outcome:
 NOT_RUN = Outcome()
 
 
-@dataclass(frozen=True)
-class Table:
-    """A finished table. name: of its files. content: JSON. text: Markdown."""
-
-    name: str
-    content: Mapping[str, Any]
-    text: str = field(repr=False)
-
-
 def table3(outcomes: Mapping[str, Outcome]) -> Table:
     """The ablation. outcomes: by `AblationRow.spec`; rows that are missing stand empty."""
     printed = ablation()
@@ -94,9 +74,9 @@ def table3(outcomes: Mapping[str, Outcome]) -> Table:
         outcome = outcomes.get(row.spec, NOT_RUN)
         ours = {f"{level}_auroc": outcome.mean(level) for level in ("sample", "image")}
         gains = {
-            "ours_minus_paper": _minus(ours["image_auroc"], row.image_auroc),
-            "ours_minus_our_row_1": _minus(ours["image_auroc"], first.mean("image")),
-            "paper_minus_its_row_1": _minus(row.image_auroc, printed[0].image_auroc),
+            "ours_minus_paper": minus(ours["image_auroc"], row.image_auroc),
+            "ours_minus_our_row_1": minus(ours["image_auroc"], first.mean("image")),
+            "paper_minus_its_row_1": minus(row.image_auroc, printed[0].image_auroc),
         }
         axes = {"fusion": row.fusion, "pretraining": row.pretraining, "bank": row.bank}
         rows.append(
@@ -111,52 +91,12 @@ def table3(outcomes: Mapping[str, Outcome]) -> Table:
     header = ["row", "fusion", "pre-training", "bank", "sample AUROC", "image AUROC", "image AUROC *"]
     header += ["ours - paper", "ours - our row 1", "paper - its row 1 *"]
     title = "Table 3 of MVEAD: fusion, pre-training and banks; AUROC in percent"
-    text = _page(
+    blocks = blocks_of(
         title,
-        [markdown(header, lines, left=4)],
+        [Grid(header, lines, left=4)],
         {f"row {r['row']}": outcomes.get(p.spec, NOT_RUN) for r, p in zip(rows, printed, strict=True)},
     )
-    return Table("table3", {"title": title, "unit": "percent", "rows": rows}, text)
-
-
-def table_of_categories(number: int, outcomes: Mapping[str, Mapping[str, Outcome]]) -> Table:
-    """Table 1 (samples) or 2 (images), a line for each category.
-
-    Args:
-      number: 1 or 2.
-      outcomes: {setting: {run: outcome}}, settings "single" or "multi"; a run may hold several categories.
-    """
-    level, figures = LEVEL_OF_TABLE[number], realiad()
-    title = f"Table {number} of MVEAD: {level} level, a line for each category, in percent"
-    content: dict[str, Any] = {"title": title, "unit": "percent", "level": level, "settings": {}}
-    parts, runs = [], {}
-    for setting, own in outcomes.items():
-        printed = SETTINGS[setting]
-        ours = {
-            category: {metric: _percent(values[level][metric]) for metric in LEVELS[level]}
-            for outcome in own.values()
-            if outcome.metrics
-            for category, values in outcome.metrics["categories"].items()
-        }
-        systems = {metric: _systems(figures, level, printed, metric) for metric in LEVELS[level]}
-        categories = {}
-        for category in sorted(ours):
-            papers = _papers(figures, systems, level, printed, category)
-            categories[category] = {"ours": ours[category], "papers": papers}
-        content["settings"][printed] = {
-            "categories": categories,
-            "mean": {metric: _means(categories, systems[metric], metric) for metric in LEVELS[level]},
-            "printed_average": _papers(figures, systems, level, printed, AVERAGE),
-            "runs": {name: outcome.facts() for name, outcome in own.items()},
-        }
-        for metric in LEVELS[level]:
-            found = content["settings"][printed]
-            parts += [
-                f"## {printed}, {level} {TITLES[metric]}",
-                _categories_part(found, systems[metric], metric),
-            ]
-        runs |= {f"{setting} {name}": outcome for name, outcome in own.items()}
-    return Table(f"table{number}", content, _page(title, parts, runs))
+    return Table("table3", {"title": title, "unit": "percent", "rows": rows}, blocks)
 
 
 def figure5(outcomes: Mapping[tuple[str, int], Outcome], milliseconds: Mapping[str, float]) -> Table:
@@ -201,10 +141,10 @@ def figure5(outcomes: Mapping[tuple[str, int], Outcome], milliseconds: Mapping[s
         "on disk, all models of the run together. The paper's hours are those of all its training, on all of "
         "Real-IAD; it prints no other point of its figure as a number."
     )
-    text = _page(
-        title, [markdown(header, lines, left=1), note], {f"{b} K={k}": o for (b, k), o in outcomes.items()}
+    blocks = blocks_of(
+        title, [Grid(header, lines), note], {f"{b} K={k}": o for (b, k), o in outcomes.items()}
     )
-    return Table("fig5", {"title": title, "unit": "percent", "devices": devices, "rows": rows}, text)
+    return Table("fig5", {"title": title, "unit": "percent", "devices": devices, "rows": rows}, blocks)
 
 
 def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -220,10 +160,10 @@ def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, 
     for kind in (*sorted(set(first) - {ALL}), ALL):
         for measure in MEASURES:
             one = first[kind][measure]
-            values = [_percent(found[name]["mean"][kind][measure]["auroc"]) for name in names]
+            values = [percent(found[name]["mean"][kind][measure]["auroc"]) for name in names]
             cells = [kind, measure, str(one["defects"]), str(one["categories"])]
             sections.append(
-                [*cells, *map(figure, values), *(difference(_minus(v, values[0])) for v in values[1:])]
+                [*cells, *map(figure, values), *(difference(minus(v, values[0])) for v in values[1:])]
             )
     header = ["kind", "AUROC of", "defects", "categories", *names]
     header += [f"{name} - {names[0]}" for name in names[1:]]
@@ -233,13 +173,13 @@ def kinds_table(found: Mapping[str, Mapping[str, Any]], protocols: Mapping[str, 
         "all normal images. seen once, twice, more: as image, of samples that show the defect in one view, in "
         "two, in three or more."
     )
-    parts = [f"# {title}", markdown(header, sections, left=2), note, format_protocols(protocols)]
+    blocks = [Heading(title), Grid(header, sections, left=2), note, protocol_block(protocols)]
     content = {
         "title": title,
         "unit": "share of 1",
         "runs": {name: {**found[name], "protocol": dict(protocols[name])} for name in names},
     }
-    return Table("kinds", content, "\n\n".join(parts) + "\n")
+    return Table("kinds", content, blocks)
 
 
 def _axes(row: AblationRow) -> list[str]:
@@ -250,86 +190,40 @@ def _differences_of_row(gains: Mapping[str, float | None]) -> list[float | None]
     return [gains[key] for key in ("ours_minus_paper", "ours_minus_our_row_1", "paper_minus_its_row_1")]
 
 
-def _systems(figures: Mapping[Place, float], level: str, setting: str, metric: str) -> list[str]:
-    """The systems whose `metric` some paper prints."""
-    return [one for one in SYSTEMS if Place(level, setting, AVERAGE, one, metric) in figures]
+def blocks_of(
+    title: str,
+    parts: Iterable[Block],
+    outcomes: Mapping[str, Outcome],
+    groups: Mapping[str, Sequence[str]] | None = None,
+) -> list[Block]:
+    """Return the page of a table: its parts, and below them what holds for all its figures.
 
-
-def _papers(
-    figures: Mapping[Place, float],
-    systems: Mapping[str, Sequence[str]],
-    level: str,
-    setting: str,
-    category: str,
-) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for metric, own in systems.items():
-        for system in own:
-            place = Place(level, setting, category, system, metric)
-            if place in figures:
-                found.setdefault(system, {})[metric] = figures[place]
-    return found
-
-
-def _means(categories: Mapping[str, Any], systems: Sequence[str], metric: str) -> dict[str, Any]:
-    """Plain means over the categories for which both we and a paper have a figure."""
-    both = [
-        own
-        for own in categories.values()
-        if own["ours"][metric] is not None and any(metric in own["papers"].get(one, {}) for one in systems)
-    ]
-    papers = {one: _mean(own["papers"].get(one, {}).get(metric) for own in both) for one in systems}
-    return {
-        "categories": len(both),
-        "ours": _mean(own["ours"][metric] for own in both),
-        "papers": papers,
-        "ours_all": _mean(own["ours"][metric] for own in categories.values()),
-    }
-
-
-def _categories_part(found: Mapping[str, Any], systems: Sequence[str], metric: str) -> str:
-    def line(name: str, ours: float | None, theirs: Callable[[str], float | None]) -> list[str]:
-        cells = [figure(theirs(system)) for system in systems]
-        return [name, figure(ours), *cells, difference(_minus(ours, theirs(systems[0])))]
-
-    def printed(own: Mapping[str, Any]) -> Callable[[str], float | None]:
-        return lambda system: own.get(system, {}).get(metric)
-
-    lines = [
-        line(name, own["ours"][metric], printed(own["papers"])) for name, own in found["categories"].items()
-    ]
-    mean = found["mean"][metric]
-    lines.append(line(f"mean of the {mean['categories']} that both have", mean["ours"], mean["papers"].get))
-    lines.append(line(f"mean of all {len(found['categories'])} of ours", mean["ours_all"], lambda _: None))
-    lines.append(line("average as printed (30)", None, printed(found["printed_average"])))
-    header = ["category", "ours", *(f"{system} *" for system in systems), f"ours - {systems[0]}"]
-    return markdown(header, lines, left=1)
-
-
-def _page(title: str, parts: Iterable[str], outcomes: Mapping[str, Outcome]) -> str:
-    sections = [f"# {title}", *parts, _THEIRS]
+    Args:
+      outcomes: by the names of the runs. groups: of runs, as of `protocol_points`.
+    """
+    blocks: list[Block] = [Heading(title), *parts, _THEIRS]
     found = [outcome.metrics["categories"] for outcome in outcomes.values() if outcome.metrics]
     ours = {category for categories in found for category in categories}
     if ours and ours != {place.category for place in realiad()} - {AVERAGE}:
-        sections.append(
+        blocks.append(
             f"Ours are of other categories than the papers' 30 ({', '.join(sorted(ours))}): compare gains, "
             "not levels."
         )
-    if failed := [f"- {name}: {outcome.error}" for name, outcome in outcomes.items() if outcome.error]:
-        sections.append("Failed:\n\n" + "\n".join(failed))
-    sections.append(format_protocols({name: one.protocol() for name, one in outcomes.items() if one.metrics}))
-    return "\n\n".join(section for section in sections if section) + "\n"
+    failed = [f"{name}: {outcome.error}" for name, outcome in outcomes.items() if outcome.error]
+    blocks.append(Points.flat("Failed:", failed))
+    protocols = {name: one.protocol() for name, one in outcomes.items() if one.metrics}
+    return [*blocks, protocol_block(protocols, groups)]
 
 
-def _percent(share: float | None) -> float | None:
-    """metrics.json says null where there is no figure, `metrics_of` says NaN."""
+def percent(share: float | None) -> float | None:
+    """Return a share in percent. metrics.json says null where there is no figure, `metrics_of` says NaN."""
     return None if share is None or math.isnan(share) else 100 * share
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return math.fsum(known) / len(known) if known else None
 
 
-def _minus(a: float | None, b: float | None) -> float | None:
+def minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b

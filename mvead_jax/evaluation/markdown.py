@@ -7,22 +7,60 @@ from typing import Any
 
 
 def format_protocols(protocols: Mapping[str, Mapping[str, Any]]) -> str:
-    """How our figures came about: once what all runs share, then what each has of its own."""
-    if not protocols:
-        return ""
+    """How our figures came about, as a list; empty without any run."""
+    found = protocol_points(protocols)
+    return f"Protocol of our figures:\n\n{points(found)}" if found else ""
+
+
+def protocol_points(
+    protocols: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]] | None = None
+) -> list[tuple[str, list[str]]]:
+    """Return how our figures came about: once what all runs share, then what each has of its own.
+
+    Args:
+      protocols: of each run, by its name.
+      groups: names of runs by the name of their group, larger groups first: where all runs of a group share a
+        value, the group is named in their place.
+    """
     keys = list(dict.fromkeys(key for own in protocols.values() for key in own))
-    values = {key: {name: _words(own.get(key)) for name, own in protocols.items()} for key in keys}
-    lines = ["Protocol of our figures:", ""]
+    found: list[tuple[str, list[str]]] = []
     for key in keys:
-        different = list(dict.fromkeys(values[key].values()))
+        values = {name: _words(own.get(key)) for name, own in protocols.items()}
+        different = list(dict.fromkeys(values.values()))
         if len(different) == 1:
-            lines.append(f"- {key}: {different[0]}")
+            found.append((f"{key}: {different[0]}", []))
             continue
-        lines.append(f"- {key}:")
-        for value in different:
-            having = ", ".join(name for name, own in values[key].items() if own == value)
-            lines.append(f"    - {having}: {value}")
+        having = [[name for name, own in values.items() if own == value] for value in different]
+        lines = [
+            f"{', '.join(_grouped(own, values, groups or {}))}: {value}"
+            for own, value in zip(having, different, strict=True)
+        ]
+        found.append((f"{key}:", lines))
+    return found
+
+
+def _grouped(
+    names: Sequence[str], known: Mapping[str, Any], groups: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return names with those of whole groups in their place. known: names that count as members of a group."""
+    left, found = list(names), []
+    for group, every in groups.items():
+        members = {name for name in every if name in known}
+        if len(members) > 1 and members <= set(left):
+            found.append(group)
+            left = [name for name in left if name not in members]
+    return [*found, *left]
+
+
+def points(items: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A list, each item with the points below it."""
+    lines = [line for text, below in items for line in (f"- {text}", *(f"    - {own}" for own in below))]
     return "\n".join(lines)
+
+
+def ascii_text(text: str) -> str:
+    """A text in which every letter that is not ASCII shows its number."""
+    return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def _words(value: Any) -> str:

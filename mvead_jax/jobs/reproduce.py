@@ -2,9 +2,11 @@
 
     <output>/<run>/             the workdir of each run, as of train.py and score.py
     <output>/feature_cache/     that all of them share
-    <output>/<table>.json .md   the table, made anew after each run
+    <output>/<table>.json .md .tex .html   the table, made anew after each run
 
-A run that is finished is not made again. Runs whose geometry would be estimated from the same images with
+A run that is finished is not made again, and one that fails or crashes does not keep the others from it. Several
+processes may work in one output, each at runs of its own: a run is locked while it is trained and scored, and the
+output while a table is made of all that is there. Runs whose geometry would be estimated from the same images with
 the same settings share it: the first that needs a category's lends its estimate to the others.
 """
 
@@ -23,7 +25,10 @@ import jax
 import numpy as np
 
 from mvead_jax.comparison.defect_kinds import auroc_by_views
-from mvead_jax.comparison.paper_tables import Outcome, Table
+from mvead_jax.comparison.document import Table
+from mvead_jax.comparison.html_page import html
+from mvead_jax.comparison.latex import latex
+from mvead_jax.comparison.paper_tables import Outcome
 from mvead_jax.config.io import differences, from_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.protocols import digest as evaluation_digest
@@ -37,8 +42,8 @@ from mvead_jax.jobs.provenance import config_digest
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
 from mvead_jax.runtime.disk import folder_bytes
-from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import read_json, whole, write_json, write_text
+from mvead_jax.runtime.errors import Stopped, UserError, printable
+from mvead_jax.runtime.files import locked, make_folder, read_json, whole, write_json, write_text
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +64,7 @@ def perform(
     family: Sequence[Run] = (),
     warm: bool = False,
 ) -> dict[str, str]:
-    """Train and score every run that is not finished; one that fails does not keep the others from it.
+    """Train and score every run that is not finished; one that fails or crashes does not keep the others from it.
 
     Args:
       output: holds the workdirs.
@@ -99,9 +104,20 @@ def perform(
             lines = str(error).splitlines()
             failed[run.name] = lines[0]
             log.error("%s: failed: %s", head, " / ".join(line.strip() for line in lines))
+        except Stopped:
+            raise
+        except Exception as error:  # a bug, or a device without the memory: the other runs may fit
+            failed[run.name] = crash_words(error)
+            log.exception("%s: crashed", head)
         after_each(failed)
     after_each(failed)
     return failed
+
+
+def crash_words(error: Exception) -> str:
+    """Return what is said in one line of an error that no user could mend."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {printable(lines[0])}" if lines else type(error).__name__
 
 
 def is_trained(run: Run, output: Path) -> bool:
@@ -152,9 +168,21 @@ def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
 
 
 def write_table(table: Table, output: Path) -> None:
-    """Write <output>/<table>.json and .md."""
+    """Write <output>/<table>.json, .md, .tex and .html."""
     write_json(output / f"{table.name}.json", table.content)
     write_text(output / f"{table.name}.md", table.text)
+    write_text(output / f"{table.name}.tex", latex(table))
+    write_text(output / f"{table.name}.html", html(table))
+
+
+def update_tables(make: Callable[[], Sequence[Table]], output: Path) -> Sequence[Table]:
+    """Make tables of what is there, and write them before another process can have newer ones; return them."""
+    make_folder(output)
+    with locked(output, wait=True):
+        tables = make()
+        for table in tables:
+            write_table(table, output)
+    return tables
 
 
 def backbone_milliseconds(config: Config, rounds: int = 5) -> float:

@@ -123,7 +123,7 @@ def _discard(path: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False, wait: bool = False) -> Iterator[None]:
     """Keeps other processes out of `folder` while the block runs; where there is no such lock it says so.
 
     The lock is that of a file .lock in it, which stays: network file systems lock files for all machines, but
@@ -132,9 +132,10 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
 
     Args:
       shared: several may have it so at a time, and none without: for readers.
+      wait: until it is free, for work of moments.
 
     Raises:
-      UserError: another process has it.
+      UserError: another process has it, unless `wait`.
     """
     if fcntl is None:
         log.warning("%s: this system has no locks; do not run two at once here", folder)
@@ -145,7 +146,8 @@ def locked(folder: Path, *, shared: bool = False) -> Iterator[None]:
         return
     try:
         try:
-            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(handle, kind if wait else kind | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):  # the second is SMB's word for it
             raise UserError(
                 f"{folder}: another process is at work here; wait for it or choose another folder"

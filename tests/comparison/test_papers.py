@@ -8,6 +8,7 @@ import pytest
 from mvead_jax.comparison import papers
 from mvead_jax.comparison.papers import AVERAGE, Place
 from mvead_jax.config.io import load_config
+from mvead_jax.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,4 +66,25 @@ def test_the_cost_is_that_of_the_text():
         ("dinov2-base", 20): (91.5, 9.32),
         ("dinov2-giant", 20): (92.0, None),
         ("dinov2-base", 1): (88.6, 6.58),
+    }
+
+
+def test_every_method_stands_beside_a_system_of_the_papers_by_a_config_of_its_own():
+    found = papers.methods()
+    assert sorted(one.method for one in found) == sorted(METHODS.names())
+    assert {one.system for one in found} <= set(papers.all_systems())
+    for one in found:
+        assert load_config(f"{ROOT / 'configs'}/{one.config}").method == one.method
+    assert papers.beside("no_such_method") is None
+
+
+def test_two_papers_that_print_a_system_differently_have_a_column_each():
+    assert column("sample", "single-class", "UniAD", "auroc")[AVERAGE] == 84.6
+    assert column("sample", "single-class", "UniAD (IDIF)", "auroc")[AVERAGE] == 88.1
+    assert len(column("sample", "single-class", "RD", "auroc")) == 31
+    assert papers.papers_of("MVAD") == ("MVAD", "MVEAD")
+    assert papers.papers_of("UniAD (IDIF)") == ("IDIF",)
+    assert papers.papers_of("Multi-Flow") == ("Multi-Flow",)
+    assert {place.category for place in papers.realiad() if place.system == "IDIF"} == {
+        place.category for place in papers.realiad() if place.system == "MVEAD"
     }

@@ -11,8 +11,9 @@ import pytest
 from fake_realiad import write_realiad
 
 from mvead_jax.comparison import papers
+from mvead_jax.comparison.categories_table import OURS, Column, table_of_categories
 from mvead_jax.comparison.defect_kinds import kinds_of
-from mvead_jax.comparison.paper_tables import Outcome, table3, table_of_categories
+from mvead_jax.comparison.paper_tables import Outcome, table3
 from mvead_jax.config.io import load_config
 from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.jobs.reproduce import Run, is_finished
@@ -314,7 +315,8 @@ def test_without_any_run_the_tables_hold_the_papers_figures_alone():
     assert table.text.count(" - |") > 10
     assert "Protocol" not in table.text
     failed = Outcome(error="no weights")
-    found = table_of_categories(1, {"single": {"single-usb": failed}}).content["settings"]["single-class"]
+    column = Column(OURS, "mvead", papers.SYSTEMS, {"single": {"single-usb": failed}})
+    found = table_of_categories(1, [column]).content["settings"]["single-class"]
     assert found["categories"] == {}
     assert found["mean"]["auroc"]["ours"] is None
     assert found["printed_average"]["MVEAD"]["auroc"] == 96.2
