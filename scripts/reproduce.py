@@ -171,7 +171,9 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
     """Any configs beside the first; a field that only some methods have is set in theirs."""
     configs = _named("compare", arguments.configs)
     runs: dict[str, dict[str, Run]] = {name: {} for name in configs}
-    for (root, changes), (name, config) in product(_roots(arguments, overrides).items(), configs.items()):
+    for (root, changes), (name, config) in product(
+        _roots(arguments, overrides, next(iter(configs.values()))).items(), configs.items()
+    ):
         own = override(config, _of_method(config, {**overrides, **changes}, configs.values()))
         runs[name][root] = Run(f"{root}/{name}" if len(arguments.root) > 1 else name, own)
     latencies, output = arguments.output / "latencies.json", arguments.output
@@ -193,10 +195,12 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
     return _perform(ordered, output, tables, warm=True)
 
 
-def _roots(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def _roots(
+    arguments: argparse.Namespace, overrides: Mapping[str, str], config: Config
+) -> dict[str, dict[str, str]]:
     """Return the data sets by the names of their folders, with the fields that choose each."""
     if not arguments.root:
-        return {overrides.get("data.root", "data"): {}}
+        return {overrides.get("data.root") or config.data.root: {}}
     _refuse(overrides, ("data.root",), "use --root")
     found = {path.name: {"data.root": str(path)} for path in arguments.root}
     if len(found) < len(arguments.root):

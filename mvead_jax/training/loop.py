@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,8 +98,12 @@ def fit_loop(
     step = make_step(problem.loss, optimiser, jax.random.key(seed))
     # Copies, whose buffers the step may reuse: some may be the backbone's.
     state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(sharding.replicate(state))
-    batches = _batches(problem, config, seed, first, last)
-    with progress(f"training {name}", last, "steps", done=first) as bar:
+    with (
+        closing(
+            _batches(problem, config, seed, first, last)
+        ) as batches,  # whose thread ends with an error too
+        progress(f"training {name}", last, "steps", done=first) as bar,
+    ):
         for number, (chosen, batch) in zip(range(first, last), batches, strict=True):
             epoch, position = divmod(number, steps)
             if position == 0 and epoch and problem.each_epoch:

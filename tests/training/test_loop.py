@@ -334,6 +334,20 @@ def test_a_loss_that_is_no_number_stops_at_its_step_with_its_samples_and_keeps_t
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(keeper.states[-1]))
 
 
+def test_the_thread_that_reads_ahead_ends_with_the_error():
+    reading = []
+
+    def batch(chosen, size, epoch):
+        reading.append(threading.current_thread())
+        return {"x": jnp.full((size, WIDTH), jnp.nan), "weight": jnp.ones(size)}
+
+    with pytest.raises(NotFinite) as kept:  # its traceback holds the frames of the loop, as pytest's does
+        run(batch=batch)
+    assert reading
+    assert not any(thread.is_alive() for thread in reading)
+    assert kept.tb is not None
+
+
 def test_a_gradient_that_is_no_number_stops_too():
     def loss(parameters, extras, batch, key):
         value = jnp.sum(jnp.sqrt(parameters["point"])) + jnp.sum(batch["x"] * 0)
