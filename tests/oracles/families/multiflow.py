@@ -180,12 +180,7 @@ def _training_step(case, config, graph, state, x, noise, foreground) -> Iterator
     yield compare("params_without_gradient", without, case["params_without_gradient"], 0)
     for name in (key.removeprefix("gradnorm/") for key in case if key.startswith("gradnorm/")):
         norm = float(case[f"gradnorm/{name}"])
-        yield compare(
-            f"gradnorm/{name}",
-            np.linalg.norm(np.asarray(gradients[name], np.float64)),
-            norm,
-            _GRADIENT * norm,
-        )
+        yield compare(f"gradnorm/{name}", np.linalg.norm(gradients[name]), norm, _NORM * norm)
         largest = np.abs(gradients[name]).max()
         yield sampled(case, f"grad/{name}", gradients[name], _GRADIENT * largest)
         yield sampled(case, f"after/{name}", after[name], _AFTER)
