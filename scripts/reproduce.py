@@ -56,7 +56,7 @@ from mvead_jax.jobs.reproduce import (
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.files import read_json, write_json
 from mvead_jax.runtime.paths import expanded
-from mvead_jax.serving.latency import sample_milliseconds
+from mvead_jax.serving.latency import sample_time
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BACKBONES = "dinov2-small,dinov2-base,dinov2-large,dinov2-giant"
@@ -176,19 +176,21 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
     ):
         own = override(config, _of_method(config, {**overrides, **changes}, configs.values()))
         runs[name][root] = Run(f"{root}/{name}" if len(arguments.root) > 1 else name, own)
-    latencies, output = arguments.output / "latencies.json", arguments.output
+    times, output = arguments.output / "sample_times.json", arguments.output
 
     def tables(failed: Mapping[str, str]) -> list[Table]:
         found = {
             name: {root: outcome(one, output, failed.get(one.name)) for root, one in own.items()}
             for name, own in runs.items()
         }
-        known = read_json(latencies, "times of reproduce.py") if latencies.exists() else {}
+        known = read_json(times, "times of reproduce.py") if times.exists() else {}
+        first = next(iter(runs))
         for name, own in runs.items():
-            root = next((root for root in own if found[name][root].metrics), None)
+            root = next((r for r in own if found[name][r].metrics and found[first][r].metrics), None)
             if root and name not in known:
-                known[name] = sample_milliseconds(output / own[root].name, own[root].config)
-                write_json(latencies, known)
+                pair = ((output / runs[one][root].name, runs[one][root].config) for one in (name, first))
+                known[name] = sample_time(*pair)._asdict()
+                write_json(times, known)
         return [configs_table(found, known)]
 
     ordered = [own[root] for root in next(iter(runs.values())) for own in runs.values()]
@@ -215,11 +217,11 @@ def kinds(arguments: argparse.Namespace) -> None:
     if len(set(names)) < len(names):
         names = [str(path) for path in workdirs]
     scored = {name: read_images(path / "scores") for name, path in zip(names, workdirs, strict=True)}
-    pictures = {
+    images = {
         name: {(one.category, one.sample, one.view, one.label) for one in own} for name, own in scored.items()
     }
     for name, path in zip(names, workdirs, strict=True):
-        if odd := pictures[name] ^ pictures[names[0]]:
+        if odd := images[name] ^ images[names[0]]:
             example = min("/".join(one[:3]) for one in odd)
             raise UserError(
                 f"{path / 'scores/images.csv'}: other images or labels than in {workdirs[0]} ({len(odd)}, "

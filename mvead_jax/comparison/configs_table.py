@@ -40,7 +40,9 @@ class Estimate(NamedTuple):
         return "" if self.error is None else f" +/- {self.error:.1f}"
 
 
-def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: Mapping[str, float]) -> Table:
+def configs_table(
+    outcomes: Mapping[str, Mapping[str, Outcome]], times: Mapping[str, Mapping[str, float]]
+) -> Table:
     """Return the table of configs.
 
     A cell is a category of one data set. A gain is the mean of the cells' own differences from the first
@@ -48,7 +50,8 @@ def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: M
 
     Args:
       outcomes: {config: {data set: outcome}}.
-      milliseconds: from the images of a sample to its scores, by config, where that was measured.
+      times: of a sample, by config, where that was measured: "milliseconds", and how many times as long as
+        with the first config ("of_first").
     """
     values = {name: _values(own) for name, own in outcomes.items()}
     first = next(iter(values.values()))
@@ -58,7 +61,8 @@ def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: M
         | {
             "cost": {
                 "training_seconds": _total(one.seconds for one in own.values()),
-                "milliseconds_a_sample": milliseconds.get(name),
+                "milliseconds_a_sample": times.get(name, {}).get("milliseconds"),
+                "times_as_long_as_first": times.get(name, {}).get("of_first"),
                 "model_megabytes": _total(one.megabytes for one in own.values()),
             }
         }
@@ -69,8 +73,8 @@ def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: M
     title = "Configs beside the first; percent, plain mean over the cells, +/- standard error"
     note = (
         f"A cell is a category of one data set ({', '.join(sets)}). Training: of all models together, from features in "
-        "the cache to what is learned on disk. Milliseconds: images of one sample to its scores, backbone included, "
-        "median of five on this device. Model: of all cells, on disk."
+        "the cache to what is learned on disk. Milliseconds: images of one sample to its scores, backbone included, on "
+        "this device, in turns with the first config; / first: how many times as long. Model: of all cells, on disk."
     )
     told = {name: next((one for one in own.values() if one.metrics), None) for name, own in outcomes.items()}
     blocks = [
@@ -87,13 +91,17 @@ def configs_table(outcomes: Mapping[str, Mapping[str, Outcome]], milliseconds: M
 
 def _main_grid(rows: Sequence[Mapping[str, Any]], values: Mapping[str, Values], first: Values) -> Grid:
     header = ["run", *MEASURES, *(f"{measure} - first" for measure in MEASURES)]
-    header += ["training s", "ms a sample", "model MB"]
+    header += ["training s", "ms a sample", "/ first", "model MB"]
     lines = []
     for row, own in zip(rows, values.values(), strict=True):
         means = [estimate(list(own[measure].values())).text for measure in MEASURES]
         gains = [estimate(_gains(own[measure], first[measure])).signed for measure in MEASURES]
-        lines.append([row["name"], *means, *gains, *(figure(one, 0) for one in row["cost"].values())])
+        lines.append([row["name"], *means, *gains, *_cost(row["cost"])])
     return Grid(header, lines)
+
+
+def _cost(cost: Mapping[str, float | None]) -> list[str]:
+    return [figure(one, 2 if key == "times_as_long_as_first" else 0) for key, one in cost.items()]
 
 
 def _by_views_grid(values: Mapping[str, Values], first: Values) -> Grid:

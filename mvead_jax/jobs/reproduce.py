@@ -12,11 +12,9 @@ the same settings share it: the first that needs a category's lends its estimate
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from mvead_jax.evaluation.protocols import resolve
 from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.jobs.estimate_geometry import geometry_origin, geometry_path, uses_geometry
+from mvead_jax.jobs.events import read_events
 from mvead_jax.jobs.inputs import load_method_backbone, open_index, split_features
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.provenance import config_digest
@@ -151,7 +150,7 @@ def outcome(run: Run, output: Path, error: str | None = None) -> Outcome:
         return Outcome(error=error)
     workdir = output / run.name
     machine = read_json(workdir / "environment.json", "of train.py")
-    events = _events(workdir / "metrics.jsonl")
+    events = read_events(workdir)
     last = max((at for at, event in enumerate(events) if event["stage"] == "model"), default=0)
     seconds = {event["name"]: event["seconds"] for event in events if event["stage"] == "model"}
     metrics = read_metrics(workdir)
@@ -243,19 +242,6 @@ def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:
                 log.info("geometry %s: as in %s", source.stem, lender.name)
                 with whole(target) as temporary:
                     temporary.write_bytes(source.read_bytes())
-
-
-def _events(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a metrics.jsonl but for those that a kill cut short."""
-    found = []
-    if not path.exists():
-        return []  # a workdir may travel without it
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict) and "stage" in event:
-                found.append(event)
-    return found
 
 
 def _warm(config: Config, workdir: Path) -> None:

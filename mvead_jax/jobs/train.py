@@ -18,15 +18,11 @@ all files but the others' features.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import time
-from collections import Counter
-from collections.abc import Mapping
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -37,16 +33,14 @@ from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, spread_evenly
-from mvead_jax.data.sample_rules import defective_without_view
-from mvead_jax.data.trained_images import TrainedImages
-from mvead_jax.decision.calibration import read_calibrations, write_calibrations
-from mvead_jax.features.cache import Extraction, cache_folder
-from mvead_jax.features.foreground import foreground_digest
+from mvead_jax.features.cache import Extraction
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
-from mvead_jax.geometry.masks import EpipolarKeys
-from mvead_jax.jobs.decision import calibration_path, calibration_samples, check_held_out, score_held_out
+from mvead_jax.jobs.calibrate_decision import calibrate_decision
+from mvead_jax.jobs.decision import calibration_samples, check_held_out
 from mvead_jax.jobs.estimate_geometry import cameras_path, estimate_geometries, geometry_path, uses_geometry
 from mvead_jax.jobs.evaluate import protocols_of
+from mvead_jax.jobs.events import FILE as EVENTS
+from mvead_jax.jobs.events import forget, record
 from mvead_jax.jobs.inputs import (
     check_same_run,
     check_shapes_of_others,
@@ -57,6 +51,7 @@ from mvead_jax.jobs.inputs import (
     split_features,
 )
 from mvead_jax.jobs.manifest import Manifest
+from mvead_jax.jobs.model_facts import model_facts
 from mvead_jax.jobs.plan import training_parts
 from mvead_jax.jobs.workdir import Job, model_folder, refuse_artefact, refuse_version_1
 from mvead_jax.methods.base import LeavesOneOut, Method, RunContext, Spec, State, TrainData, Trains
@@ -67,18 +62,15 @@ from mvead_jax.runtime.console import command
 from mvead_jax.runtime.disk import Part, check_room, describe
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.files import append_line, keep_lines, locked, make_folder, read_json, write_json
+from mvead_jax.runtime.files import keep_lines, locked, make_folder, read_json, write_json
 from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.sharding import broadcast, is_first, same_in_all, shared_errors
-from mvead_jax.scoring.model_store import STATE, read_facts, write_state
+from mvead_jax.scoring.model_store import read_facts, write_state
 from mvead_jax.scoring.scorer import Inputs, Model, Scorer
 from mvead_jax.training.checkpoints import Checkpoints
 from mvead_jax.training.tensorboard import FOLDER, TensorBoardWriter, check_tensorboard
 
 log = logging.getLogger(__name__)
-
-# Sections of the config that a model does not depend on.
-_NOT_LEARNED = ("data", "eval", "decision", "score")
 
 
 @computing()
@@ -117,8 +109,8 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())
                 write_json(workdir / "command.json", command())
-                keep_lines(workdir / "metrics.jsonl", lambda event: True)  # a kill may have cut one short
-                _record(workdir, {"stage": "start", "environment": environment()})
+                keep_lines(workdir / EVENTS, lambda event: True)  # a kill may have cut one short
+                record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
                     _check_geometry(config, index, workdir)
                     geometries = estimate_geometries(config, index, workdir)
@@ -135,7 +127,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             writer = TensorBoardWriter(workdir / FOLDER / name) if tensorboard else None
             _train_model(job, name, part, manifest, writer)
             if config.decision.held_out:
-                _calibrate_decision(job, name, part, manifest)
+                calibrate_decision(job, name, part, manifest)
         if is_first():
             manifest.record(workdir / "config.json")
     log.info("trained; now scripts/score.py --workdir %s", workdir)
@@ -150,7 +142,7 @@ def _train_model(
     with shared_errors():
         method = job.method(name, index.views, index.categories)
         keys = job.keys(method, index.categories)
-    facts = _facts(job, training, keys)
+    facts = model_facts(job, training, keys)
     same_in_all(
         json.dumps(facts),
         f"{name}: the processes see different images, weights or geometry; let all read one copy of each",
@@ -165,13 +157,13 @@ def _train_model(
     checkpoints = None
     if isinstance(method, Trains) and method.training:  # before the features, for it may refuse
         with shared_errors():
-            place, metrics = workdir / "checkpoints" / name, workdir / "metrics.jsonl"
+            place, metrics = workdir / "checkpoints" / name, workdir / EVENTS
             trained = bool(manifest.names(folder))
             checkpoints = Checkpoints(place, metrics, name, facts, writer, replace=trained)
     with shared_errors():
         if is_first():
             manifest.forget(workdir / "config.json")  # until all of it is trained again
-            _forget(workdir, {"stage": "model", "name": name})
+            forget(workdir, {"stage": "model", "name": name})
     begin = time.monotonic()
     features = split_features(config, training, job.backbone, workdir)
     with shared_errors():
@@ -192,40 +184,8 @@ def _train_model(
             statistics.write(folder / STATISTICS, index.views)
             told = ", ".join(f"{bank} {count}" for bank, count in rows.items())
             log.info("model %s: trained in %.0f s%s", name, seconds, f"; rows of {told}" if rows else "")
-            _record(workdir, {"stage": "model", "name": name, "rows": rows, "seconds": seconds})
+            record(workdir, {"stage": "model", "name": name, "rows": rows, "seconds": seconds})
             manifest.record(folder)  # last: what the manifest covers is not made again
-
-
-def _facts(job: Job, training: DatasetIndex, keys: Mapping[str, EpipolarKeys]) -> dict[str, Any]:
-    """What a model depends on: with the same facts it is not trained again."""
-    config = job.config
-    settings = to_dict(config)
-    for section in _NOT_LEARNED:
-        del settings[section]
-    for place in ("weights", "directory", "batch_size"):  # the digest tells what the weights are
-        del settings["backbone"][place]
-    del settings["features"]["cache"]
-    settings["image_size"] = config.data.image_size
-    return {
-        "views": list(training.views),
-        "categories": list(training.categories),
-        "backbone": job.backbone.digest,
-        "settings": settings,
-        "training": _training_summary(training),
-        "images": TrainedImages.of(training).to_json(),
-        "features": _fingerprint(config, training, job.backbone, job.workdir),
-        "geometry": {category: own.digest for category, own in keys.items()},
-        **({"foreground": _foreground_facts(job, training)} if config.data.foreground != "none" else {}),
-    }
-
-
-def _foreground_facts(job: Job, index: DatasetIndex) -> dict[str, str]:
-    """What a model depends on of its foreground masks; the first process reads them. All must call."""
-    found = None
-    with shared_errors():
-        if is_first():
-            found = foreground_digest(job.config.data, index, cache_folder(job.config, job.workdir))
-    return broadcast(found)
 
 
 def _draw_foreground(workdir: Path, index: DatasetIndex, inputs: Inputs) -> None:
@@ -296,50 +256,6 @@ def training_parts_of(config: Config, index: DatasetIndex, backbone: Backbone, w
     return training_parts(config, index, method, workdir, cached)
 
 
-def _calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Manifest) -> None:
-    """Score the held-out samples by the model that is in the workdir, or find that it is done."""
-    config, workdir = job.config, job.workdir
-    held_out, own = index.select(split="held_out"), calibration_samples(index)
-    folder, path = model_folder(workdir, name), calibration_path(workdir, name)
-    learned = (folder / STATE, folder / STATISTICS)
-    facts = {
-        "features": _fingerprint(config, own, job.backbone, workdir),
-        "defective": [sample.id for sample in held_out.samples if sample.label == 1],
-    }
-    if config.data.foreground != "none":
-        facts["foreground"] = _foreground_facts(job, own)
-    done = False
-    with shared_errors():
-        if is_first():
-            facts["model"] = manifest.digest(*learned)
-            wanted = (config.score.deciding(), facts)
-            done = manifest.covers(path) and read_calibrations(path)[1:] == wanted
-    if broadcast(done):
-        return
-    with shared_errors():
-        if is_first():
-            manifest.forget(workdir / "config.json")
-            _forget(workdir, {"stage": "decision", "name": name})
-    features = split_features(config, own, job.backbone, workdir)
-    with shared_errors():
-        model = job.load(name, {"views": index.views, "categories": index.categories})
-        keys = job.keys(model.method, index.categories)
-    inputs = inputs_of(config, model.method, own, features)
-    defective = Counter(sample.category for sample in held_out.samples if sample.label == 1)
-    found = score_held_out(config, model, own, inputs, keys, defective)
-    with shared_errors():
-        if is_first():
-            write_calibrations(path, found, config.score.deciding(), facts)
-            target = config.decision.false_alarms
-            for category, calibration in found.items():
-                calibration.check(category, target)
-                threshold, count = calibration.threshold(target), len(calibration.samples)
-                log.info("decision %s: fails above %.4g, by %d held-out samples", category, threshold, count)
-                event = {"stage": "decision", "name": name, "category": category}
-                _record(workdir, event | {"held_out": count, "target": target, "threshold": threshold})
-            manifest.record(path)  # last, as of a model
-
-
 def _shapes_words(backbone: Backbone) -> str:
     shapes = backbone.shapes.items()
     return ", ".join(f"{tap} {rows} x {columns}, {width} wide" for tap, (rows, columns, width) in shapes)
@@ -378,30 +294,3 @@ def _check_geometry(config: Config, index: DatasetIndex, workdir: Path) -> None:
                 f"{path}: changed since it was estimated; delete it to estimate again, or take its "
                 '"origin" out to use it as it is'
             )
-
-
-def _training_summary(index: DatasetIndex) -> dict[str, int]:
-    labels = [view.label for sample in index.samples for view in sample.views]
-    return {
-        "samples": len(index),
-        "views": len(labels),
-        "views_labelled_defective": labels.count(1),
-        "samples_labelled_defective_only": defective_without_view(index.samples),
-    }
-
-
-def _fingerprint(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> str:
-    """Return what a model depends on of its images: so a changed image means training again. All must call."""
-    parts = [index.select(category=category) for category in index.categories]
-    digests = [Extraction.of(config, part, backbone, workdir).fingerprint() for part in parts]
-    return hashlib.sha256(" ".join(digests).encode()).hexdigest()
-
-
-def _record(workdir: Path, event: dict[str, Any]) -> None:
-    """Append one line to metrics.jsonl."""
-    append_line(workdir / "metrics.jsonl", json.dumps(event))
-
-
-def _forget(workdir: Path, event: dict[str, Any]) -> None:
-    """Take the lines of such an event out of metrics.jsonl: what they tell of is made again."""
-    keep_lines(workdir / "metrics.jsonl", lambda line: not event.items() <= line.items())

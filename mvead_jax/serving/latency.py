@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,21 +13,37 @@ from mvead_jax.config.schema import Config
 from mvead_jax.jobs.inputs import open_index
 from mvead_jax.serving.inspector import Inspector
 
+Trained = tuple[Path, Config]  # a workdir, and the config that it was trained by
 
-def sample_milliseconds(workdir: Path, config: Config, rounds: int = 5) -> float:
-    """Return the time of the first test sample through the inspector of a workdir that was trained by
-    this config, median of `rounds`.
 
-    It counts decoding, the backbone, the method and the maps, with everything loaded and compiled before.
+class SampleTime(NamedTuple):
+    """The time of one sample. of_first: how many times that of the run it was measured in turns with."""
+
+    milliseconds: float
+    of_first: float
+
+
+def sample_time(own: Trained, first: Trained, rounds: int = 9) -> SampleTime:
+    """Return the time of the first test sample through the inspector of a run, and of another run in turns.
+
+    It counts decoding, the backbone, the method and the maps, with everything loaded and compiled before. The
+    median of the rounds is taken, and the median of their ratios.
     """
+    runs = [_inspecting(*one) for one in (own, first)]
+    seconds = np.array([[_seconds(run) for run in runs] for _ in range(rounds)])
+    return SampleTime(1000 * float(np.median(seconds[:, 0])), float(np.median(seconds[:, 0] / seconds[:, 1])))
+
+
+def _inspecting(workdir: Path, config: Config) -> Callable[[], object]:
     index = open_index(config)
     sample = index.select(split="test").samples[0]
     images = {view.name: index.root / view.image for view in sample.views}
     inspector = Inspector.load(workdir, category=sample.category)
     inspector.inspect(images)
-    seconds = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        inspector.inspect(images)
-        seconds.append(time.perf_counter() - begin)
-    return 1000 * float(np.median(seconds))
+    return lambda: inspector.inspect(images)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    run()
+    return time.perf_counter() - begin

@@ -7,8 +7,8 @@ import pytest
 from own_data import CAMERAS, write_folders
 
 from mvead_jax.data.readers import data_folder, detected, open_data
+from mvead_jax.jobs.model_facts import training_summary
 from mvead_jax.jobs.provenance import training_words
-from mvead_jax.jobs.train import _training_summary
 from mvead_jax.runtime.errors import DataProblems, UserError
 
 HEADER = ["sample", "view", "path", "label", "mask", "split"]
@@ -98,7 +98,7 @@ def test_training_parts_called_defective_are_said_and_counted_though_no_picture_
     write(root, lines, [*HEADER, "sample_label"])
     index = open_data(root)
     assert any("1 training samples are labelled defective, none of their views is" in n for n in index.notes)
-    facts = _training_summary(index.select(split="train"))
+    facts = training_summary(index.select(split="train"))
     assert facts["views_labelled_defective"] == 0
     assert training_words([facts, facts]).endswith(
         "; 2 more samples are labelled defective, no image of them is"

@@ -253,6 +253,7 @@ def test_compare_over_two_data_sets_gives_the_standard_error_of_the_paired_gains
     assert second["ours"]["seen once"] == pytest.approx(second["ours"]["image AUROC"])  # all are seen once
     assert second["ours"]["seen twice"] is None
     assert second["cost"]["milliseconds_a_sample"] > 0
+    assert second["cost"]["times_as_long_as_first"] > 0
     assert second["cost"]["model_megabytes"] > 0
     assert "+/-" in (tmp_path / "study/compare.md").read_text()
 
