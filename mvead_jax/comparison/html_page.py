@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mvead_jax.comparison.document import Table
+from mvead_jax.runtime.templates import rendered
 
 
 def html(table: Table) -> str:
     """Return the page of a table."""
-    environment = Environment(
-        loader=PackageLoader("mvead_jax.comparison"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     blocks = [(type(block).__name__, block) for block in table.page]
-    return environment.get_template("table.html.jinja").render(title=table.content["title"], blocks=blocks)
+    return rendered("mvead_jax.comparison", "table.html.jinja", title=table.content["title"], blocks=blocks)

@@ -10,11 +10,26 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from mvead_jax.data.augmentation.anomalies import Change, change_sample
+from mvead_jax.data.augmentation.anomalies import Change, change_sample, paste_texture
+from mvead_jax.data.augmentation.textures import source_of
 from mvead_jax.data.loading import iterate
 from mvead_jax.methods.base import TrainData
 from mvead_jax.methods.batches import filled_up, read_features
 from mvead_jax.runtime import sharding
+
+
+def textured_batches(
+    data: TrainData, textures: str, most_of_image: float, seed: int, *, teach_changed: bool
+) -> ChangedBatches:
+    """Return batches whose changed images have textures pasted on them.
+
+    Args:
+      textures: a folder of images; empty: they are drawn by formulas. most_of_image: the share of the image that
+        shines through is drawn from 0 to this.
+      seed, teach_changed: as of `ChangedBatches`.
+    """
+    change = partial(paste_texture, source=source_of(textures), most_of_image=most_of_image)
+    return ChangedBatches(data, change, seed, teach_changed)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mvead_jax.data.records import DatasetIndex, natural_key
 from mvead_jax.evaluation.score_files import maps_path, read_maps
@@ -38,6 +37,7 @@ from mvead_jax.report.thumbnails import read_outline, write_thumbnail
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_text
 from mvead_jax.runtime.progress import progress
+from mvead_jax.runtime.templates import rendered
 
 MOST_PICTURED = 1000  # samples whose images the page holds: those that it lists first
 _THREADS = 4
@@ -91,18 +91,10 @@ def write_report(
     ]
     data = {"categories": told, "samples": listed, "colours": heat_colours()}
     charts = [charts_of(own, cuts[name]) for name, own in categories.items()]
-    environment = Environment(
-        loader=PackageLoader("mvead_jax.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     for source in _static():
         write_text(place / source.name, source.read_text(encoding="utf-8"))
-    page = environment.get_template("index.html.jinja").render(
-        data=script_json(data), categories=told, charts=charts, **summary(metrics, samples, cuts)
-    )
+    values = {"data": script_json(data), "categories": told, "charts": charts}
+    page = rendered("mvead_jax.report", "index.html.jinja", **values, **summary(metrics, samples, cuts))
     write_text(place / "index.html", page)
     return place / "index.html"
 

@@ -158,7 +158,7 @@ def _ours(folder: Path, args: argparse.Namespace, dropout: float = 0.1) -> dict:
     from mvead_jax.backbones.weights import opened
     from mvead_jax.methods.distillation import image_scores
     from mvead_jax.methods.mvad.modeling import NetworkConfig
-    from mvead_jax.methods.mvad.objective import anomaly_map, batch_loss
+    from mvead_jax.methods.mvad.objective import anomaly_map
     from mvead_jax.methods.mvad.optimizer import optimizer
     from mvead_jax.methods.mvad.params import key_table, load_released
     from mvead_jax.training.loop import make_step
@@ -182,15 +182,8 @@ def _ours(folder: Path, args: argparse.Namespace, dropout: float = 0.1) -> dict:
 
     cached = maps_of(images)
 
-    def loss(parameters: Any, statistics: Any, batch: Any, key: Any) -> Any:
-        (teacher, counted), network = batch, nnx.merge(graph, parameters, statistics)
-        keys = jax.random.split(key, len(counted))
-        student = network(teacher, counted, train=True, keys=keys, counted=counted)
-        value = batch_loss(teacher, student, counted)
-        after = nnx.to_pure_dict(nnx.split(network, nnx.Param, ...)[2])
-        return value, ({"loss": value}, after)
-
     optimiser, key = optimizer(epochs=100, steps_per_epoch=911), jax.random.key(0)
+    loss = _our_loss(graph)
     step = make_step(loss, optimiser, key)
     state = {
         "parameters": jax.tree.map(jnp.copy, parameters),
@@ -213,15 +206,8 @@ def _ours(folder: Path, args: argparse.Namespace, dropout: float = 0.1) -> dict:
         return np.asarray(maps_of_sample(parameters, statistics, maps_of(images[:1])))[0]
 
     def first_step() -> tuple[float, dict, dict]:
-        """The loss, the gradient and what the first step adds to the parameters, all in float64."""
-        with jax.enable_x64(True):
-            wide, averages = jax.tree.map(lambda x: x.astype(float), (parameters, statistics))
-            batch = ([jnp.asarray(x) for x in _drawn_maps(args)], counted)
-            whole = jax.jit(jax.value_and_grad(loss, has_aux=True))
-            (value, _), gradients = whole(wide, averages, batch, key)
-            with jax.numpy_dtype_promotion("standard"):
-                moved = optimiser.update(gradients, optimiser.init(wide), wide)[0]
-        return float(value), _named(table, gradients), _named(table, moved)
+        found = _our_first_step(loss, optimiser, (parameters, statistics), _drawn_maps(args), counted, key)
+        return found[0], *(_named(table, own) for own in found[1:])
 
     return {
         "cached": lambda: train(cached),
@@ -230,6 +216,39 @@ def _ours(folder: Path, args: argparse.Namespace, dropout: float = 0.1) -> dict:
         "maps": maps,
         "step": first_step,
     }
+
+
+def _our_loss(graph: Any) -> Callable:
+    """The loss of a batch (teacher's maps, views that count), as of `training.loop.Problem`."""
+    import jax
+    from flax import nnx
+
+    from mvead_jax.methods.mvad.objective import batch_loss
+
+    def loss(parameters: Any, statistics: Any, batch: Any, key: Any) -> Any:
+        (teacher, counted), network = batch, nnx.merge(graph, parameters, statistics)
+        keys = jax.random.split(key, len(counted))
+        student = network(teacher, counted, train=True, keys=keys, counted=counted)
+        value = batch_loss(teacher, student, counted)
+        after = nnx.to_pure_dict(nnx.split(network, nnx.Param, ...)[2])
+        return value, ({"loss": value}, after)
+
+    return loss
+
+
+def _our_first_step(loss: Callable, optimiser: Any, state: Any, maps: list, counted: Any, key: Any) -> tuple:
+    """The loss, the gradient and what the first step adds to the parameters, all in float64."""
+    import jax
+    import jax.numpy as jnp
+
+    with jax.enable_x64(True):
+        parameters, statistics = jax.tree.map(lambda x: x.astype(float), state)
+        batch = ([jnp.asarray(x) for x in maps], counted)
+        whole = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        (value, _), gradients = whole(parameters, statistics, batch, key)
+        with jax.numpy_dtype_promotion("standard"):
+            moved = optimiser.update(gradients, optimiser.init(parameters), parameters)[0]
+    return float(value), gradients, moved
 
 
 def _named(table: dict, leaves: dict) -> dict[str, Any]:

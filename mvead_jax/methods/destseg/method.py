@@ -20,11 +20,9 @@ from jaxtyping import Array, Float, Float32
 
 from mvead_jax.backbones.random_weights import from_seed
 from mvead_jax.bank.memory import check_views, seed_from
-from mvead_jax.data.augmentation.anomalies import paste_texture
-from mvead_jax.data.augmentation.textures import source_of
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
 from mvead_jax.methods.batches import counted_images
-from mvead_jax.methods.changed_batches import ChangedBatches
+from mvead_jax.methods.changed_batches import textured_batches
 from mvead_jax.methods.destseg import objective
 from mvead_jax.methods.destseg.config import DestsegSection, DestsegTrainConfig
 from mvead_jax.methods.destseg.modeling import DestsegNetwork, NetworkConfig
@@ -80,7 +78,7 @@ class Destseg(LearnsNetwork):
         steps = steps_of_epoch(len(data.index), self.training, whole_batches=True) * self.training.epochs
         network = DestsegNetwork(self.network, from_seed(seed_from(run.key)))
         own = self.section
-        change = partial(paste_texture, source=source_of(own.textures), most_of_image=own.most_of_image)
+        batches = textured_batches(data, own.textures, own.most_of_image, run.seed, teach_changed=True)
         return train_network(
             network,
             partial(self._loss, self._boundary(steps)),
@@ -90,7 +88,7 @@ class Destseg(LearnsNetwork):
             run,
             self.spec.name,
             whole_batches=True,
-            read=ChangedBatches(data, change, run.seed, teach_changed=True).read,
+            read=batches.read,
         )
 
     def _boundary(self, steps: int) -> int:

@@ -19,11 +19,9 @@ from jaxtyping import Array, Float, Float32
 
 from mvead_jax.backbones.random_weights import from_key, from_seed, no_numbers
 from mvead_jax.bank.memory import check_views, seed_from
-from mvead_jax.data.augmentation.anomalies import paste_texture
-from mvead_jax.data.augmentation.textures import source_of
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
 from mvead_jax.methods.batches import counted_images
-from mvead_jax.methods.changed_batches import ChangedBatches
+from mvead_jax.methods.changed_batches import textured_batches
 from mvead_jax.methods.distillation import summed_distance
 from mvead_jax.methods.idif.config import IdifSection, IdifTrainConfig
 from mvead_jax.methods.idif.network import IdifNetwork, NetworkConfig
@@ -91,7 +89,7 @@ class Idif(LearnsNetwork):
         """Train the student on changed images to give the teacher's maps of the images as they are."""
         check_views(data.index)
         own = self.section
-        change = partial(paste_texture, source=source_of(own.textures), most_of_image=own.most_of_image)
+        batches = textured_batches(data, own.textures, own.most_of_image, run.seed, teach_changed=False)
         return train_network(
             IdifNetwork(self.network, from_seed(seed_from(run.key))),
             self._loss,
@@ -101,7 +99,7 @@ class Idif(LearnsNetwork):
             run,
             self.spec.name,
             whole_batches=True,
-            read=ChangedBatches(data, change, run.seed, teach_changed=False).read,
+            read=batches.read,
         )
 
     def _loss(
