@@ -1,14 +1,13 @@
 """scripts/reproduce.py on a tiny data set: what it runs, finds again, prints and refuses."""
 
 import json
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fake_realiad import write_realiad
+from reproducing import run_reproduce, two_categories
 
 from mvead_jax.comparison import papers
 from mvead_jax.comparison.categories_table import OURS, Column, table_of_categories
@@ -26,34 +25,24 @@ BARE += ("--config.backbone.name=efficientnet-lite0",)
 TINY = (*BARE, "--config.train.epochs=1", "--config.train.centers=2")
 ONE = (*TINY, "--config.data.categories=usb")
 BASE = ("--config", str(ROOT / "configs/realiad.py"))
-main = runpy.run_path(str(ROOT / "scripts/reproduce.py"), run_name="reproduce")["main"]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Two categories under the names of real ones, so that the papers have figures beside them."""
-    folder = tmp_path_factory.mktemp("data")
-    return write_realiad(folder, categories=("usb", "bolt"), size=32, views=2, train=3, normal=2, defective=2)
+    return two_categories(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def call(root):
-    def reproduce(*arguments, tiny=TINY, data=root):
-        before = sys.argv
-        sys.argv = ["reproduce.py", *map(str, arguments)]
-        if arguments[0] != "kinds":
-            sys.argv += [*([f"--config.data.root={data}"] if data else []), *tiny]
+    def run(*arguments, tiny=TINY, data=root):
+        changes = (
+            [*([f"--config.data.root={data}"] if data else []), *tiny] if arguments[0] != "kinds" else []
+        )
         if arguments[0] == "fig5":
-            sys.argv = [one for one in sys.argv if "centers=" not in one and "backbone.name" not in one]
-        try:
-            main()
-        except SystemExit as end:
-            return end.code
-        finally:
-            sys.argv = before
-        return 0
+            changes = [one for one in changes if "centers=" not in one and "backbone.name" not in one]
+        return run_reproduce(*arguments, *changes)
 
-    return reproduce
+    return run
 
 
 @pytest.fixture(scope="module")

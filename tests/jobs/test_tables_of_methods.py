@@ -1,13 +1,11 @@
 """scripts/reproduce.py table1, table2 and all with --methods: columns, failures, shares and the budget."""
 
 import json
-import runpy
-import sys
 import threading
 from pathlib import Path
 
 import pytest
-from fake_realiad import write_realiad
+from reproducing import run_reproduce, two_categories
 
 from mvead_jax.comparison import papers
 from mvead_jax.config.io import load_config
@@ -33,29 +31,20 @@ FIELDS = {
     "train.epochs": "1",
     "train.batch_size": "2",
 }
-main = runpy.run_path(str(ROOT / "scripts/reproduce.py"), run_name="reproduce")["main"]
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    return write_realiad(folder, categories=("usb", "bolt"), size=32, views=2, train=3, normal=2, defective=2)
+    return two_categories(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def call(root):
-    def reproduce(*arguments, methods=METHODS):
+    def run(*arguments, methods=METHODS):
         changes = [f"--config.{key}={value}" for key, value in {**FIELDS, "data.root": root}.items()]
-        names = ["--methods", *methods] if methods else []
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", ["reproduce.py", *map(str, arguments), *names, *changes])
-            try:
-                main()
-            except SystemExit as end:
-                return end.code
-        return 0
+        return run_reproduce(*arguments, *(["--methods", *methods] if methods else []), *changes)
 
-    return reproduce
+    return run
 
 
 def content(output, name="table1"):
