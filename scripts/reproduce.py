@@ -183,14 +183,15 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
             name: {root: outcome(one, output, failed.get(one.name)) for root, one in own.items()}
             for name, own in runs.items()
         }
-        known = read_json(times, "times of reproduce.py") if times.exists() else {}
         first = next(iter(runs))
+        measured = read_json(times, "times of reproduce.py") if times.exists() else {}
+        known = measured.setdefault(first, {})
         for name, own in runs.items():
             root = next((r for r in own if found[name][r].metrics and found[first][r].metrics), None)
             if root and name not in known:
                 pair = ((output / runs[one][root].name, runs[one][root].config) for one in (name, first))
                 known[name] = sample_time(*pair)._asdict()
-                write_json(times, known)
+                write_json(times, measured)
         return [configs_table(found, known)]
 
     ordered = [own[root] for root in next(iter(runs.values())) for own in runs.values()]

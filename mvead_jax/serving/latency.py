@@ -27,11 +27,12 @@ def sample_time(own: Trained, first: Trained, rounds: int = 9) -> SampleTime:
     """Return the time of the first test sample through the inspector of a run, and of another run in turns.
 
     It counts decoding, the backbone, the method and the maps, with everything loaded and compiled before. The
-    median of the rounds is taken, and the median of their ratios.
+    median of the rounds is taken, and the median of their ratios; of a run beside itself the ratio is 1.
     """
     runs = [_inspecting(*one) for one in (own, first)]
     seconds = np.array([[_seconds(run) for run in runs] for _ in range(rounds)])
-    return SampleTime(1000 * float(np.median(seconds[:, 0])), float(np.median(seconds[:, 0] / seconds[:, 1])))
+    ratio = 1.0 if own == first else float(np.median(seconds[:, 0] / seconds[:, 1]))
+    return SampleTime(1000 * float(np.median(seconds[:, 0])), ratio)
 
 
 def _inspecting(workdir: Path, config: Config) -> Callable[[], object]:
