@@ -55,6 +55,7 @@ from mvead_jax.jobs.reproduce import (
 )
 from mvead_jax.runtime.errors import UserError, run
 from mvead_jax.runtime.files import read_json, write_json
+from mvead_jax.runtime.memory import keep_freed_memory
 from mvead_jax.runtime.paths import expanded
 from mvead_jax.serving.latency import sample_time
 
@@ -307,6 +308,7 @@ def _list(text: str, option: str) -> list[str]:
 
 
 def main() -> None:
+    keep_freed_memory()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )

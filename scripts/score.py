@@ -40,6 +40,7 @@ from mvead_jax.config.io import split_overrides
 from mvead_jax.evaluation.protocols import NAMES
 from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.memory import keep_freed_memory
 from mvead_jax.runtime.paths import expanded
 from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
@@ -47,6 +48,7 @@ TIMEOUT = 60.0  # seconds
 
 
 def main() -> None:
+    keep_freed_memory()
     arguments, rest = _parser().parse_known_args()
     console.apply(arguments)
     overrides = split_overrides(rest)

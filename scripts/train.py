@@ -23,10 +23,12 @@ import sys
 from mvead_jax.config.io import from_command_line
 from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import UserError, run
+from mvead_jax.runtime.memory import keep_freed_memory
 from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
 
 def main() -> None:
+    keep_freed_memory()
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan and write nothing")
     own.add_argument(
