@@ -12,7 +12,7 @@ def keep_freed_memory() -> None:
     """Let the process keep the memory that it frees, for what it allocates next. Call it before JAX starts.
 
     By default the GNU C library gives large blocks back to the system at once. A training step on a CPU then
-    gets all its gigabytes anew, one page of 4 KiB at a time: a quarter of the time of MVAD's step (docs/peers.md).
+    gets all its gigabytes anew, one page of 4 KiB at a time: a quarter of the time of MVAD's step (docs/results.md).
     The process holds its peak until it ends. Settings of the user (MALLOC_..., GLIBC_TUNABLES) stay as they
     are; with another C library nothing happens.
     """
