@@ -29,7 +29,6 @@ from types import ModuleType
 
 from mvead_jax.runtime.environment import environment
 from mvead_jax.runtime.errors import UserError, run
-from mvead_jax.runtime.memory import keep_freed_memory
 from mvead_jax.runtime.paths import expanded
 
 BENCHMARKS = (
@@ -48,7 +47,6 @@ BENCHMARKS = (
 
 
 def main() -> None:
-    keep_freed_memory()
     args = _arguments(sys.argv[1:])
     if args.json and not args.json.absolute().parent.is_dir():
         raise UserError(f"--json={args.json}: there is no directory {args.json.parent}; make it first")

@@ -32,6 +32,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from mvead_jax.comparison import papers
 from mvead_jax.comparison.categories_table import LEVEL_OF_TABLE, OURS, table_of_categories
@@ -158,7 +159,7 @@ def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[st
 
     def tables(failed: Mapping[str, str]) -> list[Table]:
         found = {point: outcome(one, arguments.output, failed.get(one.name)) for point, one in runs.items()}
-        known = read_json(times, "times of reproduce.py") if times.exists() else {}
+        known = _measured(times, float)
         for (backbone, _), one in runs.items():
             if backbone not in known and found[backbone, one.config.train.centers].metrics:
                 known[backbone] = backbone_milliseconds(one.config)
@@ -185,18 +186,26 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
             for name, own in runs.items()
         }
         first = next(iter(runs))
-        measured = read_json(times, "times of reproduce.py") if times.exists() else {}
-        known = measured.setdefault(first, {})
+        known = _measured(times, dict)
+        keys = {name: f"{name} in turns with {first}" for name in runs}
         for name, own in runs.items():
             root = next((r for r in own if found[name][r].metrics and found[first][r].metrics), None)
-            if root and name not in known:
+            if root and keys[name] not in known:
                 pair = ((output / runs[one][root].name, runs[one][root].config) for one in (name, first))
-                known[name] = sample_time(*pair)._asdict()
-                write_json(times, measured)
-        return [configs_table(found, known)]
+                known[keys[name]] = sample_time(*pair)._asdict()
+                write_json(times, known)
+        return [configs_table(found, {name: known.get(key, {}) for name, key in keys.items()})]
 
     ordered = [own[root] for root in next(iter(runs.values())) for own in runs.values()]
     return _perform(ordered, output, tables, warm=True)
+
+
+def _measured(path: Path, kind: type) -> dict[str, Any]:
+    """Return the times that earlier calls measured, by name; each is of this kind."""
+    found = read_json(path, "times of reproduce.py") if path.exists() else {}
+    if not isinstance(found, dict) or not all(isinstance(own, kind) for own in found.values()):
+        raise UserError(f"{path}: not the times of reproduce.py; delete it, and they are measured again")
+    return found
 
 
 def _roots(

@@ -71,9 +71,8 @@ def test_the_cost_is_that_of_the_text():
 
 def test_every_method_stands_beside_a_system_of_the_papers_by_a_config_of_its_own():
     found = papers.methods()
-    own = [
-        name for name, place in METHODS.known.items() if place.startswith("mvead_jax.")
-    ]  # not the toys of other tests
+    # Tests of the contract register toys.
+    own = [name for name, place in METHODS.known.items() if place.startswith("mvead_jax.")]
     assert sorted(one.method for one in found) == sorted(own)
     assert {one.system for one in found} <= set(papers.all_systems())
     for one in found:

@@ -242,9 +242,20 @@ def test_compare_over_two_data_sets_gives_the_standard_error_of_the_paired_gains
     assert second["ours"]["seen once"] == pytest.approx(second["ours"]["image AUROC"])  # all are seen once
     assert second["ours"]["seen twice"] is None
     assert second["cost"]["milliseconds_a_sample"] > 0
+    assert first["cost"]["times_as_long_as_first"] == 1
     assert second["cost"]["times_as_long_as_first"] > 0
     assert second["cost"]["model_megabytes"] > 0
     assert "+/-" in (tmp_path / "study/compare.md").read_text()
+
+    # Beside another first config the times are measured anew.
+    assert call("compare", "--output", tmp_path / "study", *options, *specs[::-1], tiny=BARE, data=None) == 0
+    first, second = content(tmp_path / "study", "compare")["rows"]
+    assert first["cost"]["times_as_long_as_first"] == 1
+    assert second["cost"]["times_as_long_as_first"] != 1
+
+    (tmp_path / "study/sample_times.json").write_text("[]")
+    with pytest.raises(UserError, match="sample_times.json: not the times of reproduce.py; delete it"):
+        call("compare", "--output", tmp_path / "study", *options, *specs, tiny=BARE, data=None)
 
 
 def test_compare_refuses_data_sets_of_one_folder_name(call, tmp_path):

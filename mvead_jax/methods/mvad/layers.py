@@ -91,10 +91,10 @@ def _convolve(
 
 @jax.custom_vjp
 def same_size(x: Float[Array, "N H W C"], kernel: Float[Array, "k k C D"]) -> Float[Array, "N H W D"]:
-    """Convolve with stride 1, on a CPU in the order that XLA computes fastest there.
+    """Convolve with stride 1 and zeros around the map; on a CPU in forms that XLA computes faster there.
 
-    The derivative by the kernel is computed in groups of images. The whole batch at once takes twice as long
-    (40 images of 32 x 32 x 128: 160 ms against 71; of 64 x 64 x 64: 350 against 107).
+    The derivative by the kernel is then computed in groups of images: the whole batch at once takes twice as
+    long (40 images of 32 x 32 x 128: 160 ms against 71; of 64 x 64 x 64: 350 against 107).
     """
     return _convolve_same_size(x, kernel)
 
@@ -104,10 +104,11 @@ def _forward(x, kernel):
 
 
 def _convolve_same_size(x: Float[Array, "N H W C"], kernel: Float[Array, "k k C D"]) -> Array:
-    """Convolve with stride 1; few outputs on a CPU as pairs of neighbours, which have twice as many together.
+    """Convolve with stride 1.
 
-    A third of the products is then with zero, and it still takes 0.8 of the time (40 images of 64 x 64 x 64:
-    105 ms against 130).
+    If there are few outputs, a CPU computes two neighbouring pixels of a row at a time, as one pixel with twice
+    as many: a quarter of the products is then with zero, and it still takes 0.8 of the time (40 images of
+    64 x 64 x 64: 105 ms against 130).
     """
     outputs = kernel.shape[3]
     if jax.default_backend() != "cpu" or outputs > _FEW or x.shape[2] % 2:
@@ -135,7 +136,10 @@ def _backward(saved, g: Float[Array, "N H W D"]):
 def _derivative_by_kernel(
     x: Float[Array, "n H W C"], g: Float[Array, "n H W D"], shape: tuple[int, ...]
 ) -> Float[Array, "k k C D"]:
-    """Return the derivative as a convolution with the channels as images, the only one XLA's loops do fast."""
+    """Return the derivative of a convolution by its kernel: dK[i,j] = sum over pixels of x[y+i,x+j] g[y,x].
+
+    It is computed as a convolution with the channels as images, the only form that XLA computes fast in a loop.
+    """
     pad = shape[0] // 2
     found = jax.lax.conv_general_dilated(
         x.transpose(3, 1, 2, 0),
@@ -151,7 +155,10 @@ def _derivative_by_kernel(
 def _derivative_by_products(
     x: Float[Array, "n H W C"], g: Float[Array, "n H W D"], shape: tuple[int, ...]
 ) -> Float[Array, "k k C D"]:
-    """Return the derivative as a matrix product for each row of the kernel; its columns beside each other."""
+    """Return what `_derivative_by_kernel` returns, by a matrix product for each row i of the kernel.
+
+    A product has the kernel's columns j beside each other: [C, pixels] times [pixels, k D].
+    """
     size, _, inputs, outputs = shape
     pad, height = size // 2, x.shape[1]
     shifted = [jnp.pad(g, ((0, 0), (0, 0), (j, size - 1 - j), (0, 0))) for j in range(size)]

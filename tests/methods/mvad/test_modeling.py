@@ -158,6 +158,30 @@ def test_the_form_for_accelerators_gives_what_the_form_for_cpus_gives(network, m
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("images", "width", "inputs", "outputs"),
+    # pairs of pixels; an odd width; many outputs in groups of 2, 3, 5 images and each by itself
+    [(3, 6, 5, 4), (2, 5, 5, 4), (4, 6, 3, 65), (3, 4, 3, 65), (5, 5, 3, 65), (7, 6, 3, 65), (2, 6, 3, 64)],
+)
+@pytest.mark.parametrize("side", [3, 5])
+def test_a_convolution_and_its_derivatives_are_those_of_jax(images, width, inputs, outputs, side):
+    rng = np.random.default_rng(images * outputs + side)
+    x = jnp.asarray(rng.normal(size=(images, 4, width, inputs)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(side, side, inputs, outputs)), jnp.float32)
+    g = jnp.asarray(rng.normal(size=(images, 4, width, outputs)), jnp.float32)
+
+    def plain(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=layout, precision="highest"
+        )
+
+    with jax.default_matmul_precision("highest"):
+        ours, theirs = (jax.vjp(function, x, kernel) for function in (same_size, plain))
+    for one, other in zip((ours[0], *ours[1](g)), (theirs[0], *theirs[1](g)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
 # ---- shapes
 
 
