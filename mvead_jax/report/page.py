@@ -72,7 +72,8 @@ def write_report(
     cuts = {name: cut_of(own, levels.get(name, {}).get("decision")) for name, own in categories.items()}
     order = sorted(samples, key=lambda one: rank(one, cuts[one.category]))
     pictured = {one.number for one in order[:MOST_PICTURED]}
-    (place / "samples").mkdir(parents=True, exist_ok=True)
+    for part in ("samples", "pictures"):
+        (place / part).mkdir(parents=True, exist_ok=True)
     told = []
     with progress("report", len(pictured), "samples") as bar:
         for name, own in categories.items():
@@ -141,7 +142,7 @@ class _Category:
             raise UserError(f"{self.root}: has no sample {sample.id} of {self.name}, which was scored")
         views = {view.name: view for view in self.stored[sample.id].views}
         folder = place / "pictures" / str(sample.number)
-        folder.mkdir(parents=True)
+        folder.mkdir()
         content: dict[str, Any] = {"views": []}
         for found in sample.views:
             view, number = views[found.name], self.views.index(found.name)

@@ -31,6 +31,7 @@ import runpy
 import signal
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 _WRITING = os.O_WRONLY | os.O_RDWR
@@ -45,14 +46,16 @@ class Watch:
         self.events: list[str] = []
         self.failing, self.fill = False, fill
         self.pid = os.getpid()
+        self.lock = threading.Lock()
 
     def __call__(self, event, arguments):
         found = self._event(event, arguments)
         if found is None or os.getpid() != self.pid:  # not of git, which environment.py asks
             return
         path, name = found
-        number = len(self.events)
-        self.events.append(name)
+        with self.lock:  # the report's threads write at once
+            number = len(self.events)
+            self.events.append(name)
         if self.fill:
             fill, self.fill = self.fill, None
             _fill(**fill)
