@@ -156,10 +156,10 @@ def cost(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[st
         changes = {**overrides, "backbone.name": backbone, "train.centers": str(k)}
         runs[backbone, k] = Run(f"{backbone}-K{k}", load_config(arguments.config, changes))
     times = arguments.output / "backbones.json"
+    known = _measured(times, float)
 
     def tables(failed: Mapping[str, str]) -> list[Table]:
         found = {point: outcome(one, arguments.output, failed.get(one.name)) for point, one in runs.items()}
-        known = _measured(times, float)
         for (backbone, _), one in runs.items():
             if backbone not in known and found[backbone, one.config.train.centers].metrics:
                 known[backbone] = backbone_milliseconds(one.config)
@@ -179,6 +179,7 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
         own = override(config, _of_method(config, {**overrides, **changes}, configs.values()))
         runs[name][root] = Run(f"{root}/{name}" if len(arguments.root) > 1 else name, own)
     times, output = arguments.output / "sample_times.json", arguments.output
+    known = _measured(times, dict)
 
     def tables(failed: Mapping[str, str]) -> list[Table]:
         found = {
@@ -186,7 +187,6 @@ def compare(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict
             for name, own in runs.items()
         }
         first = next(iter(runs))
-        known = _measured(times, dict)
         keys = {name: f"{name} in turns with {first}" for name in runs}
         for name, own in runs.items():
             root = next((r for r in own if found[name][r].metrics and found[first][r].metrics), None)
