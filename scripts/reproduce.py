@@ -9,6 +9,7 @@ python scripts/reproduce.py fig5 --output runs/fig5 --config.data.root=DIR [--ba
     [--centers 1,20]
 python scripts/reproduce.py compare --output runs/study --root DIR [--root DIR ...] CONFIG CONFIG ...
 python scripts/reproduce.py kinds --workdir runs/patchcore --workdir runs/mvead [--output runs/kinds]
+python scripts/reproduce.py missing-views --workdir runs/mvead --workdir runs/idif --output runs/missing
 
 table3 is the ablation, ten rows. table1 (samples) and table2 (images) have a line for each category, and
 share their runs if they share --output: one for each category, and one for all (--setting single, multi, or
@@ -18,6 +19,8 @@ machines with one --output, four processes do all. --budget says what is left, i
 bytes, and does nothing. fig5 varies the backbone at K = 20 centres and K on dinov2-base. compare sets any
 configs beside the first, over all categories of one data set or several, with standard errors and what each
 costs. kinds compares finished runs by kind of defect, and by whether another view sees the defect too.
+missing-views scores the test samples of finished runs again with one view left out, with two, and so on;
+workdirs of one name, such as runs/0/mvead and runs/1/mvead, are one line.
 
 Run again with the same --output it goes on with the next row. The table is in <output>/<table>.json, .md, .tex
 and .html, made anew after each row. Any config field is set by --config.<section>.<field>=<value> for all rows,
@@ -39,12 +42,14 @@ from mvead_jax.comparison.categories_table import LEVEL_OF_TABLE, OURS, table_of
 from mvead_jax.comparison.configs_table import configs_table
 from mvead_jax.comparison.defect_kinds import kinds_of
 from mvead_jax.comparison.document import Table
+from mvead_jax.comparison.missing_views_table import missing_views_table
 from mvead_jax.comparison.paper_tables import Outcome, figure5, kinds_table, table3
 from mvead_jax.config.io import load_config, override, split_overrides
 from mvead_jax.config.schema import Config
 from mvead_jax.evaluation.score_files import read_images
 from mvead_jax.jobs.budget import budget_text, budgets
 from mvead_jax.jobs.category_runs import CategoryRuns
+from mvead_jax.jobs.missing_views import Left, score_with_missing_views
 from mvead_jax.jobs.reproduce import (
     Run,
     backbone_milliseconds,
@@ -245,6 +250,22 @@ def kinds(arguments: argparse.Namespace) -> None:
     print(table.text, end="")
 
 
+def missing_views(arguments: argparse.Namespace) -> None:
+    """Finished runs beside each other, with views of their test samples left out."""
+    found: dict[str, dict[str, list[Left]]] = {}
+    protocols: dict[str, Mapping[str, Any]] = {}
+    _check_output(arguments.output)
+    for path in dict.fromkeys(arguments.workdir):
+        protocols.setdefault(path.name, read_metrics(path)["protocol"])
+    for path in dict.fromkeys(arguments.workdir):
+        lines = score_with_missing_views(path, arguments.draws, arguments.seed)
+        found.setdefault(path.name, {})[str(path.parent)] = lines
+        table = missing_views_table(found, protocols, arguments.draws, arguments.seed)
+        write_table(table, arguments.output)
+    print(table.text, end="")
+    print(f"written to {arguments.output / table.name}.json, .md, .tex and .html")
+
+
 def _perform(
     runs: Sequence[Run],
     output: Path,
@@ -309,6 +330,12 @@ def _share(text: str) -> tuple[int, int]:
     raise UserError(f"--share {text}: give which one of how many, from 1, as 2/4")
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise UserError(f"--draws {text}: give a whole number from 1 on")
+    return int(text)
+
+
 def _list(text: str, option: str) -> list[str]:
     found = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not found:
@@ -369,14 +396,24 @@ def main() -> None:
         "--workdir", action="append", required=True, type=expanded, help="give it for each run"
     )
     table.add_argument("--output", type=expanded, help="folder for kinds.json, .md, .tex and .html")
-    table.set_defaults(job=None)
+    table.set_defaults(job=None, read=kinds)
+
+    table = tables.add_parser("missing-views", parents=[shared], help="cameras that fail", allow_abbrev=False)
+    table.add_argument(
+        "--workdir", action="append", required=True, type=expanded, help="give it for each finished run"
+    )
+    table.add_argument("--draws", type=_positive, default=3, help="of the views to leave out (default 3)")
+    table.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    table.set_defaults(job=None, read=missing_views)
 
     arguments, rest = parser.parse_known_args()
     overrides = split_overrides(rest)
     if arguments.job is None:
         if overrides:
-            raise UserError(f"--config.{next(iter(overrides))}: kinds reads finished runs; leave it out")
-        kinds(arguments)
+            raise UserError(
+                f"--config.{next(iter(overrides))}: {arguments.what} reads finished runs; leave it out"
+            )
+        arguments.read(arguments)
         return
     if failed := arguments.job(arguments, overrides):
         for error in dict.fromkeys(failed.values()):

@@ -78,7 +78,7 @@ from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.progress import progress
 from mvead_jax.runtime.sharding import is_first, shared_errors
 from mvead_jax.scoring.model_store import read_facts
-from mvead_jax.scoring.scorer import Scorer
+from mvead_jax.scoring.scorer import Inputs, Model, Scorer
 
 log = logging.getLogger(__name__)
 
@@ -309,18 +309,13 @@ def _scored(job: Job, index: DatasetIndex) -> Iterator[ScoredCategory]:
 
 def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[ScoredCategory]:
     """Each category of the model, once all of it is scored."""
-    config = job.config
-    with shared_errors():
-        facts, index, keys = _check_model(job, name, index)
-    features = split_features(config, index, job.backbone, job.workdir)
-    with shared_errors():
-        model = job.load(name, facts)
-    inputs = inputs_of(config, model.method, index, features)
+    config, opened = job.config, opened_model(job, name, index)
+    model, index, inputs = opened.model, opened.index, opened.inputs
     bounds = model.method.map_range(model.state) if isinstance(model.method, TellsRange) else None
     with progress(f"scores {name}", len(index), "samples") as bar:
         for category in index.categories:
             found = []
-            scorer = Scorer(model, category, keys[category], config.score)
+            scorer = Scorer(model, category, opened.keys[category], config.score)
             chosen = np.array([at for at, own in enumerate(index.samples) if own.category == category])
             pooling = model.method.requires.sample_score
             for scored in scorer.score(inputs, chosen):
@@ -336,6 +331,33 @@ def _score_model(job: Job, name: str, index: DatasetIndex) -> Iterator[ScoredCat
                 return scorer.attended(inputs, chosen[places], _ATTENDED)
 
             yield ScoredCategory(category, found, attend, bounds)
+
+
+class OpenedModel(NamedTuple):
+    """A model with the samples that it is to score.
+
+    Attributes:
+      index: the samples, on the model's axis of views. keys: of their categories. inputs: what is read of them.
+    """
+
+    model: Model
+    index: DatasetIndex
+    keys: dict[str, EpipolarKeys]
+    inputs: Inputs
+
+
+def opened_model(job: Job, name: str, index: DatasetIndex) -> OpenedModel:
+    """Return the model `name` of a run with some samples, whose features are computed where the cache has none.
+
+    Raises:
+      UserError: the model was not trained, or with anything else than these samples have.
+    """
+    with shared_errors():
+        facts, index, keys = _check_model(job, name, index)
+    features = split_features(job.config, index, job.backbone, job.workdir)
+    with shared_errors():
+        model = job.load(name, facts)
+    return OpenedModel(model, index, keys, inputs_of(job.config, model.method, index, features))
 
 
 def _check_model(

@@ -6,7 +6,7 @@ It knows nothing of lists, labels and result files: jobs/score.py has those.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -49,6 +49,24 @@ class Inputs:
     present: Bool[np.ndarray, "S V"]
     images: Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]] | None = None
     foreground: Callable[[Int[np.ndarray, " n"]], Bool[np.ndarray, "n V h w"]] | None = None
+
+    def only(self, present: Bool[np.ndarray, "S V"]) -> Inputs:
+        """Return the samples as if nothing but these of their views were there: nothing of another one is read."""
+        present = self.present & present
+        images, foreground = self.images, self.foreground
+
+        def images_left(rows: Int[np.ndarray, " n"]) -> Float32[np.ndarray, "n V H W 3"]:
+            return np.where(present[rows][..., None, None, None], images(rows), np.float32(0))
+
+        def foreground_left(rows: Int[np.ndarray, " n"]) -> Bool[np.ndarray, "n V h w"]:
+            return present[rows][..., None, None] & foreground(rows)
+
+        return replace(
+            self,
+            present=present,
+            images=images and images_left,
+            foreground=foreground and foreground_left,
+        )
 
 
 class Scored(NamedTuple):
