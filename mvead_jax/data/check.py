@@ -152,7 +152,7 @@ def _of_samples(samples: Sequence[Sample]) -> list[str]:
     found = [
         f"{category}: {count} training samples; at least {FEWEST} are needed, thirty or more are better"
         for category, count in sorted(counts.items())
-        if count < FEWEST
+        if 0 < count < FEWEST  # without any, the reader has said so
     ]
     for sample in samples:
         labels = {view.label for view in sample.views}

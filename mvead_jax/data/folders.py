@@ -38,7 +38,6 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 
 _TRUTH = "ground_truth"
-_PARTS = ("train", "test", _TRUTH)
 _MEAN_GOOD = ("ok", "good", "normal")
 _THREADS = 8
 
@@ -55,8 +54,8 @@ class FolderReader:
     options = NoOptions
 
     def detect(self, root: Path) -> bool:
-        """Return whether `root` holds a category, or categories, sorted into folders."""
-        return bool(_category_folders(root))
+        """Return whether `root` holds a category, or categories, sorted into folders of samples."""
+        return bool(category_folders(root)) and not holds_single_images(root)
 
     def read(
         self, root: Path, categories: Sequence[str], options: NoOptions, incomplete: Incomplete
@@ -76,7 +75,13 @@ class FolderReader:
 READER = FolderReader()
 
 
-def read_folder(root: Path, categories: Sequence[str] = (), *, incomplete: Incomplete = "error") -> Listing:
+def read_folder(
+    root: Path,
+    categories: Sequence[str] = (),
+    *,
+    incomplete: Incomplete = "error",
+    layout: type[CategoryReader] | None = None,
+) -> Listing:
     """Return what the folders of some categories hold. It opens the masks, not the images.
 
     Args:
@@ -84,11 +89,12 @@ def read_folder(root: Path, categories: Sequence[str] = (), *, incomplete: Incom
       categories: names; empty = all. Of a root that is one category itself: what to call it, else it is
         called as its folder.
       incomplete: what to do with a sample that lacks a view which others of its category have.
+      layout: of a category's folder, where it is another than this file's.
 
     Raises:
       UserError: no such category.
     """
-    found = _category_folders(root)
+    found = category_folders(root)
     if found == {"": ""}:
         name = categories[0] if len(categories) == 1 else Path(os.path.abspath(root)).name
         found = {normal_form(name): ""}
@@ -99,7 +105,7 @@ def read_folder(root: Path, categories: Sequence[str] = (), *, incomplete: Incom
     for category in chosen_categories(root, categories, found):
         if why := unsafe_name(category):
             problems.append(f"category {category!r} {why}; rename the folder")
-        reader = _CategoryReader(root, category, found[category])
+        reader = (layout or CategoryReader)(root, category, found[category])
         own = reader.read()
         problems += reader.problems
         notes += reader.notes
@@ -111,8 +117,10 @@ def read_folder(root: Path, categories: Sequence[str] = (), *, incomplete: Incom
     return Listing(root, samples, notes, problems)
 
 
-class _CategoryReader(FolderListing):
-    """Reads one category."""
+class CategoryReader(FolderListing):
+    """Reads one category. Attributes: parts: its folders, of which others are passed over with a note."""
+
+    parts = ("train", "test", _TRUTH)
 
     def __init__(self, root: Path, category: str, folder: str):
         super().__init__(root)
@@ -121,10 +129,10 @@ class _CategoryReader(FolderListing):
 
     def read(self) -> list[Sample]:
         """Return the samples of the category, as far as they can be read."""
-        kinds = {("train", kind): own for kind, own in self._kinds("train").items()}
+        kinds = {("train", kind): own for kind, own in self.kinds("train").items()}
         wrong_in_training = len(self.problems)
-        kinds |= {("test", kind): own for kind, own in self._kinds("test").items()}
-        masks = self._kinds(_TRUTH)
+        kinds |= {("test", kind): own for kind, own in self.kinds("test").items()}
+        masks = self.kinds(_TRUTH)
         self._check_kinds(kinds)
         only = len({view for own in kinds.values() for images in own.values() for view in images}) == 1
         labels = self._labels(masks)
@@ -133,11 +141,7 @@ class _CategoryReader(FolderListing):
             for name, images in own.items():
                 marked = masks.get(kind, {}).get(name, {}) if split == "test" else {}
                 samples.append(self._labelled(split, kind, name, images, marked, labels, only))
-        for kind, own in masks.items():
-            for name, marked in own.items():
-                images = kinds.get(("test", kind), {}).get(name, {})
-                for view in sorted(marked.keys() - images.keys()):
-                    self.problem(marked[view], f"a mask without its image test/{kind}/{name}/{view}")
+        self.check_masks(kinds, masks)
         # What is wrong in train/ is the cause, and that nothing is left to learn from its consequence.
         if not wrong_in_training and not any(split == "train" for split, _ in kinds):
             self.problem(f"{self.place}train/{GOOD}/", "no sample to learn from; put good samples there")
@@ -148,16 +152,16 @@ class _CategoryReader(FolderListing):
         if not any(split == "test" for split, _ in kinds):
             self.notes.append(f"{self.category}: no test samples: nothing to score")
         for name in self.entries(self.place)[0]:
-            if name not in _PARTS:
+            if name not in self.parts:
                 self.notes.append(
-                    f"{self.place}{name}/: passed over; a category holds the folders {', '.join(_PARTS)}"
+                    f"{self.place}{name}/: passed over; a category holds the folders {', '.join(self.parts)}"
                 )
         for suffix, count in sorted(self.others.items()):
             self.notes.append(
                 f"{self.category}: {count} files {suffix or 'without an ending'} are passed over"
             )
 
-    def _kinds(self, split: str) -> dict[str, Images]:
+    def kinds(self, split: str) -> dict[str, Images]:
         """Return the samples of each kind below a split; kinds without any are left out."""
         place, found = f"{self.place}{split}/", {}
         for kind in self.folders(place, f"images lie in {split}/<kind>/<sample>/"):
@@ -168,6 +172,20 @@ class _CategoryReader(FolderListing):
             elif own := self.samples(f"{place}{kind}/"):
                 found[normal_form(kind)] = own
         return found
+
+    def check_masks(self, kinds: Mapping[tuple[str, str], Images], masks: Mapping[str, Images]) -> None:
+        """Add the masks without their image to the problems. Args: kinds: by split and kind. masks: by kind."""
+        for kind, own in masks.items():
+            for name, marked in own.items():
+                images = kinds.get(("test", kind), {}).get(name, {})
+                for view in sorted(marked.keys() - images.keys()):
+                    self.problem(
+                        marked[view], f"a mask without its image {self.image_name(kind, name, view)}"
+                    )
+
+    def image_name(self, kind: str, name: str, view: str) -> str:
+        """Return where the image of a view of the test set is expected, without its ending."""
+        return f"test/{kind}/{name}/{view}"
 
     def _check_kinds(self, kinds: Collection[tuple[str, str]]) -> None:
         for split, kind in sorted(kinds):
@@ -238,7 +256,7 @@ class _CategoryReader(FolderListing):
         return Sample(f"{kind}/{name}", self.category, split, ordered, int(kind != GOOD))
 
 
-def _category_folders(root: Path) -> dict[str, str]:
+def category_folders(root: Path) -> dict[str, str]:
     """Return category -> its folder below the root; {"": ""} if the root is one itself; empty if it is
     neither.
 
@@ -256,6 +274,22 @@ def _category_folders(root: Path) -> dict[str, str]:
         if not name.startswith("."):
             found.setdefault(normal_form(name), name)
     return found
+
+
+def holds_single_images(root: Path) -> bool:
+    """Return whether the folders of categories hold images where those of this layout hold folders of samples.
+
+    Raises:
+      OSError: a folder can't be listed.
+    """
+    for folder in category_folders(root).values():
+        for kind in sorted((root / folder / "train").iterdir()):
+            if kind.is_dir() and not kind.name.startswith("."):
+                listing = FolderListing(kind)
+                folders, files = listing.entries("")
+                if folders or any(listing.is_image(file) for file in files):
+                    return not folders
+    return False
 
 
 def _beside(root: Path, found: Mapping[str, str]) -> tuple[list[str], list[str]]:

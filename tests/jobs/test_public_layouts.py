@@ -1,0 +1,90 @@
+"""Public data sets in their own layouts go from check to report, and damaged copies get one clear line each."""
+
+import csv
+import json
+import shutil
+
+import pytest
+from calling import call
+from public_layouts import LAYOUTS
+
+SMALL = (
+    "--config.data.image_size=32",
+    "--config.eval.bootstrap=0",
+    "--config",
+    "configs/folder.py:patchcore",
+)
+VIEWS = {"single_view": ["view"]}
+# By layout: the reader, and of one category how many samples the test set has, and how many of their views show a
+# defect.
+EXPECTED = {
+    "mvtec_ad": ("single_view", "bottle", 6, 4),
+    "mvtec_ad_2": ("single_view", "can", 4, 2),
+    "btad": ("single_view", "01", 4, 2),
+    "mpdd": ("single_view", "tubes", 4, 2),
+}
+
+
+def lines(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_public_data_set_goes_from_check_to_report(name, tmp_path):
+    reader, category, test, shown = EXPECTED[name]
+    root = LAYOUTS[name](tmp_path / "data")
+    checked = call("check_data", root)
+    assert checked.returncode == 0, checked.stdout
+    assert f"read as {reader} " in checked.stdout
+    data = f"--config.data.root={root}"
+    trained = call(
+        "train", "--workdir", tmp_path / "run", data, f"--config.data.categories={category}", *SMALL
+    )
+    assert trained.returncode == 0, trained.stderr
+    scored = call("score", "--workdir", tmp_path / "run")
+    assert scored.returncode == 0, scored.stderr
+    metrics = json.loads((tmp_path / "run/scores/metrics.json").read_text())
+    assert metrics["protocol"]["reader"] == reader
+    levels = metrics["categories"][category]
+    assert (levels["sample"]["count"], levels["image"]["defective"]) == (test, shown)
+    assert levels["pixel"]["defective_without_mask"] == 0
+    assert levels["pixel"]["auroc"] > 0.8  # masks lie where the defects are
+    images = lines(tmp_path / "run/scores/images.csv")
+    assert sorted({line["view"] for line in images}) == VIEWS[reader]
+    assert (tmp_path / "run/scores/report/index.html").stat().st_size > 1000
+
+
+def test_new_images_of_one_view_are_samples_themselves_or_lie_in_a_folder_of_their_name(tmp_path):
+    root = LAYOUTS["mpdd"](tmp_path / "data")
+    assert call("train", "--workdir", tmp_path / "run", f"--config.data.root={root}", *SMALL).returncode == 0
+    assert call("score", "--workdir", tmp_path / "run").returncode == 0
+    known = {one["sample"]: one["score"] for one in lines(tmp_path / "run/scores/samples.csv")}
+    new = tmp_path / "new"
+    shutil.copytree(root / "tubes/test/anomalous", new)
+    for layout in ("flat", "folders"):
+        done = call("score", "--workdir", tmp_path / "run", "--input", new, "--output", tmp_path / layout)
+        assert done.returncode == 0, done.stderr
+        scores = {
+            f"anomalous/{one['sample']}": one["score"] for one in lines(tmp_path / layout / "samples.csv")
+        }
+        assert scores.keys() == {name for name in known if name.startswith("anomalous")}
+        for name, score in scores.items():
+            assert float(score) == pytest.approx(float(known[name]), rel=1e-5)
+        for path in new.glob("*.png"):
+            path.with_suffix("").mkdir()
+            path.rename(path.with_suffix("") / "view.png")
+    (new / "000/view.png").rename(new / "000/side.png")
+    done = call("score", "--workdir", tmp_path / "run", "--input", new, "--output", tmp_path / "wrong")
+    assert done.returncode == 2
+    assert "000/side.png: view 'side' is unknown; a sample is <sample>/view.<ext>, or an image" in done.stderr
+
+
+def test_a_method_that_compares_views_says_in_one_line_what_it_needs(tmp_path):
+    root = LAYOUTS["mpdd"](tmp_path / "data")
+    done = call(
+        "train", "--workdir", tmp_path / "run", f"--config.data.root={root}", *SMALL[:-1], "configs/mvad.py"
+    )
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "compares views with each other, and this data has one; take another method" in line
