@@ -37,6 +37,8 @@ READERS = Registry(
         "manifest": "mvead_jax.data.csv_list:READER",
         "single_view": "mvead_jax.data.single_view:READER",
         "folder": "mvead_jax.data.folders:READER",
+        "visa": "mvead_jax.data.visa:READER",
+        "real_iad_variety": "mvead_jax.data.realiad_variety:READER",
         "real_iad": "mvead_jax.data.realiad:READER",
     },
     "mvead_jax.readers",

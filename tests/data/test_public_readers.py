@@ -8,10 +8,14 @@ from PIL import Image
 from public_layouts import LAYOUTS
 
 from mvead_jax.data.check import check_data
+from mvead_jax.data.image_files import digest
+from mvead_jax.data.images import open_image
+from mvead_jax.data.masks import open_mask
 from mvead_jax.data.published_counts import _PUBLISHED, other_counts
 from mvead_jax.data.readers import detected, open_data
 from mvead_jax.data.records import Sample, View
-from mvead_jax.runtime.errors import by_kind
+from mvead_jax.data.tfds_realiad.prepare import prepare
+from mvead_jax.runtime.errors import UserError, by_kind
 
 
 def one_line(root, **options):
@@ -140,6 +144,114 @@ def test_without_any_masks_the_images_of_defects_are_defective(tmp_path):
     assert not checked.problems
     assert any("2 defective samples have no mask" in note for note in checked.notes)
     assert {sample.label for sample in checked.samples if sample.id.startswith("anomalous")} == {1}
+
+
+# ---- VisA
+
+
+def test_masks_of_visa_mark_what_is_above_zero(tmp_path):
+    root = LAYOUTS["visa"](tmp_path)
+    assert detected(root) == ["visa"]
+    index = open_data(root)
+    assert (index.categories, index.views) == (("candle",), ("view",))
+    masks = [view.mask for sample in index.samples for view in sample.views if view.mask]
+    assert len(masks) == 2
+    for path in masks:
+        numbers = np.asarray(Image.open(root / path))
+        assert 0 < numbers.max() < 10
+        np.testing.assert_array_equal(np.asarray(open_mask(index.root / path)) > 127, numbers > 0)
+    labels = {sample.id: sample.label for sample in index.select(split="test").samples}
+    assert labels == {"anomaly/0000": 1, "anomaly/0001": 1, "good/0000": 0, "good/0001": 0}
+
+
+def edit_csv(root, change):
+    path = root / "split_csv/1cls.csv"
+    path.write_text(change(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            lambda root: (root / "candle/Data/Masks/Anomaly/0001.png").unlink(),
+            "split_csv/1cls.csv line 11: mask 'candle/Data/Masks/Anomaly/0001.png' no such file",
+        ),
+        (
+            lambda root: shutil.rmtree(root / "candle/Data/Images/Normal"),
+            "8 times (split_csv/1cls.csv line 2, split_csv/1cls.csv line 3, split_csv/1cls.csv line 4, ...): image '",
+        ),
+        (
+            lambda root: edit_csv(
+                root, lambda text: text.replace("anomaly,candle/Data/Images/Anomaly/0000", "bad,x")
+            ),
+            "split_csv/1cls.csv line 10: label 'bad'; write normal or anomaly",
+        ),
+        (
+            lambda root: edit_csv(
+                root, lambda text: text.replace("0001.JPG", "0000.JPG", 1).replace("test", "TEST")
+            ),
+            "candle/Data/Images/Normal/0000.JPG: listed more than once; keep one line",
+        ),
+        (
+            lambda root: edit_csv(
+                root, lambda text: text.replace("candle/Data/Images/Normal/0000.JPG", "../x.JPG")
+            ),
+            "split_csv/1cls.csv line 8: image '../x.JPG' leaves the image folder by '..'",
+        ),
+        (
+            lambda root: edit_csv(root, lambda text: text.replace("train", "test")),
+            "candle: no line of split train: nothing to learn from",
+        ),
+    ],
+)
+def test_a_damaged_copy_of_visa_gets_one_line(damage, line, tmp_path):
+    root = LAYOUTS["visa"](tmp_path)
+    damage(root)
+    assert one_line(root).startswith(line)
+
+
+def test_a_list_of_visa_that_is_not_there_or_lacks_a_column_is_told(tmp_path):
+    root = LAYOUTS["visa"](tmp_path)
+    with pytest.raises(
+        UserError, match="2cls_highshot.csv: no such list; split_csv/ holds 1cls; name one by data.op"
+    ):
+        open_data(root, options=["split=2cls_highshot"])
+    with pytest.raises(UserError, match="holds a slash.*; name a list of split_csv/"):
+        open_data(root, options=["split=../x"])
+    edit_csv(root, lambda text: text.replace(",mask\n", "\n", 1).replace(",mask\r\n", "\r\n", 1))
+    with pytest.raises(
+        UserError, match="1cls.csv: no column mask; the first line is object,split,label,image,mask"
+    ):
+        open_data(root)
+
+
+# ---- all
+
+
+@pytest.mark.parametrize("name", ["mpdd", "visa"])
+def test_prepared_data_holds_the_same_samples_and_pixels(name, tmp_path):
+    root = LAYOUTS[name](tmp_path / "data")
+    prepare(root, tmp_path / "prepared")
+    raw, prepared = open_data(root), open_data(tmp_path / "prepared")
+    assert prepared.samples == raw.samples
+    for view in (view for sample in raw.samples for view in sample.views):
+        for path in filter(None, (view.image, view.mask)):
+            assert digest(raw.root / path) == digest(prepared.root / path)
+            pixels = [np.asarray(open_image(index.root / path)) for index in (raw, prepared)]
+            np.testing.assert_array_equal(*pixels)
+
+
+def test_prepared_again_nothing_is_made_anew_until_a_source_changes(tmp_path):
+    root = LAYOUTS["visa"](tmp_path / "data")
+    records = lambda: {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*array_record*")}  # noqa: E731
+    prepare(root, tmp_path / "out")
+    before = records()
+    prepare(root, tmp_path / "out")
+    assert records() == before
+    path = root / "candle/Data/Masks/Anomaly/0000.png"
+    Image.fromarray(np.asarray(Image.open(path))[::-1]).save(path)
+    prepare(root, tmp_path / "out")
+    assert records() != before
 
 
 def sample(category, split, number, label):

@@ -14,7 +14,7 @@ SMALL = (
     "--config",
     "configs/folder.py:patchcore",
 )
-VIEWS = {"single_view": ["view"]}
+VIEWS = {"single_view": ["view"], "visa": ["view"]}
 # By layout: the reader, and of one category how many samples the test set has, and how many of their views show a
 # defect.
 EXPECTED = {
@@ -22,6 +22,7 @@ EXPECTED = {
     "mvtec_ad_2": ("single_view", "can", 4, 2),
     "btad": ("single_view", "01", 4, 2),
     "mpdd": ("single_view", "tubes", 4, 2),
+    "visa": ("visa", "candle", 4, 2),
 }
 
 
