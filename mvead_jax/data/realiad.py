@@ -152,7 +152,7 @@ def read_lists(
 
 def _find_lists(root: Path, lists: str) -> dict[str, Path]:
     """Return category -> list file, from the first of the known places that holds any."""
-    places = [root / lists, *sorted(path for path in (root / lists).glob("*/") if path.is_dir())]
+    places = [root / lists, root / lists / lists]
     if lists == LISTS:  # who asks for a variant does not want the full lists instead
         places += [root / ADER, root]
     for place in places:

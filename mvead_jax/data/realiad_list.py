@@ -85,6 +85,8 @@ class ListReader:
 
     def image_folders(self) -> list[Path]:
         """Return the folders below the root that may hold the images."""
+        if self.images:
+            return [self.root / self.images]
         if self.path.parent in (self.root, self.root / ADER):
             return [self.path.parent]
         folders = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(LISTS))
@@ -139,10 +141,7 @@ class ListReader:
 
     def _image_folder(self, prefix: str, content: dict[str, Any]) -> Path | None:
         """Return the folder of images, below the root, in which this category's first image lies."""
-        if self.images:
-            candidates = [self.root / self.images]
-        else:
-            candidates = self.image_folders()
+        candidates = self.image_folders()
         listed = [
             entry.get("image_path") for entry in content["train"] + content["test"] if isinstance(entry, dict)
         ]

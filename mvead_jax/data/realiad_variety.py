@@ -19,6 +19,8 @@ from mvead_jax.data.realiad import read_lists
 from mvead_jax.data.realiad_list import ListReader
 from mvead_jax.data.realiad_names import Named, sample_of
 from mvead_jax.data.records import GOOD, Incomplete, Listing, Sample, Split, View
+from mvead_jax.data.safe_paths import unsafe_name
+from mvead_jax.runtime.errors import UserError
 
 LISTS, _IMAGES = "realiadvariety_jsons", "realiadvariety_"
 _VIEW = re.compile(r"_C0?([1-5])(?=[_.])")
@@ -36,10 +38,14 @@ class VarietyOptions:
     """Which size.
 
     Attributes:
-      size: of the folder of images, 1024 or raw; empty = the one that holds the category.
+      size: of the folder of images: 1024 or raw; empty = the one that holds the category.
     """
 
     size: str = ""
+
+    def __post_init__(self):
+        if self.size and (why := unsafe_name(self.size)):
+            raise UserError(f"config data.options='size={self.size}': {why}; write 1024 or raw")
 
 
 class VarietyReader:
@@ -58,9 +64,11 @@ class VarietyReader:
         self, root: Path, categories: Sequence[str], options: VarietyOptions, incomplete: Incomplete
     ) -> Listing:
         """Return what the lists hold, with every path in them checked."""
+        nested = sorted(path.parent.name for path in (root / LISTS).glob("*/*.json"))
+        lists = f"{LISTS}/{nested[0]}" if nested and not any((root / LISTS).glob("*.json")) else LISTS
         images = f"{_IMAGES}{options.size}" if options.size else ""
         return read_lists(
-            root, categories, lists=LISTS, images=images, incomplete=incomplete, layout=_VarietyList
+            root, categories, lists=lists, images=images, incomplete=incomplete, layout=_VarietyList
         )
 
     def check(self, samples: Sequence[Sample], options: VarietyOptions) -> list[str]:
@@ -84,19 +92,17 @@ class _VarietyList(ListReader):
 
     def image_folders(self) -> list[Path]:
         """Return the folders of images, and those of the category in them, in which its folder lies again."""
-        named = sorted(path for path in self.root.glob(f"{_IMAGES}*") if path.name != LISTS)
-        return [folder for path in named for folder in (path, path / self.category)]
+        named = self.root.glob(self.images or f"{_IMAGES}*")
+        return [
+            folder for path in sorted(named) if path.name != LISTS for folder in (path, path / self.category)
+        ]
 
     def named(self, split: Split, image: str, mask: str | None, kind: str, normal: bool) -> Named | None:
         """Return an entry with the sample that its folder tells, and the view that its name tells."""
         path = PurePosixPath(image)
         if (view := _VIEW.search(path.name)) is None:
             return None
-        folders = (
-            path.parts[path.parts.index(self.category) + 1 : -1]
-            if self.category in path.parts
-            else path.parts[1:-1]
-        )
+        folders = [part for part in path.parts[1:-1] if part != self.category]
         key = f"{GOOD if normal else kind}/{'_'.join(folders)}"
         return Named(key, split, View(f"C{view[1]}", image, int(mask is not None and not normal), mask))
 

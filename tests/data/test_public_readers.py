@@ -1,5 +1,6 @@
 """Readers of public data sets: what they find, and one clear line for each damaged copy."""
 
+import json
 import shutil
 
 import numpy as np
@@ -225,10 +226,100 @@ def test_a_list_of_visa_that_is_not_there_or_lacks_a_column_is_told(tmp_path):
         open_data(root)
 
 
+# ---- Real-IAD Variety
+
+LIST = "realiadvariety_jsons/gear.json"
+
+
+def test_an_object_of_variety_is_a_folder_and_a_view_without_a_mask_is_normal(tmp_path):
+    root = LAYOUTS["real_iad_variety"](tmp_path)
+    assert detected(root) == ["real_iad_variety"]
+    index = open_data(root)
+    assert (index.categories, index.views) == (("gear",), ("C1", "C2", "C3", "C4", "C5"))
+    found = {
+        sample.id: [view.label for view in sample.views] for sample in index.select(split="test").samples
+    }
+    assert found == {
+        "HS/NG_HS_S0001": [1, 1, 0, 0, 0],
+        "HS/NG_HS_S0002": [1, 1, 0, 0, 0],
+        "good/OK_S0050": [0] * 5,
+        "good/OK_S0051": [0] * 5,
+    }
+
+
+def test_variety_is_found_as_its_archives_unpack_one_folder_deeper(tmp_path):
+    root = LAYOUTS["real_iad_variety"](tmp_path)
+    flat = open_data(root)
+    (root / "realiadvariety_jsons").rename(root / "x")
+    (root / "realiadvariety_jsons").mkdir()
+    (root / "x").rename(root / "realiadvariety_jsons/Real-IAD_Variety_jsons")
+    (root / "realiadvariety_1024/gear").rename(root / "x")
+    (root / "realiadvariety_1024/gear").mkdir()
+    (root / "x").rename(root / "realiadvariety_1024/gear/gear")
+    nested = open_data(root, options=["size=1024"])
+    assert [sample.id for sample in nested.samples] == [sample.id for sample in flat.samples]
+    assert all((root / view.image).is_file() for sample in nested.samples for view in sample.views)
+
+
+def edit_json(path, change):
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            lambda root: shutil.rmtree(root / "realiadvariety_1024/gear/NG"),
+            f"10 times (test[10], test[11], test[12], ...): {LIST}: test[10] 'NG/HS/S0001/",
+        ),
+        (
+            lambda root: shutil.rmtree(root / "realiadvariety_1024/gear"),
+            f"{LIST}: no folder of images; tried ",
+        ),
+        (
+            lambda root: next(root.rglob("NG/**/*_C02_*.png")).unlink(),
+            f"{LIST}: test[",
+        ),
+        (
+            lambda root: edit_json(root / LIST, lambda content: content["test"].pop(7)),
+            f"{LIST}: test sample good/OK_S0051 has no C3; leave such samples out by data.incomplete=drop",
+        ),
+        (
+            lambda root: edit_json(root / LIST, lambda content: content["test"][3].pop("mask_path")),
+            f"{LIST}: test[3] is not an object with category, anomaly_class, image_path, mask_path; correct",
+        ),
+        (lambda root: (root / LIST).write_text("{"), f"{LIST}: not JSON"),
+    ],
+)
+def test_a_damaged_copy_of_variety_gets_one_line(damage, line, tmp_path):
+    root = LAYOUTS["real_iad_variety"](tmp_path)
+    damage(root)
+    assert one_line(root).startswith(line)
+
+
+def test_a_name_without_a_view_is_told(tmp_path):
+    root = LAYOUTS["real_iad_variety"](tmp_path)
+    for path in list(root.rglob("*_C03_*.jpg")):
+        path.rename(path.with_name(path.name.replace("_C03_", "_C07_")))
+
+    def rename(content):
+        for entry in content["train"] + content["test"]:
+            entry["image_path"] = entry["image_path"].replace("_C03_", "_C07_")
+
+    edit_json(root / LIST, rename)
+    line = one_line(root)
+    assert line.startswith("10 times (")
+    assert "rename it: a name holds _C1 to _C5, or _C01 to _C05" in line
+    with pytest.raises(UserError, match="size=a/b.*holds a slash.*; write 1024 or raw"):
+        open_data(root, options=["size=a/b"])
+
+
 # ---- all
 
 
-@pytest.mark.parametrize("name", ["mpdd", "visa"])
+@pytest.mark.parametrize("name", ["mpdd", "visa", "real_iad_variety"])
 def test_prepared_data_holds_the_same_samples_and_pixels(name, tmp_path):
     root = LAYOUTS[name](tmp_path / "data")
     prepare(root, tmp_path / "prepared")

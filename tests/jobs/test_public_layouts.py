@@ -14,7 +14,7 @@ SMALL = (
     "--config",
     "configs/folder.py:patchcore",
 )
-VIEWS = {"single_view": ["view"], "visa": ["view"]}
+VIEWS = {"single_view": ["view"], "visa": ["view"], "real_iad_variety": [f"C{at}" for at in range(1, 6)]}
 # By layout: the reader, and of one category how many samples the test set has, and how many of their views show a
 # defect.
 EXPECTED = {
@@ -23,6 +23,7 @@ EXPECTED = {
     "btad": ("single_view", "01", 4, 2),
     "mpdd": ("single_view", "tubes", 4, 2),
     "visa": ("visa", "candle", 4, 2),
+    "real_iad_variety": ("real_iad_variety", "gear", 4, 4),
 }
 
 
