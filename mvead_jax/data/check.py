@@ -89,6 +89,7 @@ def check_data(root: str | Path, categories: Sequence[str] = (), **fields: Any) 
         notes.append(
             f"{count} defective samples have no mask: they count for sample metrics, their pixels for none"
         )
+    problems = list(dict.fromkeys(problems))  # views that are parts of one file share what is wrong with it
     return Checked(source_words(config, view_names(index.samples)), index.samples, sizes, problems, notes)
 
 

@@ -18,10 +18,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mvead_jax.data.folder_listing import SECOND, FolderListing, Images
+from mvead_jax.data.made_images import MadeFolder, Recipe
 from mvead_jax.data.masks import mask_label
 from mvead_jax.data.records import (
     GOOD,
@@ -37,7 +38,7 @@ from mvead_jax.data.sample_rules import chosen_categories, handle_views
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 
-_TRUTH = "ground_truth"
+TRUTH = "ground_truth"
 _MEAN_GOOD = ("ok", "good", "normal")
 _THREADS = 8
 
@@ -94,18 +95,38 @@ def read_folder(
     Raises:
       UserError: no such category.
     """
-    found = category_folders(root)
+    found, layout = category_folders(root), layout or CategoryReader
     if found == {"": ""}:
         name = categories[0] if len(categories) == 1 else Path(os.path.abspath(root)).name
-        found = {normal_form(name): ""}
-        notes, problems = [], []
-    else:
-        notes, problems = _beside(root, found)
+        return read_categories(root, {normal_form(name): ""}, categories, incomplete, layout)
+    notes, problems = _beside(root, found)
+    listing = read_categories(root, found, categories, incomplete, layout)
+    return replace(listing, notes=[*notes, *listing.notes], problems=[*problems, *listing.problems])
+
+
+def read_categories(
+    root: Path,
+    found: Mapping[str, str],
+    categories: Sequence[str],
+    incomplete: Incomplete,
+    layout: type[CategoryReader],
+) -> Listing:
+    """Return what the folders of some categories hold.
+
+    Args:
+      found: the folder below the root of each category that is there; the other arguments as of `read_folder`.
+
+    Raises:
+      UserError: no such category.
+    """
+    notes: list[str] = []
+    problems: list[str] = []
     samples: list[Sample] = []
+    made: dict[str, Recipe] = {}
     for category in chosen_categories(root, categories, found):
         if why := unsafe_name(category):
             problems.append(f"category {category!r} {why}; rename the folder")
-        reader = (layout or CategoryReader)(root, category, found[category])
+        reader = layout(root, category, found[category])
         own = reader.read()
         problems += reader.problems
         notes += reader.notes
@@ -114,25 +135,32 @@ def read_folder(
             notes += more_notes
             problems += [f"{category}: {problem}" for problem in more_problems]
         samples += own
-    return Listing(root, samples, notes, problems)
+        made |= reader.made
+    return Listing(MadeFolder(root, made) if made else root, samples, notes, problems)
 
 
 class CategoryReader(FolderListing):
-    """Reads one category. Attributes: parts: its folders, of which others are passed over with a note."""
+    """Reads one category.
 
-    parts = ("train", "test", _TRUTH)
+    Attributes:
+      parts: its folders, beside which others are passed over with a note.
+      made: how images and masks are made that are no files themselves, by path.
+    """
+
+    parts = ("train", "test", TRUTH)
 
     def __init__(self, root: Path, category: str, folder: str):
         super().__init__(root)
         self.category, self.place = category, f"{folder}/" if folder else ""
         self.notes: list[str] = []
+        self.made: dict[str, Recipe] = {}
 
     def read(self) -> list[Sample]:
         """Return the samples of the category, as far as they can be read."""
         kinds = {("train", kind): own for kind, own in self.kinds("train").items()}
         wrong_in_training = len(self.problems)
         kinds |= {("test", kind): own for kind, own in self.kinds("test").items()}
-        masks = self.kinds(_TRUTH)
+        masks = self.kinds(TRUTH)
         self._check_kinds(kinds)
         only = len({view for own in kinds.values() for images in own.values() for view in images}) == 1
         labels = self._labels(masks)
@@ -179,13 +207,7 @@ class CategoryReader(FolderListing):
             for name, marked in own.items():
                 images = kinds.get(("test", kind), {}).get(name, {})
                 for view in sorted(marked.keys() - images.keys()):
-                    self.problem(
-                        marked[view], f"a mask without its image {self.image_name(kind, name, view)}"
-                    )
-
-    def image_name(self, kind: str, name: str, view: str) -> str:
-        """Return where the image of a view of the test set is expected, without its ending."""
-        return f"test/{kind}/{name}/{view}"
+                    self.problem(marked[view], f"a mask without its image test/{kind}/{name}/{view}")
 
     def _check_kinds(self, kinds: Collection[tuple[str, str]]) -> None:
         for split, kind in sorted(kinds):
@@ -203,7 +225,7 @@ class CategoryReader(FolderListing):
 
         def label(path: str) -> int | str:
             try:
-                return mask_label(self.root / path)
+                return mask_label(MadeFolder(self.root, self.made) / path)
             except UserError as error:
                 return str(error).removeprefix(f"{self.root / path}: ")
 
@@ -283,7 +305,7 @@ def holds_single_images(root: Path) -> bool:
       OSError: a folder can't be listed.
     """
     for folder in category_folders(root).values():
-        for kind in sorted((root / folder / "train").iterdir()):
+        for kind in sorted((root / folder).glob("train/*")) + sorted((root / folder).glob("test/*")):
             if kind.is_dir() and not kind.name.startswith("."):
                 listing = FolderListing(kind)
                 folders, files = listing.entries("")

@@ -35,6 +35,7 @@ READERS = Registry(
     {
         "prepared": "mvead_jax.data.tfds_realiad.reader:READER",
         "manifest": "mvead_jax.data.csv_list:READER",
+        "manta": "mvead_jax.data.manta:READER",
         "single_view": "mvead_jax.data.single_view:READER",
         "folder": "mvead_jax.data.folders:READER",
         "visa": "mvead_jax.data.visa:READER",

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mvead_jax.data.folder_listing import Images
-from mvead_jax.data.folders import CategoryReader, NoOptions, holds_single_images, read_folder
+from mvead_jax.data.folders import TRUTH, CategoryReader, NoOptions, holds_single_images, read_folder
 from mvead_jax.data.published_counts import other_counts
 from mvead_jax.data.records import GOOD, Incomplete, Listing, Sample
 from mvead_jax.data.safe_paths import normal_form, unsafe_name
@@ -40,7 +40,7 @@ class SingleViewReader:
         self, root: Path, categories: Sequence[str], options: NoOptions, incomplete: Incomplete
     ) -> Listing:
         """Return what the folders of some categories hold. It opens the masks, not the images."""
-        return read_folder(root, categories, incomplete=incomplete, layout=_SingleViewCategory)
+        return read_folder(root, categories, incomplete=incomplete, layout=SingleViewCategory)
 
     def check(self, samples: Sequence[Sample], options: NoOptions) -> list[str]:
         """Return the counts that are not those of the public data set which has these categories."""
@@ -54,30 +54,45 @@ class SingleViewReader:
 READER = SingleViewReader()
 
 
-class _SingleViewCategory(CategoryReader):
-    """Reads one category."""
+class SingleViewCategory(CategoryReader):
+    """Reads one category. Attributes: files: the images of each split, by kind and name."""
 
     def __init__(self, root: Path, category: str, folder: str):
         super().__init__(root, category, folder)
         public = (root / folder / _PUBLIC).is_dir()
         self.test = _PUBLIC if public else "test"
-        self.truth = f"{_PUBLIC}/ground_truth" if public else "ground_truth"
+        self.truth = f"{_PUBLIC}/{TRUTH}" if public else TRUTH
         self.parts = ("train", _PUBLIC) if public else CategoryReader.parts
+        self.files: dict[str, dict[str, dict[str, str]]] = {}
 
     def check_masks(self, kinds: Mapping[tuple[str, str], Images], masks: Mapping[str, Images]) -> None:
         """Add masks without their image to the problems, and masks that are missing where others are there."""
-        super().check_masks(kinds, masks)
-        for (split, kind), own in kinds.items():
-            for name in own if masks and split == "test" and kind != GOOD else ():
-                if name not in masks.get(kind, {}):
-                    self.problem(
-                        f"{self.place}{self.truth}/{kind}/{name}{_MASK}.png",
-                        "no such mask, and others of this category are there; unpack the data set again",
-                    )
+        images, masks = self.files["test"], self.files[TRUTH]
+        for kind, own in masks.items():
+            for name in sorted(own.keys() - images.get(kind, {}).keys()):
+                self.problem(own[name], f"a mask without its image {self.test}/{kind}/{name}")
+        for kind, own in images.items() if masks else ():
+            for name in sorted(own.keys() - masks.get(kind, {}).keys()) if kind != GOOD else ():
+                self.problem(
+                    f"{self.place}{self.truth}/{kind}/{name}",
+                    "no such mask, and others of this category are there; unpack the data set again",
+                )
 
     def kinds(self, split: str) -> dict[str, Images]:
         """Return the samples of each kind below a split; kinds without any are left out."""
-        place = {"train": "train", "test": self.test, "ground_truth": self.truth}[split]
+        self.files[split] = self.listed(split)
+        return {
+            kind: {name: views for name, path in own.items() if (views := self.views(path))}
+            for kind, own in self.files[split].items()
+        }
+
+    def views(self, path: str) -> dict[str, str]:
+        """Return the views of a sample by the path of its image or mask; none if a problem of it was told."""
+        return {VIEW: path}
+
+    def listed(self, split: str) -> dict[str, dict[str, str]]:
+        """Return the images of a split by kind and name."""
+        place = {"train": "train", "test": self.test, TRUTH: self.truth}[split]
         place, found = f"{self.place}{place}/", {}
         for folder in self.folders(place, "images lie in a folder of their kind, such as good/"):
             kind = normal_form(folder)
@@ -91,10 +106,6 @@ class _SingleViewCategory(CategoryReader):
             if kind in found:
                 self.problem(f"{place}{folder}/", f"a second folder of {kind} samples; keep one")
             elif images:
-                strip = _MASK if split == "ground_truth" else ""
-                found[kind] = {name.removesuffix(strip): {VIEW: path} for name, path in images.items()}
+                strip = _MASK if split == TRUTH else ""
+                found[kind] = {name.removesuffix(strip): path for name, path in images.items()}
         return found
-
-    def image_name(self, kind: str, name: str, view: str) -> str:
-        """Return where the image of a sample of the test set is expected, without its ending."""
-        return f"{self.test}/{kind}/{name}"

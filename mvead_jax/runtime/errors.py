@@ -47,7 +47,7 @@ class DataProblems(UserError):
     """All problems of a data set at once, one line each."""
 
     def __init__(self, where: str, problems: Sequence[str], shown: int = 50):
-        self.problems = [printable(problem) for problem in problems]
+        self.problems = [printable(problem) for problem in dict.fromkeys(problems)]
         kinds = by_kind(self.problems)
         if len(kinds) == 1:
             super().__init__(f"{where}: {kinds[0]}")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 from public_layouts import LAYOUTS
 
+from mvead_jax.config.io import load_config, override
 from mvead_jax.data.check import check_data
 from mvead_jax.data.image_files import digest
 from mvead_jax.data.images import open_image
@@ -16,6 +17,8 @@ from mvead_jax.data.published_counts import _PUBLISHED, other_counts
 from mvead_jax.data.readers import detected, open_data
 from mvead_jax.data.records import Sample, View
 from mvead_jax.data.tfds_realiad.prepare import prepare
+from mvead_jax.features.foreground import check_foreground_files, foreground_reader
+from mvead_jax.jobs.train import train
 from mvead_jax.runtime.errors import UserError, by_kind
 
 
@@ -23,6 +26,11 @@ def one_line(root, **options):
     """The problems of a copy in which one thing is wrong: one line of check_data.py."""
     (line,) = by_kind(check_data(root, **options).problems)
     return line
+
+
+def config_for(root):
+    changes = {"data.root": str(root), "data.image_size": "32"}
+    return override(load_config("configs/folder.py:patchcore"), changes)
 
 
 # ---- MVTec AD and its relatives
@@ -95,7 +103,7 @@ def cut(place):
     [
         (
             lambda place: (place / "ground_truth/contamination/000_mask.png").unlink(),
-            "tile/ground_truth/contamination/000_mask.png: no such mask, and others of this category are there; unpack",
+            "tile/ground_truth/contamination/000: no such mask, and others of this category are there; unpack",
         ),
         (
             lambda place: shutil.rmtree(place / "train/good"),
@@ -133,9 +141,7 @@ def test_masks_that_were_not_unpacked_are_one_line_with_their_count(tmp_path):
         path.write_bytes(path.read_bytes() + bytes([number]))
     remove_masks(root / "tile")
     where = "tile/ground_truth/contamination/"
-    assert one_line(root).startswith(
-        f"9 times ({where}000_mask.png, {where}001_mask.png, {where}002_mask.png, ...): no such"
-    )
+    assert one_line(root).startswith(f"9 times ({where}000, {where}001, {where}002, ...): no such")
 
 
 def test_without_any_masks_the_images_of_defects_are_defective(tmp_path):
@@ -316,10 +322,119 @@ def test_a_name_without_a_view_is_told(tmp_path):
         open_data(root, options=["size=a/b"])
 
 
+# ---- MANTA-Tiny
+
+
+def test_the_views_of_manta_are_the_parts_of_one_image_from_the_left(tmp_path):
+    root = LAYOUTS["manta"](tmp_path)
+    assert detected(root) == ["manta"]
+    index = open_data(root)
+    assert (index.categories, index.views) == (("gear",), ("V1", "V2", "V3", "V4", "V5"))
+    for sample in index.samples:
+        kind, _, name = sample.id.partition("/")
+        place = root / "mechanics/gear"
+        whole = np.asarray(Image.open(place / f"{sample.split}/{kind}/{name}.png"))
+        for at, view in enumerate(sample.views):
+            own = np.s_[:, 32 * at : 32 * (at + 1)]
+            np.testing.assert_array_equal(np.asarray(open_image(index.root / view.image)), whole[own])
+            if view.mask:
+                mask = np.asarray(Image.open(place / f"ground_truth/{kind}/{name}.png"))[own]
+                np.testing.assert_array_equal(np.asarray(open_mask(index.root / view.mask)), mask)
+                assert view.label == int(mask.max() == 255)
+            assert sample.label == int(kind == "defect")
+
+
+@pytest.mark.parametrize("part", ["mechanics", "mechanics/gear"])
+def test_a_domain_or_a_category_of_manta_is_a_data_set_too(part, tmp_path):
+    root = LAYOUTS["manta"](tmp_path)
+    assert detected(root / part) == ["manta", "single_view"]
+    found, whole = open_data(root / part), open_data(root)
+    assert [(one.category, one.id) for one in found.samples] == [
+        (one.category, one.id) for one in whole.samples
+    ]
+
+
+def draw_views(path, count):
+    path.write_bytes(b"")
+    Image.new("RGB", (32 * count, 32), (count, 9, 9)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            lambda place: draw_views(place / "train/good/0002.png", 4),
+            "train/good/0002.png: 128 x 32 pixels; 5 square views side by side have a width of 5 times the height",
+        ),
+        (
+            lambda place: draw_views(place / "test/good/0001.png", 6),
+            "test/good/0001.png: 192 x 32 pixels; 5 square views side by side",
+        ),
+        (
+            lambda place: Image.new("L", (128, 32), 255).save(place / "ground_truth/defect/0001.png"),
+            "ground_truth/defect/0001.png: 128 x 32 pixels; 5 square views side by side",
+        ),
+        (
+            lambda place: (place / "ground_truth/defect/0000.png").unlink(),
+            "ground_truth/defect/0000: no such mask, and others of this category are there; unpack",
+        ),
+        (
+            lambda place: (place / "test/defect/0000.png").unlink(),
+            "ground_truth/defect/0000.png: a mask without its image test/defect/0000",
+        ),
+        (
+            lambda place: (place / "train/good/0003.png").write_bytes(b"\x89PNG"),
+            "train/good/0003.png: not an image in JPEG, PNG",
+        ),
+        (lambda place: shutil.rmtree(place / "train/good"), "train/good/: no sample to learn from"),
+    ],
+)
+def test_a_damaged_copy_of_manta_gets_one_line(damage, line, tmp_path):
+    root = LAYOUTS["manta"](tmp_path / "data")
+    damage(root / "mechanics/gear")
+    assert one_line(root).startswith(f"mechanics/gear/{line}")
+
+
+def test_a_damaged_image_of_manta_is_one_line_of_training_too(tmp_path):
+    root = LAYOUTS["manta"](tmp_path / "data")
+    (root / "mechanics/gear/train/good/0003.png").write_bytes(b"PNG")
+    with pytest.raises(UserError, match=r"mechanics/gear/train/good/0003.png: not an image in") as error:
+        train(config_for(root), tmp_path / "run")
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_two_categories_of_one_name_in_two_domains_are_told(tmp_path):
+    root = LAYOUTS["manta"](tmp_path)
+    shutil.copytree(root / "mechanics", root / "medicine")
+    with pytest.raises(
+        UserError, match="medicine/gear/: a second category of this name, beside mechanics/gear/"
+    ):
+        open_data(root)
+
+
+def test_a_mask_of_the_part_lies_beside_its_view_and_is_read(tmp_path):
+    root = LAYOUTS["manta"](tmp_path)
+    config = override(config_for(root), {"data.foreground": "files"})
+    index = open_data(root)
+    with pytest.raises(
+        UserError, match=r"50 times .*0000.V1.foreground.png, .*: no such file, the foreground mask of"
+    ):
+        check_foreground_files(config.data, index)
+    for view in (view for sample in index.samples for view in sample.views):
+        half = np.zeros((32, 32), np.uint8)
+        half[:, 16:] = 255
+        Image.fromarray(half).save(root / view.image.replace(".png", ".foreground.png"))
+    index = open_data(root)
+    assert len(index) == 10  # the masks are no images
+    read = foreground_reader(config.data, index, np.zeros((10, 5, 2, 2, 1)))
+    assert read(np.arange(10))[..., 1].all()
+    assert not read(np.arange(10))[..., 0].any()
+
+
 # ---- all
 
 
-@pytest.mark.parametrize("name", ["mpdd", "visa", "real_iad_variety"])
+@pytest.mark.parametrize("name", ["mpdd", "visa", "real_iad_variety", "manta"])
 def test_prepared_data_holds_the_same_samples_and_pixels(name, tmp_path):
     root = LAYOUTS[name](tmp_path / "data")
     prepare(root, tmp_path / "prepared")

@@ -14,7 +14,12 @@ SMALL = (
     "--config",
     "configs/folder.py:patchcore",
 )
-VIEWS = {"single_view": ["view"], "visa": ["view"], "real_iad_variety": [f"C{at}" for at in range(1, 6)]}
+VIEWS = {
+    "manta": [f"V{at}" for at in range(1, 6)],
+    "single_view": ["view"],
+    "visa": ["view"],
+    "real_iad_variety": [f"C{at}" for at in range(1, 6)],
+}
 # By layout: the reader, and of one category how many samples the test set has, and how many of their views show a
 # defect.
 EXPECTED = {
@@ -24,6 +29,7 @@ EXPECTED = {
     "mpdd": ("single_view", "tubes", 4, 2),
     "visa": ("visa", "candle", 4, 2),
     "real_iad_variety": ("real_iad_variety", "gear", 4, 4),
+    "manta": ("manta", "gear", 4, 4),
 }
 
 
