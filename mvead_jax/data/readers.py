@@ -35,10 +35,12 @@ READERS = Registry(
     {
         "prepared": "mvead_jax.data.tfds_realiad.reader:READER",
         "manifest": "mvead_jax.data.csv_list:READER",
+        "pad": "mvead_jax.data.pad:READER",
         "manta": "mvead_jax.data.manta:READER",
         "single_view": "mvead_jax.data.single_view:READER",
         "folder": "mvead_jax.data.folders:READER",
         "visa": "mvead_jax.data.visa:READER",
+        "m2ad": "mvead_jax.data.m2ad:READER",
         "real_iad_variety": "mvead_jax.data.realiad_variety:READER",
         "real_iad": "mvead_jax.data.realiad:READER",
     },

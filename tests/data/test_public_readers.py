@@ -431,10 +431,175 @@ def test_a_mask_of_the_part_lies_beside_its_view_and_is_read(tmp_path):
     assert not read(np.arange(10))[..., 0].any()
 
 
+# ---- PAD
+
+
+def test_images_of_pad_are_samples_of_one_view_and_its_poses_are_told(tmp_path):
+    root = LAYOUTS["pad"](tmp_path)
+    assert detected(root) == ["pad", "single_view"]
+    index = open_data(root)
+    assert index.views == ("view",)
+    assert {sample.id.partition("/")[0] for sample in index.samples} == {"good", "Burrs", "Missing", "Stains"}
+    assert any("6 poses of training images; test images have none" in note for note in index.notes)
+
+
+def edit_poses(change):
+    return lambda root: edit_json(root / "01Gorilla/transforms.json", change)
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (edit_poses(lambda own: own["frames"].pop(2)), "has no pose of 1 images (002); unpack"),
+        (
+            lambda root: (root / "01Gorilla/train/good/004.png").unlink(),
+            "has poses of 1 images that are not there (004); unpack",
+        ),
+        (
+            edit_poses(lambda own: own["frames"][1].update(transform_matrix=[[1, 0], [0, 1]])),
+            "frames[1].transform_matrix is no pose: 4 x 4, a rotation and a place",
+        ),
+        (
+            edit_poses(lambda own: own["frames"][3]["transform_matrix"][0].__setitem__(0, 2.0)),
+            "frames[3].transform_matrix is no pose",
+        ),
+        (edit_poses(lambda own: own["frames"][0].pop("file_path")), "frames[0] has no file_path; unpack"),
+        (edit_poses(lambda own: own.pop("frames")), "has no list 'frames' of objects; unpack"),
+        (lambda root: (root / "01Gorilla/transforms.json").write_text("{"), "not JSON ("),
+    ],
+)
+def test_damaged_poses_of_pad_get_one_line(damage, line, tmp_path):
+    root = LAYOUTS["pad"](tmp_path)
+    damage(root)
+    assert one_line(root).startswith(f"01Gorilla/transforms.json: {line}")
+
+
+def test_a_category_of_pad_without_its_poses_or_a_mask_is_told(tmp_path):
+    root = LAYOUTS["pad"](tmp_path)
+    shutil.copytree(root / "01Gorilla", root / "02Unicorn")
+    (root / "02Unicorn/transforms.json").unlink()
+    with pytest.raises(
+        UserError, match=r"02Unicorn/transforms.json: no such file, the poses of train/good/; unpack"
+    ):
+        open_data(root, ["02Unicorn"])
+    (root / "01Gorilla/ground_truth/Burrs/001_mask.png").unlink()
+    with pytest.raises(UserError, match=r"01Gorilla/ground_truth/Burrs/001: no such mask, and others"):
+        open_data(root, ["01Gorilla"])
+
+
+# ---- M2AD
+
+META = "jsons/meta_unsupervised.json"
+
+
+def samples_of(root, *options):
+    index = open_data(root, options=options, incomplete="error")
+    test = index.select(split="test").samples
+    return {sample.id: {view.name: view.label for view in sample.views} for sample in test}
+
+
+def test_lights_of_m2ad_are_views_or_samples_or_one_is_chosen(tmp_path):
+    root = LAYOUTS["m2ad"](tmp_path)
+    assert detected(root) == ["m2ad"]
+    hidden = {"000_01": 1, "000_02": 1, "030_01": 1, "030_02": 0}  # the defect does not show in the last
+    good = dict.fromkeys(hidden, 0)
+    assert samples_of(root) == {"NG/001": hidden, "NG/002": hidden, "good/050": good, "good/051": good}
+    found = samples_of(root, "lights=samples")
+    assert len(found) == 8
+    assert found["NG/001_01"] == {"000": 1, "030": 1}
+    assert found["NG/001_02"] == {"000": 1, "030": 0}
+    assert samples_of(root, "lights=02")["NG/002"] == {"000": 1, "030": 0}
+    assert {sample.label for sample in open_data(root).samples if sample.id.startswith("NG")} == {1}
+
+
+def test_images_whose_defect_is_not_detectable_are_left_out_as_in_the_protocol_invariant(tmp_path):
+    root = LAYOUTS["m2ad"](tmp_path)
+    found = samples_of(root, "undetectable=drop", "lights=samples")
+    assert found["NG/001_02"] == {"000": 1}
+    assert len(found) == 8
+    assert samples_of(root, "undetectable=drop")["NG/001"].keys() == {"000_01", "000_02", "030_01"}
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ("lights=all", "lights=all': write views, samples, or a light such as 01"),
+        ("undetectable=keep", "undetectable=keep': write normal or drop"),
+        (
+            "size=512",
+            "no image of the list is there; looked for .*M2AD_512/Bird/Good/001/C000_L01.png; unpack",
+        ),
+        ("lights=07", "Bird: no image under light 07; set data.options=lights="),
+        ("light=07", "m2ad has no such option, did you mean 'lights'"),
+    ],
+)
+def test_options_that_m2ad_does_not_have_are_told(options, line, tmp_path):
+    with pytest.raises(UserError, match=line) as error:
+        open_data(LAYOUTS["m2ad"](tmp_path), options=[options])
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (
+            lambda root: shutil.rmtree(root / "M2AD_256/Bird/NG"),
+            f"8 times (test.Bird[8], test.Bird[9], test.Bird[10], ...): {META}: test.Bird[8] 'M2AD_256/Bird/NG/",
+        ),
+        (
+            lambda root: (root / "M2AD_256/Bird/GT/002/C000_L02_mask.png").unlink(),
+            f"{META}: test.Bird[13] 'M2AD_256/Bird/GT/002/C000_L02_mask.png' no such file; unpack",
+        ),
+        (
+            lambda root: edit_json(root / META, lambda own: own["test"]["Bird"][2].pop("image_anomaly")),
+            f"{META}: test.Bird[2] is not an object with img_path, image_anomaly; unpack",
+        ),
+        (
+            lambda root: edit_json(root / META, lambda own: own["test"]["Bird"].pop(2)),
+            "Bird: test sample good/050 has no 030_01; leave such samples out by data.incomplete=drop",
+        ),
+        (
+            lambda root: edit_json(root / META, lambda own: own["train"].clear()),
+            "Bird: the list has no training image of it; unpack the list again",
+        ),
+        (
+            lambda root: edit_json(
+                root / META, lambda own: own["test"]["Bird"].append(own["test"]["Bird"][0])
+            ),
+            "M2AD_256/Bird/Good/050/C000_L01.png: listed more than once; keep one",
+        ),
+    ],
+)
+def test_a_damaged_copy_of_m2ad_gets_one_line(damage, line, tmp_path):
+    root = LAYOUTS["m2ad"](tmp_path)
+    damage(root)
+    assert one_line(root).startswith(line)
+
+
+def test_m2ad_without_its_list_or_its_images_is_told(tmp_path):
+    root = LAYOUTS["m2ad"](tmp_path)
+    shutil.copytree(root / "M2AD_256", root / "M2AD_1024")
+    with pytest.raises(UserError, match="images in M2AD_1024, M2AD_256; choose one by data.options=size=256"):
+        open_data(root)
+    assert len(open_data(root, options=["size=1024"])) == 10
+    for folder in ("M2AD_1024", "M2AD_256"):
+        (root / folder).rename(root / f"packed_{folder}")
+    with pytest.raises(
+        UserError, match="no image of the list is there; looked for .*; unpack the images beside jsons/"
+    ):
+        open_data(root)
+    shutil.rmtree(root / "jsons")
+    (root / "packed_M2AD_256").rename(root / "M2AD_256")
+    with pytest.raises(
+        UserError, match="meta_unsupervised.json: no such list; unpack jsons/ beside the images"
+    ):
+        open_data(root)
+
+
 # ---- all
 
 
-@pytest.mark.parametrize("name", ["mpdd", "visa", "real_iad_variety", "manta"])
+@pytest.mark.parametrize("name", ["mpdd", "visa", "real_iad_variety", "manta", "pad", "m2ad"])
 def test_prepared_data_holds_the_same_samples_and_pixels(name, tmp_path):
     root = LAYOUTS[name](tmp_path / "data")
     prepare(root, tmp_path / "prepared")

@@ -70,7 +70,18 @@ def config(root, **fields):
 
 
 NAMES = ("prepared", "manifest", "folder", "real_iad")  # of the data in `roots`
-ALL = ("prepared", "manifest", "manta", "single_view", "folder", "visa", "real_iad_variety", "real_iad")
+ALL = (
+    "prepared",
+    "manifest",
+    "pad",
+    "manta",
+    "single_view",
+    "folder",
+    "visa",
+    "m2ad",
+    "real_iad_variety",
+    "real_iad",
+)
 
 
 def test_the_readers_are_asked_in_their_order():
