@@ -7,7 +7,7 @@ are, so the output is as large as the input. Killed, it goes on where it stopped
 there.
 The report (report-<config>.md and .json in the output) counts by category, split, class, view and defect, and
 names images that are the same. --report-only prints it, of raw or prepared data, and prepares nothing.
-The root may have any layout: Real-IAD's, folders or a manifest.csv (docs/own_data.md).
+The root may have any layout that a reader knows (docs/own_data.md, docs/data_sets.md).
 
 exit codes: 0 prepared, or the report printed; 2 a mistake in the command or the data, counts that are not
 Real-IAD's, or no room on the disk; 130 Ctrl-C; 1 a bug
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--images", default="", help="folder of images below the root, if there are several (data.images)"
     )
+    parser.add_argument("--options", default="", help="comma list of other options of the reader, name=value")
     parser.add_argument(
         "--reader",
         default=AUTO,
@@ -53,6 +54,7 @@ def main() -> None:
         "reader": arguments.reader,
         "lists": arguments.lists,
         "images": arguments.images,
+        "options": tuple(name.strip() for name in arguments.options.split(",") if name.strip()),
     }
     if arguments.report_only:
         data = DataConfig(root=str(arguments.root), incomplete="keep", **chosen)

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from public_layouts import LAYOUTS
+from public_layouts import LAYOUTS, save
 
 from mvead_jax.config.io import load_config, override
 from mvead_jax.data.check import check_data
@@ -594,6 +594,42 @@ def test_m2ad_without_its_list_or_its_images_is_told(tmp_path):
         UserError, match="meta_unsupervised.json: no such list; unpack jsons/ beside the images"
     ):
         open_data(root)
+
+
+# ---- 3D data
+
+
+def mvtec_3d(root):
+    for folder, ending in (("rgb", ".png"), ("xyz", ".tiff"), ("gt", ".png")):
+        save(root / f"bagel/train/good/{folder}/000{ending}", np.zeros((8, 8, 3), np.uint8))
+    return "MVTec 3D-AD, or data in its layout (bagel/train/good/xyz/)"
+
+
+def real_iad_d3(root):
+    save(root / "Real-IAD_D3/audio_jack/OK/S0001/rgb.jpg", np.zeros((8, 8, 3), np.uint8))
+    return "Real-IAD D3 (Real-IAD_D3/)"
+
+
+def clouds(root):
+    save(root / "gear/train/good/0001/top.png", np.zeros((8, 8, 3), np.uint8))
+    (root / "gear/train/good/0001/scan.PLY").write_bytes(b"ply")
+    return "3D data such as Real-IAD D3 or Real3D-AD (gear/train/good/0001/scan.PLY)"
+
+
+@pytest.mark.parametrize("write", [mvtec_3d, real_iad_d3, clouds])
+def test_3d_data_is_refused_by_name_in_one_line(write, tmp_path):
+    said = write(tmp_path / "data")
+    for job in (open_data, check_data, lambda root: train(config_for(root), tmp_path / "run")):
+        with pytest.raises(UserError) as error:
+            job(tmp_path / "data")
+        assert f"{said} is not read: point clouds and depth have no place in this program" in str(error.value)
+        assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_drawing_beside_ones_own_images_is_no_3d_data(tmp_path):
+    root = LAYOUTS["mpdd"](tmp_path)
+    (root / "tubes/tube.stl").write_bytes(b"solid")
+    assert not check_data(root).problems
 
 
 # ---- all

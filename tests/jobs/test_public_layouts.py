@@ -2,11 +2,17 @@
 
 import csv
 import json
+import runpy
 import shutil
+from dataclasses import replace
 
 import pytest
 from calling import call
 from public_layouts import LAYOUTS
+
+from mvead_jax.config.io import load_config
+from mvead_jax.data.readers import open_configured, open_data
+from mvead_jax.runtime.errors import UserError
 
 SMALL = (
     "--config.data.image_size=32",
@@ -19,6 +25,7 @@ VIEWS = {
     "real_iad_variety": [f"C{at}" for at in range(1, 6)],
     "m2ad": ["000_01", "000_02", "030_01", "030_02"],
 }  # of other readers: one, called `view`
+NAMED = {"m2ad": "m2ad_synergy"}  # other names of configs
 # By layout: the reader, and of one category how many samples the test set has, and how many of their views show a
 # defect.
 EXPECTED = {
@@ -97,3 +104,34 @@ def test_a_method_that_compares_views_says_in_one_line_what_it_needs(tmp_path):
     assert done.returncode == 2
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "compares views with each other, and this data has one; take another method" in line
+
+
+@pytest.mark.parametrize("name", runpy.run_path("configs/data_sets.py")["SETS"])
+def test_a_config_for_each_public_data_set_names_a_reader_that_knows_its_layout(name, tmp_path):
+    config = load_config(f"configs/data_sets.py:{name}")
+    layout = "m2ad" if name.startswith("m2ad") else name
+    index = open_configured(replace(config.data, root=str(LAYOUTS[layout](tmp_path))))
+    assert config.data.reader == EXPECTED[layout][0]
+    assert len(index.select(split="train")) == {"mvtec_ad": 12, "m2ad_invariant": 12}.get(name, 6)
+
+
+def test_a_config_of_no_such_data_set_names_those_that_are_there():
+    with pytest.raises(
+        UserError, match="configs/data_sets.py:mvtec: no such data set; choose mvtec_ad, mvtec_ad_2"
+    ):
+        load_config("configs/data_sets.py:mvtec")
+
+
+def test_prepared_data_of_a_readers_options_scores_as_its_files(tmp_path):
+    root = LAYOUTS["m2ad"](tmp_path / "data")
+    done = call("prepare_data", "--root", root, "--output", tmp_path / "out", "--options", "lights=samples")
+    assert done.returncode == 0, done.stderr
+    assert "in_root-realiad_jsons-lights_samples" in {
+        path.name for path in (tmp_path / "out/Bird/realiad").iterdir()
+    }
+    prepared, raw = open_data(tmp_path / "out"), open_data(root, options=["lights=samples"])
+    assert prepared.samples == raw.samples
+    assert (
+        call("prepare_data", "--root", root, "--output", tmp_path / "x", "--options", "lights=y").returncode
+        == 2
+    )

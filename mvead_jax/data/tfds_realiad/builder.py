@@ -57,12 +57,13 @@ class RealIadConfig(tfds.core.BuilderConfig):
     lists: str = LISTS[0]
 
 
-def config_for(images: str, lists: str) -> RealIadConfig:
-    """Return the config of a folder of images and a folder of lists: a predefined one, or a new one."""
+def config_for(images: str, lists: str, options: Sequence[str] = ()) -> RealIadConfig:
+    """Return the config of a folder of images, a folder of lists, and other options of the reader: a predefined
+    one, or a new one."""
     size = images.removeprefix("realiad_")
     if size == images:  # not named by a size as Real-IAD's are
         size = f"in_{images or 'root'}"
-    name = f"{size}-{lists}".replace("/", "_")
+    name = "-".join([size, lists, *options]).replace("/", "_").replace("=", "_").replace(" ", "")
     return RealIad.builder_configs.get(name) or RealIadConfig(name=name, images=images, lists=lists)
 
 

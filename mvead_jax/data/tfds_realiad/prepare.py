@@ -85,12 +85,13 @@ def prepare(
     reader: str = DataConfig.reader,
     lists: str = DataConfig.lists,
     images: str = DataConfig.images,
+    options: Sequence[str] = (),
     allow_other_counts: bool = False,
 ) -> list[Path]:
     """Prepare the categories of a data set into `output`, or what is missing of it.
 
     Args:
-      root, categories, reader, lists, images: as the fields of DataConfig.
+      root, categories, reader, lists, images, options: as the fields of DataConfig.
       allow_other_counts: all of Real-IAD, but in other numbers, is a warning and no error.
 
     Returns:
@@ -108,6 +109,7 @@ def prepare(
         reader=reader,
         lists=lists,
         images=images,
+        options=tuple(options),
         incomplete="keep",
     )
     index, found_by = read_data(data).index(), reader_of(data)
@@ -170,7 +172,7 @@ def _write_all(missing: Sequence[_Job], others: Sequence[Undone], output: Path) 
 
 def _job(output: Path, index: DatasetIndex, category: str, reader: str, data: DataConfig) -> _Job:
     part = index.select(category=category)
-    config = config_for(data.images or _image_folder(part), data.lists)
+    config = config_for(data.images or _image_folder(part), data.lists, data.options)
     return _Job(category, part, reader, config, builder_folder(output, category, config.name))
 
 
