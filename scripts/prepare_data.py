@@ -9,8 +9,8 @@ The report (report-<config>.md and .json in the output) counts by category, spli
 names images that are the same. --report-only prints it, of raw or prepared data, and prepares nothing.
 The root may have any layout that a reader knows (docs/own_data.md, docs/data_sets.md).
 
-exit codes: 0 prepared, or the report printed; 2 a mistake in the command or the data, counts that are not
-Real-IAD's, or no room on the disk; 130 Ctrl-C; 1 a bug
+exit codes: 0 prepared, or the report printed; 2 a mistake in the command or the data, counts that are not the
+published ones, or no room on the disk; 130 Ctrl-C; 1 a bug
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--report-only", action="store_true", help="print the report, prepare nothing")
     parser.add_argument(
-        "--allow-other-counts", action="store_true", help="go on when the counts are not Real-IAD's"
+        "--allow-other-counts", action="store_true", help="go on when the counts are not the published ones"
     )
     arguments = parser.parse_args()
     chosen = {

@@ -92,7 +92,7 @@ def prepare(
 
     Args:
       root, categories, reader, lists, images, options: as the fields of DataConfig.
-      allow_other_counts: all of Real-IAD, but in other numbers, is a warning and no error.
+      allow_other_counts: all of a public data set, but in other numbers, is a warning and no error.
 
     Returns:
       The files of the report on these categories.
@@ -140,14 +140,14 @@ def prepare(
 
 
 def check_counts(data: DataConfig, samples: Sequence[Sample], allowed: bool) -> None:
-    """Say which counts of the thirty categories are not Real-IAD's.
+    """Say which counts of a public data set, all of whose categories are there, are not the published ones.
 
     Raises:
       UserError: there are some, and that is not allowed.
     """
     if not (wrong := odd_counts(data, samples)):
         return
-    message = f"lists {data.lists}: {'; '.join(wrong)}"
+    message = f"{data.root}: {'; '.join(wrong)}"
     if not allowed:
         raise UserError(f"{message}; complete the data set, or go on by --allow-other-counts")
     log.warning("%s", message)
