@@ -12,6 +12,7 @@ import hashlib
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,6 +20,9 @@ import numpy as np
 from PIL import Image
 
 from mvead_jax.data.images import decode, opened
+from mvead_jax.runtime.errors import UserError
+
+_KEPT = 16  # decoded files, for threads that read one view after the other
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def marked(source: str) -> Recipe:
 class MadeImage:
     """An image that is made when it is opened, as image_files.StoredImageFile."""
 
-    def __init__(self, folder: Path, path: str, recipe: Recipe):
+    def __init__(self, folder: MadeFolder, path: str, recipe: Recipe):
         self._folder, self._path, self._recipe = folder, path, recipe
 
     def open(self, mode: str = "rb") -> BinaryIO:
@@ -74,11 +78,9 @@ class MadeImage:
         Raises:
           UserError: the file can't be read as an image.
         """
-        file = self._folder / self._recipe.source
-        with opened(file) as image:
-            made = self._recipe.make(decode(image, str(file)))
+        made = self._recipe.make(self._folder.decoded(self._recipe.source))
         content = io.BytesIO()
-        made.save(content, "PNG")
+        made.save(content, "PNG", compress_level=1)  # 6, the default, takes many times as long for little
         content.seek(0)
         return content
 
@@ -90,10 +92,10 @@ class MadeImage:
     @property
     def size(self) -> int:
         """Return about how many bytes it takes: its share of the file."""
-        return (self._folder / self._recipe.source).stat().st_size // self._recipe.images
+        return (self._folder.folder / self._recipe.source).stat().st_size // self._recipe.images
 
     def __str__(self) -> str:
-        return f"{self._folder / self._path}"
+        return f"{self._folder}/{self._path}"
 
 
 class MadeFolder:
@@ -105,15 +107,35 @@ class MadeFolder:
 
     def __init__(self, folder: Path, made: Mapping[str, Recipe]):
         self.folder, self._made = folder, made
+        self._decoded = lru_cache(_KEPT)(_decoded)
 
     def __truediv__(self, path: str) -> Path | MadeImage:
         recipe = self._made.get(path)
-        return self.folder / path if recipe is None else MadeImage(self.folder, path, recipe)
+        return self.folder / path if recipe is None else MadeImage(self, path, recipe)
 
     def __str__(self) -> str:
         return str(self.folder)
+
+    def decoded(self, source: str) -> Image.Image:
+        """Return the decoded image of a file; the last ones are kept, for the other images that are made of it.
+
+        Raises:
+          UserError: the file can't be read as an image.
+        """
+        file = self.folder / source
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise UserError(f"{file}: {error.strerror}") from None
+        return self._decoded(file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
 
     def source_of(self, path: str) -> tuple[str, str]:
         """Return the file that an image is made of, and how; of a file itself and the empty text."""
         recipe = self._made.get(path)
         return (path, "") if recipe is None else (recipe.source, recipe.name)
+
+
+def _decoded(file: Path, *state: int) -> Image.Image:
+    """Return the decoded image of a file. state: its size and times, by which the caller's cache tells a new one."""
+    with opened(file) as image:
+        return decode(image, str(file))

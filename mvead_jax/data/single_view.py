@@ -108,4 +108,8 @@ class SingleViewCategory(CategoryReader):
             elif images:
                 strip = _MASK if split == TRUTH else ""
                 found[kind] = {name.removesuffix(strip): path for name, path in images.items()}
+                if len(found[kind]) < len(images):
+                    self.problem(
+                        f"{place}{folder}/", f"<image>.png and <image>{_MASK}.png of one image; keep one"
+                    )
         return found

@@ -93,6 +93,11 @@ def second_good(place):
     shutil.copytree(place / "test/contamination", place / "test/OK")
 
 
+def second_mask(place):
+    truth = place / "ground_truth/contamination"
+    shutil.copy(truth / "000_mask.png", truth / "000.png")
+
+
 def cut(place):
     path = place / "train/good/003.png"
     path.write_bytes(path.read_bytes()[:200])
@@ -122,6 +127,10 @@ def cut(place):
         (
             move_defect,
             "tile/train/contamination/: training has good samples only; move these to test/contamination/",
+        ),
+        (
+            second_mask,
+            "tile/ground_truth/contamination/: <image>.png and <image>_mask.png of one image; keep one",
         ),
         (cut, "tile/train/good/003.png: "),
     ],
