@@ -7,10 +7,10 @@ are, so the output is as large as the input. Killed, it goes on where it stopped
 there.
 The report (report-<config>.md and .json in the output) counts by category, split, class, view and defect, and
 names images that are the same. --report-only prints it, of raw or prepared data, and prepares nothing.
-The root may have any layout: Real-IAD's, folders or a manifest.csv (docs/own_data.md).
+The root may have any layout that a reader knows (docs/own_data.md, docs/data_sets.md).
 
-exit codes: 0 prepared, or the report printed; 2 a mistake in the command or the data, counts that are not
-Real-IAD's, or no room on the disk; 130 Ctrl-C; 1 a bug
+exit codes: 0 prepared, or the report printed; 2 a mistake in the command or the data, counts that are not the
+published ones, or no room on the disk; 130 Ctrl-C; 1 a bug
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--images", default="", help="folder of images below the root, if there are several (data.images)"
     )
+    parser.add_argument("--options", default="", help="comma list of other options of the reader, name=value")
     parser.add_argument(
         "--reader",
         default=AUTO,
@@ -45,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--report-only", action="store_true", help="print the report, prepare nothing")
     parser.add_argument(
-        "--allow-other-counts", action="store_true", help="go on when the counts are not Real-IAD's"
+        "--allow-other-counts", action="store_true", help="go on when the counts are not the published ones"
     )
     arguments = parser.parse_args()
     chosen = {
@@ -53,6 +54,7 @@ def main() -> None:
         "reader": arguments.reader,
         "lists": arguments.lists,
         "images": arguments.images,
+        "options": tuple(name.strip() for name in arguments.options.split(",") if name.strip()),
     }
     if arguments.report_only:
         data = DataConfig(root=str(arguments.root), incomplete="keep", **chosen)

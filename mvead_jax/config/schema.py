@@ -23,8 +23,8 @@ class DataConfig:
       root: folder of the data set, a manifest.csv, or what scripts/prepare_data.py made of one; the layouts
         are in docs/own_data.md. `~` is the home folder.
       categories: names of categories; empty = all that the root holds.
-      reader: name of what reads the layout (mvead_jax/data/readers.py): prepared, manifest, folder,
-        real_iad, or that of an installed package; `auto` = the first of them that knows the root.
+      reader: name of what reads the layout: one of mvead_jax/data/readers.py, or that of an installed package;
+        `auto` = the first of them that knows the root.
       lists: of Real-IAD's layout: folder of JSON lists below the root: realiad_jsons, realiad_jsons_sv,
         realiad_jsons_fuiad_0.1 ...
       images: of that layout: folder of images below the root; empty = the one that holds the categories.

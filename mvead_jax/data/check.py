@@ -89,6 +89,7 @@ def check_data(root: str | Path, categories: Sequence[str] = (), **fields: Any) 
         notes.append(
             f"{count} defective samples have no mask: they count for sample metrics, their pixels for none"
         )
+    problems = list(dict.fromkeys(problems))  # views that are parts of one file share what is wrong with it
     return Checked(source_words(config, view_names(index.samples)), index.samples, sizes, problems, notes)
 
 
@@ -152,7 +153,7 @@ def _of_samples(samples: Sequence[Sample]) -> list[str]:
     found = [
         f"{category}: {count} training samples; at least {FEWEST} are needed, thirty or more are better"
         for category, count in sorted(counts.items())
-        if count < FEWEST
+        if 0 < count < FEWEST  # without any, the reader has said so
     ]
     for sample in samples:
         labels = {view.label for view in sample.views}

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from mvead_jax.data.check import Checked
 from mvead_jax.data.records import Sample, natural_key
 from mvead_jax.data.shapes import Size
-from mvead_jax.runtime.errors import printable
+from mvead_jax.runtime.errors import by_kind, printable
 
 
 def as_text(checked: Checked) -> str:
@@ -21,12 +21,12 @@ def as_text(checked: Checked) -> str:
         f"read as {source['reader']} (data.reader); lists: {source['lists']}; {source['list_views']}",
         _table(_splits(checked.samples)),
         _table(_views(checked)),
-        *(f"note: {note}" for note in checked.notes),
+        *(f"note: {note}" for note in by_kind(checked.notes)),
     ]
     parts = [printable(part) if part.startswith(("note: ", "read as ")) else part for part in parts]
     if checked.problems:
-        lines = [f"  {printable(problem)}" for problem in checked.problems]
-        parts.append("\n".join([f"{len(lines)} problems:", *lines]))
+        lines = [f"  {printable(problem)}" for problem in by_kind(checked.problems)]
+        parts.append("\n".join([f"{len(checked.problems)} problems:", *lines]))
     else:
         parts.append("no problems")
     return "\n\n".join(parts)

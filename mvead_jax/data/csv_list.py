@@ -103,7 +103,7 @@ def read_manifest(path: Path, categories: Sequence[str] = (), *, incomplete: Inc
     inside = Folder(root)
     if why := inside.problem(path.name):
         raise UserError(f"{path}: {why}")
-    rows, columns = _rows(path)
+    rows, columns = read_rows(path, COLUMNS, _OPTIONAL)
     only = None
     if "category" not in columns:
         only = categories[0] if len(categories) == 1 else Path(os.path.abspath(root)).name
@@ -159,12 +159,17 @@ def _lines(
                     break
                 problems.append(f"{path.name} line {number}: {printable(str(error))}")
     except csv.Error as error:
-        raise _no_csv(path, error) from None
+        raise no_csv(path, error) from None
     return lines, problems
 
 
-def _rows(path: Path) -> tuple[Iterator[tuple[int, dict[str, str]]], list[str]]:
+def read_rows(
+    path: Path, wanted: Sequence[str], optional: Sequence[str] = ()
+) -> tuple[Iterator[tuple[int, dict[str, str]]], list[str]]:
     """Return (number of the line, its values by column) of every line as it is read, and the columns.
+
+    Args:
+      wanted: the columns that it has. optional: those that it may have, for messages.
 
     Raises:
       UserError: not text, not a CSV, or a column is missing.
@@ -181,17 +186,17 @@ def _rows(path: Path) -> tuple[Iterator[tuple[int, dict[str, str]]], list[str]]:
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=_delimiter(text), strict=True)
         columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        if missing := [name for name in COLUMNS if name not in columns]:
+        if missing := [name for name in wanted if name not in columns]:
+            more = f", and {' and '.join(optional)} if wanted" if optional else ""
             raise UserError(
-                f"{path}: no column {', '.join(missing)}; the first line is {','.join(COLUMNS)}, and "
-                f"{' and '.join(_OPTIONAL)} if wanted"
+                f"{path}: no column {', '.join(missing)}; the first line is {','.join(wanted)}{more}"
             )
         if doubled := [name for name, count in Counter(columns).items() if count > 1]:
             raise UserError(f"{path}: column {', '.join(doubled)} twice; keep one")
         reader.fieldnames = columns
         return ((reader.line_num, row) for row in reader), columns
     except csv.Error as error:
-        raise _no_csv(path, error) from None
+        raise no_csv(path, error) from None
 
 
 def _delimiter(text: str) -> str:
@@ -201,7 +206,8 @@ def _delimiter(text: str) -> str:
     return max(",;\t", key=head.count)  # a comma where none is there
 
 
-def _no_csv(path: Path, error: csv.Error) -> UserError:
+def no_csv(path: Path, error: csv.Error) -> UserError:
+    """Return the error of a file that is no CSV."""
     return UserError(f"{path}: not a CSV ({error}); save it again")
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mvead_jax.data.image_files import ImageFolder, digest
+from mvead_jax.data.image_files import ImageFile, ImageFolder, digest, folder_of, source_of
 from mvead_jax.data.records import Sample
 from mvead_jax.runtime.errors import DataProblems, UserError
 from mvead_jax.runtime.files import write_text
@@ -37,18 +37,20 @@ def file_states(root: ImageFolder, paths: Sequence[str]) -> list[State]:
     Raises:
       UserError: no such file.
     """
-    if not isinstance(root, Path):
+    if (folder := folder_of(root)) is None:
         return [[(root / path).sha256] for path in paths]
-    place = root.resolve()  # a link that leads to another folder than before is another place
+    place = folder.resolve()  # a link that leads to another folder than before is another place
     found: list[State] = []
     for path in paths:
+        source, made = source_of(root, path)
         try:
-            stat = os.stat(place / path)
+            stat = os.stat(place / source)
         except OSError as error:
-            raise UserError(f"{root / path}: {error.strerror}") from None
+            raise UserError(f"{folder / source}: {error.strerror}") from None
         # Without the device, whose number changes when the machine starts again.
         times = (stat.st_mtime_ns, stat.st_ctime_ns)
-        found.append([os.fspath(place / path), stat.st_size, *times, stat.st_ino])
+        own = [os.fspath(place / source), stat.st_size, *times, stat.st_ino]
+        found.append([*own, made] if made else own)
     return found
 
 
@@ -62,7 +64,7 @@ def file_digests(root: ImageFolder, paths: Sequence[str], seen: Sequence[State],
     Raises:
       DataProblems: every file that can't be read.
     """
-    if not isinstance(root, Path):
+    if folder_of(root) is None:
         return [digest(root / path) for path in paths]
     if (found := recorded_digests(seen, folder)) is not None:
         return found
@@ -73,7 +75,7 @@ def file_digests(root: ImageFolder, paths: Sequence[str], seen: Sequence[State],
     return found
 
 
-def read_digests(root: Path, paths: Sequence[str]) -> list[str]:
+def read_digests(root: ImageFolder, paths: Sequence[str]) -> list[str]:
     """Return the hexadecimal SHA-256 of each file, from its bytes. Raises as `file_digests`."""
     found, problems = [], []
     with progress("reading images", len(paths), "files") as bar, ThreadPoolExecutor(_THREADS) as pool:
@@ -104,7 +106,7 @@ def _seal(record: Path, found: Sequence[str]) -> str:
     return hashlib.sha256(" ".join([record.name, *found]).encode()).hexdigest()
 
 
-def _digest_or_problem(file: Path) -> str | UserError:
+def _digest_or_problem(file: ImageFile) -> str | UserError:
     try:
         return digest(file)
     except UserError as error:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
-from mvead_jax.data.image_files import ImageFolder
+from mvead_jax.data.image_files import ImageFolder, folder_of
 from mvead_jax.data.images import image_size
 from mvead_jax.data.masks import MASK_THRESHOLD, MOST_MARKED, MaskFacts, mask_facts, too_dark
 from mvead_jax.data.records import DatasetIndex, Sample, View
@@ -36,7 +35,7 @@ def check_files(index: DatasetIndex) -> None:
       DataProblems: every file that is no image, every mask whose size is not that of its image, and every
         mask that brightness alone does not read (masks.py).
     """
-    if not isinstance(index.root, Path):
+    if folder_of(index.root) is None:
         return
     found: list[str] = []
     masks: list[SeenMask] = []

@@ -35,7 +35,7 @@ class FolderListing:
         """Return the names of the folders in `place`; an image beside them is a problem."""
         folders, files = self.entries(place)
         for name in files:
-            if self._is_image(name):
+            if self.is_image(name):
                 self.problem(place + name, f"an image in the wrong place; {expected}")
         return folders
 
@@ -49,30 +49,17 @@ class FolderListing:
                 self.problem(own, f"its name {why}; rename it")
             elif name in found:
                 self.problem(own, SECOND)
-            elif images := self._views(own):
+            elif images := self.images(own, "a folder inside a sample; views are files"):
                 found[name] = images
         return found
 
-    def entries(self, place: str) -> tuple[list[str], list[str]]:
-        """Return the names of folders and of files, sorted, without what systems leave."""
-        folders, files = [], []
-        if not os.path.lexists(self.root / place):
-            return folders, files  # as ground_truth/, where nobody marked a defect
-        try:
-            with os.scandir(self.root / place) as listing:
-                for entry in listing:
-                    if not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS:
-                        (folders if entry.is_dir() else files).append(entry.name)
-        except OSError as error:
-            self.problem(place, f"{error.strerror}")
-        return sorted(folders), sorted(files)
-
-    def _views(self, place: str) -> dict[str, str]:
+    def images(self, place: str, folder_inside: str) -> dict[str, str]:
+        """Return the images of <place>/<name>.<ext> by name. folder_inside: what is wrong with a folder there."""
         folders, files = self.entries(place)
         for folder in folders:
-            self.problem(f"{place}{folder}/", "a folder inside a sample; views are files")
+            self.problem(f"{place}{folder}/", folder_inside)
         found: dict[str, list[str]] = {}
-        images = [file for file in files if self._is_image(file)]
+        images = [file for file in files if self.is_image(file)]
         for file in images:
             view = normal_form(Path(file).stem)
             why = self.inside.problem(place + file)
@@ -89,7 +76,22 @@ class FolderListing:
             self.problem(place, f"no image ({', '.join(IMAGE_SUFFIXES)}) in it")
         return {view: paths[0] for view, paths in found.items()}
 
-    def _is_image(self, file: str) -> bool:
+    def entries(self, place: str) -> tuple[list[str], list[str]]:
+        """Return the names of folders and of files, sorted, without what systems leave."""
+        folders, files = [], []
+        if not os.path.lexists(self.root / place):
+            return folders, files  # as ground_truth/, where nobody marked a defect
+        try:
+            with os.scandir(self.root / place) as listing:
+                for entry in listing:
+                    if not entry.name.startswith(".") and entry.name.lower() not in _LEFT_BY_SYSTEMS:
+                        (folders if entry.is_dir() else files).append(entry.name)
+        except OSError as error:
+            self.problem(place, f"{error.strerror}")
+        return sorted(folders), sorted(files)
+
+    def is_image(self, file: str) -> bool:
+        """Return whether a file is read as an image; one of another ending is counted in `others`."""
         if file.lower().endswith(FOREGROUND):
             return False
         suffix = Path(file).suffix.lower()

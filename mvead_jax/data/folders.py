@@ -18,10 +18,11 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mvead_jax.data.folder_listing import SECOND, FolderListing, Images
+from mvead_jax.data.made_images import MadeFolder, Recipe
 from mvead_jax.data.masks import mask_label
 from mvead_jax.data.records import (
     GOOD,
@@ -37,8 +38,7 @@ from mvead_jax.data.sample_rules import chosen_categories, handle_views
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 
-_TRUTH = "ground_truth"
-_PARTS = ("train", "test", _TRUTH)
+TRUTH = "ground_truth"
 _MEAN_GOOD = ("ok", "good", "normal")
 _THREADS = 8
 
@@ -55,8 +55,8 @@ class FolderReader:
     options = NoOptions
 
     def detect(self, root: Path) -> bool:
-        """Return whether `root` holds a category, or categories, sorted into folders."""
-        return bool(_category_folders(root))
+        """Return whether `root` holds a category, or categories, sorted into folders of samples."""
+        return bool(category_folders(root)) and not holds_single_images(root)
 
     def read(
         self, root: Path, categories: Sequence[str], options: NoOptions, incomplete: Incomplete
@@ -76,7 +76,13 @@ class FolderReader:
 READER = FolderReader()
 
 
-def read_folder(root: Path, categories: Sequence[str] = (), *, incomplete: Incomplete = "error") -> Listing:
+def read_folder(
+    root: Path,
+    categories: Sequence[str] = (),
+    *,
+    incomplete: Incomplete = "error",
+    layout: type[CategoryReader] | None = None,
+) -> Listing:
     """Return what the folders of some categories hold. It opens the masks, not the images.
 
     Args:
@@ -84,22 +90,43 @@ def read_folder(root: Path, categories: Sequence[str] = (), *, incomplete: Incom
       categories: names; empty = all. Of a root that is one category itself: what to call it, else it is
         called as its folder.
       incomplete: what to do with a sample that lacks a view which others of its category have.
+      layout: of a category's folder, where it is another than this file's.
 
     Raises:
       UserError: no such category.
     """
-    found = _category_folders(root)
+    found, layout = category_folders(root), layout or CategoryReader
     if found == {"": ""}:
         name = categories[0] if len(categories) == 1 else Path(os.path.abspath(root)).name
-        found = {normal_form(name): ""}
-        notes, problems = [], []
-    else:
-        notes, problems = _beside(root, found)
+        return read_categories(root, {normal_form(name): ""}, categories, incomplete, layout)
+    notes, problems = _beside(root, found)
+    listing = read_categories(root, found, categories, incomplete, layout)
+    return replace(listing, notes=[*notes, *listing.notes], problems=[*problems, *listing.problems])
+
+
+def read_categories(
+    root: Path,
+    found: Mapping[str, str],
+    categories: Sequence[str],
+    incomplete: Incomplete,
+    layout: type[CategoryReader],
+) -> Listing:
+    """Return what the folders of some categories hold.
+
+    Args:
+      found: the folder below the root of each category that is there; the other arguments as of `read_folder`.
+
+    Raises:
+      UserError: no such category.
+    """
+    notes: list[str] = []
+    problems: list[str] = []
     samples: list[Sample] = []
+    made: dict[str, Recipe] = {}
     for category in chosen_categories(root, categories, found):
         if why := unsafe_name(category):
             problems.append(f"category {category!r} {why}; rename the folder")
-        reader = _CategoryReader(root, category, found[category])
+        reader = layout(root, category, found[category])
         own = reader.read()
         problems += reader.problems
         notes += reader.notes
@@ -108,23 +135,32 @@ def read_folder(root: Path, categories: Sequence[str] = (), *, incomplete: Incom
             notes += more_notes
             problems += [f"{category}: {problem}" for problem in more_problems]
         samples += own
-    return Listing(root, samples, notes, problems)
+        made |= reader.made
+    return Listing(MadeFolder(root, made) if made else root, samples, notes, problems)
 
 
-class _CategoryReader(FolderListing):
-    """Reads one category."""
+class CategoryReader(FolderListing):
+    """Reads one category.
+
+    Attributes:
+      parts: its folders, beside which others are passed over with a note.
+      made: how images and masks are made that are no files themselves, by path.
+    """
+
+    parts = ("train", "test", TRUTH)
 
     def __init__(self, root: Path, category: str, folder: str):
         super().__init__(root)
         self.category, self.place = category, f"{folder}/" if folder else ""
         self.notes: list[str] = []
+        self.made: dict[str, Recipe] = {}
 
     def read(self) -> list[Sample]:
         """Return the samples of the category, as far as they can be read."""
-        kinds = {("train", kind): own for kind, own in self._kinds("train").items()}
+        kinds = {("train", kind): own for kind, own in self.kinds("train").items()}
         wrong_in_training = len(self.problems)
-        kinds |= {("test", kind): own for kind, own in self._kinds("test").items()}
-        masks = self._kinds(_TRUTH)
+        kinds |= {("test", kind): own for kind, own in self.kinds("test").items()}
+        masks = self.kinds(TRUTH)
         self._check_kinds(kinds)
         only = len({view for own in kinds.values() for images in own.values() for view in images}) == 1
         labels = self._labels(masks)
@@ -133,11 +169,7 @@ class _CategoryReader(FolderListing):
             for name, images in own.items():
                 marked = masks.get(kind, {}).get(name, {}) if split == "test" else {}
                 samples.append(self._labelled(split, kind, name, images, marked, labels, only))
-        for kind, own in masks.items():
-            for name, marked in own.items():
-                images = kinds.get(("test", kind), {}).get(name, {})
-                for view in sorted(marked.keys() - images.keys()):
-                    self.problem(marked[view], f"a mask without its image test/{kind}/{name}/{view}")
+        self.check_masks(kinds, masks)
         # What is wrong in train/ is the cause, and that nothing is left to learn from its consequence.
         if not wrong_in_training and not any(split == "train" for split, _ in kinds):
             self.problem(f"{self.place}train/{GOOD}/", "no sample to learn from; put good samples there")
@@ -148,16 +180,16 @@ class _CategoryReader(FolderListing):
         if not any(split == "test" for split, _ in kinds):
             self.notes.append(f"{self.category}: no test samples: nothing to score")
         for name in self.entries(self.place)[0]:
-            if name not in _PARTS:
+            if name not in self.parts:
                 self.notes.append(
-                    f"{self.place}{name}/: passed over; a category holds the folders {', '.join(_PARTS)}"
+                    f"{self.place}{name}/: passed over; a category holds the folders {', '.join(self.parts)}"
                 )
         for suffix, count in sorted(self.others.items()):
             self.notes.append(
                 f"{self.category}: {count} files {suffix or 'without an ending'} are passed over"
             )
 
-    def _kinds(self, split: str) -> dict[str, Images]:
+    def kinds(self, split: str) -> dict[str, Images]:
         """Return the samples of each kind below a split; kinds without any are left out."""
         place, found = f"{self.place}{split}/", {}
         for kind in self.folders(place, f"images lie in {split}/<kind>/<sample>/"):
@@ -168,6 +200,14 @@ class _CategoryReader(FolderListing):
             elif own := self.samples(f"{place}{kind}/"):
                 found[normal_form(kind)] = own
         return found
+
+    def check_masks(self, kinds: Mapping[tuple[str, str], Images], masks: Mapping[str, Images]) -> None:
+        """Add the masks without their image to the problems. Args: kinds: by split and kind. masks: by kind."""
+        for kind, own in masks.items():
+            for name, marked in own.items():
+                images = kinds.get(("test", kind), {}).get(name, {})
+                for view in sorted(marked.keys() - images.keys()):
+                    self.problem(marked[view], f"a mask without its image test/{kind}/{name}/{view}")
 
     def _check_kinds(self, kinds: Collection[tuple[str, str]]) -> None:
         for split, kind in sorted(kinds):
@@ -185,7 +225,7 @@ class _CategoryReader(FolderListing):
 
         def label(path: str) -> int | str:
             try:
-                return mask_label(self.root / path)
+                return mask_label(MadeFolder(self.root, self.made) / path)
             except UserError as error:
                 return str(error).removeprefix(f"{self.root / path}: ")
 
@@ -238,7 +278,7 @@ class _CategoryReader(FolderListing):
         return Sample(f"{kind}/{name}", self.category, split, ordered, int(kind != GOOD))
 
 
-def _category_folders(root: Path) -> dict[str, str]:
+def category_folders(root: Path) -> dict[str, str]:
     """Return category -> its folder below the root; {"": ""} if the root is one itself; empty if it is
     neither.
 
@@ -256,6 +296,22 @@ def _category_folders(root: Path) -> dict[str, str]:
         if not name.startswith("."):
             found.setdefault(normal_form(name), name)
     return found
+
+
+def holds_single_images(root: Path) -> bool:
+    """Return whether the folders of categories hold images where those of this layout hold folders of samples.
+
+    Raises:
+      OSError: a folder can't be listed.
+    """
+    for folder in category_folders(root).values():
+        for kind in sorted((root / folder).glob("train/*")) + sorted((root / folder).glob("test/*")):
+            if kind.is_dir() and not kind.name.startswith("."):
+                listing = FolderListing(kind)
+                folders, files = listing.entries("")
+                if folders or any(listing.is_image(file) for file in files):
+                    return not folders
+    return False
 
 
 def _beside(root: Path, found: Mapping[str, str]) -> tuple[list[str], list[str]]:

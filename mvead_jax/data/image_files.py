@@ -1,8 +1,9 @@
 """Where the bytes of an image come from.
 
-An image file is anything that opens for reading: a `pathlib.Path`, or a record of prepared data
-(tfds_realiad/reading.py). Its folder is what gives it for a path below the data set's root by `root / path`,
-as `pathlib.Path` does. So nothing but this file asks which of the two it has.
+An image file is anything that opens for reading: a `pathlib.Path`, a record of prepared data
+(tfds_realiad/reading.py), or what is made of a file (made_images.py). Its folder is what gives it for a path
+below the data set's root by `root / path`, as `pathlib.Path` does. So nothing but this file asks which of them
+it has.
 """
 
 from __future__ import annotations
@@ -30,6 +31,22 @@ class ImageFolder(Protocol):
     """The root of a data set; its text is its name in messages."""
 
     def __truediv__(self, path: str) -> ImageFile: ...
+
+
+def folder_of(root: ImageFolder) -> Path | None:
+    """Return the folder on the disk that holds a data set's files, None of prepared data, which has none."""
+    return root if isinstance(root, Path) else getattr(root, "folder", None)
+
+
+def source_of(root: ImageFolder, path: str) -> tuple[str, str]:
+    """Return the file below the folder of a data set that an image is made of, and how; of an image that is a
+    file its own path and the empty text."""
+    return (path, "") if isinstance(root, Path) else root.source_of(path)
+
+
+def size_of(file: ImageFile) -> int:
+    """Return how many bytes an image takes; of one that is made about so many."""
+    return file.stat().st_size if isinstance(file, Path) else file.size
 
 
 def digest(file: ImageFile) -> str:

@@ -134,6 +134,8 @@ def opened(file: ImageFile) -> Image.Image:
         image = Image.open(file if isinstance(file, Path) else file.open("rb"), formats=_FORMATS)
     except Image.UnidentifiedImageError:
         raise UserError(f"{file}: not an image in {', '.join(_FORMATS)}; put the image there") from None
+    except UserError:  # of an image that is stored or made, with its own words
+        raise
     except Exception as error:  # Pillow's parsers fail in many ways
         raise UserError(f"{file}: {_reason(error)}") from None
     if image.width * image.height > _MOST_PIXELS:

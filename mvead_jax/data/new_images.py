@@ -1,6 +1,7 @@
 """Folders of new images, without lists and labels -> DatasetIndex.
 
-Their names tell category, sample and view, as in Real-IAD, or their folders do: <sample>/<view>.<ext>.
+Their names tell category, sample and view, as in Real-IAD, or their folders do: <sample>/<view>.<ext>; where a
+category has one view, an image is a sample: <sample>.<ext>.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mvead_jax.data.folder_listing import SECOND, FolderListing
+from mvead_jax.data.folder_listing import SECOND, FolderListing, Images
 from mvead_jax.data.foreground import SUFFIX as FOREGROUND
 from mvead_jax.data.realiad_names import PATTERN, Named, by_sample, category_of_key, sample_of, sample_of_name
 from mvead_jax.data.records import DatasetIndex, Sample, View, build_index, defect_code, natural_key
@@ -77,7 +78,8 @@ def holds_named_images(folder: Path) -> bool:
 
 def read_samples(folder: Path, views: Mapping[str, Sequence[str]]) -> DatasetIndex:
     """Return the index of new samples without labels: <folder>/<sample>/<view>.<ext>, and with several
-    categories <folder>/<category>/<sample>/<view>.<ext>. Samples may lack views.
+    categories <folder>/<category>/<sample>/<view>.<ext>. Samples may lack views. Of a category of one view
+    images may lie there themselves, as <sample>.<ext>.
 
     Args:
       views: of each category that is known, the names of its views.
@@ -104,9 +106,9 @@ def read_samples(folder: Path, views: Mapping[str, Sequence[str]]) -> DatasetInd
                 places[category] = f"{entry}/"
     samples = []
     for category, place in places.items():
-        for name, images in listing.samples(place).items():
+        for name, images in _samples(listing, place, views[category]).items():
             for view in sorted(images.keys() - set(views[category])):
-                listing.problem(images[view], f"view {view!r} is unknown; {', '.join(views[category])} are")
+                listing.problem(images[view], f"view {view!r} is unknown; {_known(views[category])}")
             ordered = tuple(View(view, images[view]) for view in sorted(images, key=natural_key))
             samples.append(Sample(name, category, "test", ordered))
     if listing.problems:
@@ -114,6 +116,20 @@ def read_samples(folder: Path, views: Mapping[str, Sequence[str]]) -> DatasetInd
     if not samples:
         raise UserError(f"--input {folder}: no <sample>/<view> ({', '.join(IMAGE_SUFFIXES)}) in it")
     return build_index(folder, samples)
+
+
+def _samples(listing: FolderListing, place: str, views: Sequence[str]) -> Images:
+    """Return the images of each sample of a category; of one view an image may be a sample itself."""
+    if len(views) > 1 or not any(map(listing.is_image, listing.entries(place)[1])):
+        return listing.samples(place)
+    images = listing.images(place, "a folder among images; here an image is a sample")
+    return {name: {views[0]: path} for name, path in images.items()}
+
+
+def _known(views: Sequence[str]) -> str:
+    if len(views) == 1:
+        return f"a sample is <sample>/{views[0]}.<ext>, or an image that lies in no folder"
+    return f"{', '.join(views)} are"
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -22,6 +22,7 @@ from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.new_images import holds_named_images, load_new_images, read_samples
 from mvead_jax.data.records import DatasetIndex, Incomplete, Listing, Sample
 from mvead_jax.data.safe_paths import respelled
+from mvead_jax.data.three_d import three_d_words
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.paths import expanded
 from mvead_jax.runtime.registry import Registry
@@ -35,7 +36,13 @@ READERS = Registry(
     {
         "prepared": "mvead_jax.data.tfds_realiad.reader:READER",
         "manifest": "mvead_jax.data.csv_list:READER",
+        "pad": "mvead_jax.data.pad:READER",
+        "manta": "mvead_jax.data.manta:READER",
+        "single_view": "mvead_jax.data.single_view:READER",
         "folder": "mvead_jax.data.folders:READER",
+        "visa": "mvead_jax.data.visa:READER",
+        "m2ad": "mvead_jax.data.m2ad:READER",
+        "real_iad_variety": "mvead_jax.data.realiad_variety:READER",
         "real_iad": "mvead_jax.data.realiad:READER",
     },
     "mvead_jax.readers",
@@ -167,6 +174,11 @@ def reader_of(config: DataConfig) -> str:
       UserError: none of that name, the root has another layout, or `auto` finds none that it has.
     """
     root = data_root(config.root)
+    if config.reader == AUTO and (kind := three_d_words(root)):
+        raise UserError(
+            f"data.root {root}: {kind} is not read: point clouds and depth have no place in this program; put its "
+            "images alone into folders (docs/own_data.md), or name a reader by data.reader"
+        )
     if config.reader == AUTO:
         found = detected(root) or ([_OF_LISTS] if _names_lists(config) else [])
         if not found:

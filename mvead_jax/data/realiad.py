@@ -112,6 +112,7 @@ def read_lists(
     lists: str = LISTS,
     images: str = "",
     incomplete: Incomplete = "error",
+    layout: type[ListReader] = ListReader,
 ) -> Listing:
     """Return what the lists of some categories hold, with every path in them checked.
 
@@ -120,6 +121,7 @@ def read_lists(
       categories: names; empty = all lists that the root holds.
       lists, images: as RealIadOptions.
       incomplete: what to do with a sample that lacks a view which others of its category have.
+      layout: reads one list.
 
     Raises:
       UserError: no such root or category.
@@ -141,7 +143,7 @@ def read_lists(
             place = found[category].relative_to(root)
             problems.append(f"{place}: the category {category!r} {why}; rename the list")
             continue
-        reader = ListReader(root, category, found[category], forward_slashes(images), incomplete)
+        reader = layout(root, category, found[category], forward_slashes(images), incomplete)
         samples += reader.read()
         problems += reader.problems
         notes += reader.notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mvead_jax.data.published_counts import differing
 from mvead_jax.data.records import Sample
 
 _NAMES = """
@@ -35,24 +36,4 @@ def unexpected_counts(samples: Sequence[Sample], lists: str) -> list[str]:
     expected = EXPECTED.get(lists)
     if expected is None or {sample.category for sample in samples} != CATEGORIES:
         return []
-    found = _counts(samples)
-    return [
-        f"{name} {found[name]:,}, Real-IAD has {count:,}"
-        for name, count in expected.items()
-        if found[name] != count
-    ]
-
-
-def _counts(samples: Sequence[Sample]) -> dict[str, int]:
-    found = {}
-    for split in ("train", "test"):
-        own = [sample for sample in samples if sample.split == split]
-        views = [view for sample in own for view in sample.views]
-        found |= {
-            f"{split} images": len(views),
-            f"{split} samples": len(own),
-            f"{split} samples OK": sum(sample.label == 0 for sample in own),
-            f"{split} samples NG": sum(sample.label == 1 for sample in own),
-            f"{split} masks": sum(view.mask is not None for view in views),
-        }
-    return found
+    return differing(samples, "Real-IAD", expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -32,7 +33,13 @@ _MOST_PROBLEMS = 1000  # of a list that are gathered
 
 
 class ListReader:
-    """Reads one list; gathers problems and notes instead of stopping at the first."""
+    """Reads one list; gathers problems and notes instead of stopping at the first.
+
+    Attributes:
+      pattern: what is wrong with a file name that tells no sample and view.
+    """
+
+    pattern = PATTERN
 
     def __init__(self, root: Path, category: str, path: Path, images: str, incomplete: Incomplete):
         """
@@ -63,7 +70,7 @@ class ListReader:
         grouped, doubled = by_sample(entries)
         for problem in doubled:
             self._problem(problem)
-        samples = [sample_of(self.category, key, own) for key, own in grouped]
+        samples = [self.sample(key, own) for key, own in grouped]
         self.notes += defects_learned(self.category, samples)
         for image in repeated_images(samples) if not doubled else []:
             self._problem(f"{image}: listed in both splits; keep one entry")
@@ -75,6 +82,31 @@ class ListReader:
         for problem in problems:
             self._problem(problem)
         return samples
+
+    def image_folders(self) -> list[Path]:
+        """Return the folders below the root that may hold the images."""
+        if self.images:
+            return [self.root / self.images]
+        if self.path.parent in (self.root, self.root / ADER):
+            return [self.path.parent]
+        folders = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(LISTS))
+        named = [p for p in folders if p.name.startswith("realiad_")]
+        return [*named, self.root / ADER, self.root]
+
+    def named(self, split: Split, image: str, mask: str | None, kind: str, normal: bool) -> Named | None:
+        """Return an entry with the sample and the view that its image's path tells, None if it tells none.
+
+        Args:
+          image, mask: paths below the root. kind: its anomaly_class. normal: whether that is the normal one.
+        """
+        if (found := sample_of_name(PurePosixPath(image).name)) is None:
+            return None
+        key, view = found
+        return Named(key, split, View(view, image, int(not normal), mask))
+
+    def sample(self, key: str, entries: Sequence[Named]) -> Sample:
+        """Return the sample of the entries of one key."""
+        return sample_of(self.category, key, entries)
 
     def _problem(self, text: str) -> None:
         if len(self.problems) == _MOST_PROBLEMS:
@@ -109,14 +141,7 @@ class ListReader:
 
     def _image_folder(self, prefix: str, content: dict[str, Any]) -> Path | None:
         """Return the folder of images, below the root, in which this category's first image lies."""
-        if self.images:
-            candidates = [self.root / self.images]
-        elif self.path.parent in (self.root, self.root / ADER):
-            candidates = [self.path.parent]
-        else:
-            folders = sorted(p for p in self.root.iterdir() if p.is_dir() and not p.name.startswith(LISTS))
-            named = [p for p in folders if p.name.startswith("realiad_")]
-            candidates = [*named, self.root / ADER, self.root]
+        candidates = self.image_folders()
         listed = [
             entry.get("image_path") for entry in content["train"] + content["test"] if isinstance(entry, dict)
         ]
@@ -185,11 +210,9 @@ class ListReader:
             if why:
                 return f"{path!r} {why}"
             paths.append(str(base / found))
-        named = sample_of_name(PurePosixPath(paths[0]).name)
-        if named is None:
-            return f"{image}: {PATTERN}"
-        key, view = named
-        return Named(key, split, View(view, paths[0], int(raw["anomaly_class"] != normal), *paths[1:]))
+        kind = raw["anomaly_class"]
+        named = self.named(split, paths[0], paths[1] if mask else None, kind, kind == normal)
+        return named or f"{image}: {self.pattern}"
 
 
 def _is_file(path: Path) -> bool:

@@ -63,10 +63,10 @@ def by_sample(entries: Iterable[Named]) -> tuple[list[tuple[str, list[Named]]], 
     return grouped, problems
 
 
-def sample_of(category: str, key: str, group: Sequence[Named]) -> Sample:
-    """Return the sample of the images of one key."""
+def sample_of(category: str, key: str, group: Sequence[Named], label: int | None = None) -> Sample:
+    """Return the sample of the images of one key. label: what is known of it as a whole."""
     views = sorted((entry.view for entry in group), key=lambda view: natural_key(view.name))
-    return Sample(key, category, group[0].split, tuple(views))
+    return Sample(key, category, group[0].split, tuple(views), label)
 
 
 def _doubled(group: Sequence[Named]) -> list[str]:

@@ -19,6 +19,7 @@ from mvead_jax.data.foreground import (
     read_foreground,
     resize_foreground,
 )
+from mvead_jax.data.image_files import folder_of
 from mvead_jax.data.records import DatasetIndex, View
 from mvead_jax.runtime.errors import DataProblems, UserError
 
@@ -106,7 +107,7 @@ def check_foreground_files(config: DataConfig, index: DatasetIndex) -> None:
     Raises:
       DataProblems: every one that has none.
     """
-    if not isinstance(index.root, Path):
+    if folder_of(index.root) is None:
         raise UserError(
             f"{index.root}: prepared data holds no foreground masks; take data.foreground=automatic or none, or "
             "the data set as it was before scripts/prepare_data.py"

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 traced = False  # --verbose: a user's error shows where it was raised
 _LONGEST = 2000  # letters of one line
+_NAMED = 3  # of problems of one kind
+_NAME = re.compile(r"'[^']*'|\"[^\"]*\"|\S*[\d/]\S*")
 
 
 class UserError(Exception):
@@ -44,15 +47,41 @@ class DataProblems(UserError):
     """All problems of a data set at once, one line each."""
 
     def __init__(self, where: str, problems: Sequence[str], shown: int = 50):
-        self.problems = [printable(problem) for problem in problems]
-        count = len(self.problems)
-        if count == 1:
-            super().__init__(f"{where}: {self.problems[0]}")
+        self.problems = [printable(problem) for problem in dict.fromkeys(problems)]
+        kinds = by_kind(self.problems)
+        if len(kinds) == 1:
+            super().__init__(f"{where}: {kinds[0]}")
             return
-        lines = [f"{where}: {count} problems", *(f"  {problem}" for problem in self.problems[:shown])]
-        if count > shown:
-            lines.append(f"  ... and {count - shown} more")
+        lines = [f"{where}: {len(self.problems)} problems", *(f"  {kind}" for kind in kinds[:shown])]
+        if len(kinds) > shown:
+            lines.append(f"  ... and {len(kinds) - shown} more")
         super().__init__("\n".join(lines))
+
+
+def by_kind(problems: Sequence[str]) -> list[str]:
+    """Return the problems in their order, those of one kind in one line with their count and three names.
+
+    Problems are of one kind if they differ in what precedes the first colon, in quoted text, and in words that
+    hold a digit or a slash. Up to three of a kind stay as they are.
+    """
+    kinds: dict[str, list[str]] = {}
+    for problem in problems:
+        kinds.setdefault(_NAME.sub("#", problem.partition(": ")[2] or problem), []).append(problem)
+    lines = []
+    for own in kinds.values():
+        if len(own) <= _NAMED:
+            lines += own
+            continue
+        heads, texts = zip(
+            *((head, text) for head, _, text in (one.partition(": ") for one in own)), strict=True
+        )
+        if all(texts) and len(set(heads)) > 1:
+            names, text = heads, texts[0]
+        else:  # the difference is further inside, as in the entries of one list
+            words = zip(*(_NAME.findall(one) for one in own), strict=False)
+            names, text = next((word for word in words if len(set(word)) > 1), own), own[0]
+        lines.append(f"{len(own)} times ({', '.join(dict.fromkeys(names[:_NAMED]))}, ...): {text}")
+    return lines
 
 
 def run(main: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ import pytest
 from mvead_jax.jobs.scores_folder import check_output
 from mvead_jax.runtime import errors, files
 from mvead_jax.runtime.disk import Part, check_room
-from mvead_jax.runtime.errors import DataProblems, UserError, run
+from mvead_jax.runtime.errors import DataProblems, UserError, by_kind, run
 from mvead_jax.runtime.files import _machine, append_line, locked, read_json, whole, write_json, write_text
 from mvead_jax.runtime.progress import progress
 
@@ -140,9 +140,30 @@ def test_unreadable_json_says_what_was_expected(tmp_path):
 
 
 def test_all_problems_are_listed_up_to_a_limit():
-    text = str(DataProblems("root", [f"p{number}" for number in range(60)]))
-    assert text.startswith("root: 60 problems\n  p0\n")
+    text = str(DataProblems("root", [f"p{'x' * number}" for number in range(60)]))
+    assert text.startswith("root: 60 problems\n  p\n  px\n")
     assert text.endswith("... and 10 more")
+
+
+@pytest.mark.parametrize(
+    ("problem", "line"),
+    [
+        ("a/{}.png: no such mask; add it", "9 times (a/0.png, a/1.png, a/2.png, ...): no such mask; add it"),
+        (
+            "cap.json: test[{0}] 'b/{0}.jpg' no such file",
+            "9 times (test[0], test[1], test[2], ...): cap.json: test[0] 'b/0.jpg' no such file",
+        ),
+        ("line {}: twice", "9 times (line 0, line 1, line 2, ...): twice"),
+    ],
+)
+def test_problems_of_one_kind_are_one_line_with_their_count_and_three_names(problem, line):
+    own = [problem.format(number) for number in range(9)]
+    other = ["b.png: damaged; copy it again", "c.png: damaged; copy it again"]
+    assert str(DataProblems("root", own)) == f"root: {line}"
+    error = DataProblems("root", [*own[:5], *other, *own[5:]])
+    assert str(error).splitlines() == ["root: 11 problems", f"  {line}", *(f"  {one}" for one in other)]
+    assert len(error.problems) == 11
+    assert by_kind(own[:3]) == own[:3]
 
 
 @pytest.mark.parametrize(("error", "code"), [(UserError("what to mend"), 2), (KeyboardInterrupt(), 130)])

@@ -396,6 +396,11 @@ def test_a_sample_that_is_taken_away_before_it_is_complete_is_forgotten(line):
         ("bolt_0007_OK_C2_2024.jpg", {"bolt": ("C1", "C2")}, ("bolt", "bolt_0007_OK", "C2")),
         ("any/where/bolt_0007_NG_HS_C1_2024.jpg", {"bolt": ("C1",)}, ("bolt", "bolt_0007_NG_HS", "C1")),
         ("nut_0007_OK_C2_2024.jpg", {"bolt": ("C1", "C2")}, None),
+        ("7.png", {"bolt": ("top",)}, ("bolt", "7", "top")),
+        ("7/top.png", {"bolt": ("top",)}, ("bolt", "7", "top")),
+        ("bolt/7.png", {"bolt": ("top",), "cap": VIEWS}, ("bolt", "7", "top")),
+        ("cap/7.png", {"bolt": ("top",), "cap": VIEWS}, None),
+        ("7.png", {"bolt": ("top",), "cap": ("top",)}, None),
     ],
 )
 def test_whose_a_picture_is_follows_from_its_path(path, views, expected):

@@ -28,6 +28,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.image_files import ImageFile, ImageFolder, size_of
 from mvead_jax.data.realiad import load_index
 from mvead_jax.data.records import DatasetIndex, Sample, View
 from mvead_jax.data.tfds_realiad.layout import NAME, REAL_IAD, VERSION, seal_of
@@ -56,12 +57,13 @@ class RealIadConfig(tfds.core.BuilderConfig):
     lists: str = LISTS[0]
 
 
-def config_for(images: str, lists: str) -> RealIadConfig:
-    """Return the config of a folder of images and a folder of lists: a predefined one, or a new one."""
+def config_for(images: str, lists: str, options: Sequence[str] = ()) -> RealIadConfig:
+    """Return the config of a folder of images, a folder of lists, and other options of the reader: a predefined
+    one, or a new one."""
     size = images.removeprefix("realiad_")
     if size == images:  # not named by a size as Real-IAD's are
         size = f"in_{images or 'root'}"
-    name = f"{size}-{lists}".replace("/", "_")
+    name = "-".join([size, lists, *options]).replace("/", "_").replace("=", "_").replace(" ", "")
     return RealIad.builder_configs.get(name) or RealIadConfig(name=name, images=images, lists=lists)
 
 
@@ -153,7 +155,7 @@ class RealIad(tfds.core.ShardBasedBuilder):
         return iterators
 
     def _generate(
-        self, root: Path, samples: Sequence[Sample], facts: list[dict[str, Any]]
+        self, root: ImageFolder, samples: Sequence[Sample], facts: list[dict[str, Any]]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         for sample in samples:
             views = [_read(root, view) for view in sample.views]
@@ -175,12 +177,12 @@ def files_of(samples: Sequence[Sample]) -> list[str]:
     return [path for sample in samples for view in sample.views for path in (view.image, view.mask) if path]
 
 
-def bytes_of(root: Path, samples: Sequence[Sample]) -> int:
+def bytes_of(root: ImageFolder, samples: Sequence[Sample]) -> int:
     """Return how many bytes all images and masks take on the disk."""
-    return sum((root / path).stat().st_size for path in files_of(samples))
+    return sum(size_of(root / path) for path in files_of(samples))
 
 
-def in_shards(root: Path, samples: Sequence[Sample], most: int = _SHARD_BYTES) -> list[list[Sample]]:
+def in_shards(root: ImageFolder, samples: Sequence[Sample], most: int = _SHARD_BYTES) -> list[list[Sample]]:
     """Return the samples in their order, cut before a shard has more than `most` bytes; at least one in
     each."""
     shards: list[list[Sample]] = []
@@ -195,7 +197,7 @@ def in_shards(root: Path, samples: Sequence[Sample], most: int = _SHARD_BYTES) -
     return shards
 
 
-def _read(root: Path, view: View) -> dict[str, Any]:
+def _read(root: ImageFolder, view: View) -> dict[str, Any]:
     """Return one view of an element."""
     return {
         "name": view.name,
@@ -219,13 +221,14 @@ def _facts(sample: Sample, views: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return facts if sample.sample_label is None else facts | {"stated": sample.sample_label}
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(file: ImageFile) -> bytes:
     try:
-        content = path.read_bytes()
+        with file.open("rb") as stream:
+            content = stream.read()
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}") from None
+        raise UserError(f"{file}: {error.strerror}") from None
     if not content:
-        raise UserError(f"{path}: is empty; copy it again")
+        raise UserError(f"{file}: is empty; copy it again")
     return content
 
 

@@ -85,13 +85,14 @@ def prepare(
     reader: str = DataConfig.reader,
     lists: str = DataConfig.lists,
     images: str = DataConfig.images,
+    options: Sequence[str] = (),
     allow_other_counts: bool = False,
 ) -> list[Path]:
     """Prepare the categories of a data set into `output`, or what is missing of it.
 
     Args:
-      root, categories, reader, lists, images: as the fields of DataConfig.
-      allow_other_counts: all of Real-IAD, but in other numbers, is a warning and no error.
+      root, categories, reader, lists, images, options: as the fields of DataConfig.
+      allow_other_counts: all of a public data set, but in other numbers, is a warning and no error.
 
     Returns:
       The files of the report on these categories.
@@ -108,6 +109,7 @@ def prepare(
         reader=reader,
         lists=lists,
         images=images,
+        options=tuple(options),
         incomplete="keep",
     )
     index, found_by = read_data(data).index(), reader_of(data)
@@ -138,14 +140,14 @@ def prepare(
 
 
 def check_counts(data: DataConfig, samples: Sequence[Sample], allowed: bool) -> None:
-    """Say which counts of the thirty categories are not Real-IAD's.
+    """Say which counts of a public data set, all of whose categories are there, are not the published ones.
 
     Raises:
       UserError: there are some, and that is not allowed.
     """
     if not (wrong := odd_counts(data, samples)):
         return
-    message = f"lists {data.lists}: {'; '.join(wrong)}"
+    message = f"{data.root}: {'; '.join(wrong)}"
     if not allowed:
         raise UserError(f"{message}; complete the data set, or go on by --allow-other-counts")
     log.warning("%s", message)
@@ -170,7 +172,7 @@ def _write_all(missing: Sequence[_Job], others: Sequence[Undone], output: Path) 
 
 def _job(output: Path, index: DatasetIndex, category: str, reader: str, data: DataConfig) -> _Job:
     part = index.select(category=category)
-    config = config_for(data.images or _image_folder(part), data.lists)
+    config = config_for(data.images or _image_folder(part), data.lists, data.options)
     return _Job(category, part, reader, config, builder_folder(output, category, config.name))
 
 

@@ -2,6 +2,7 @@
 
     <folder>/<sample>/<view>.<ext>               one category
     <folder>/<category>/<sample>/<view>.<ext>    any number
+    <folder>/[<category>/]<sample>.<ext>         a category of one view
     in at most 8 folders: names as in Real-IAD   <category>_<4 digits>_<OK or NG_CODE>_C<view>_<time>.<ext>
 
 A file counts as written when its size and times are the same at two looks. Nothing is opened here.
@@ -180,9 +181,16 @@ def place_of(path: str, views: Mapping[str, Sequence[str]]) -> Place | None:
         view, home = normal_form(PurePosixPath(path).stem), "/".join(folders)
         *above, sample = (normal_form(part) for part in folders) if folders else [""]
         category = above[0] if above else next(iter(views)) if len(views) == 1 else ""
-        if not sample or len(above) > 1:
-            return None
+        if not sample or len(above) > 1 or view not in views.get(category, ()):
+            return _of_one_view(folders, view, views)
     return Place((category, sample), view, home) if view in views.get(category, ()) else None
+
+
+def _of_one_view(folders: Sequence[str], sample: str, views: Mapping[str, Sequence[str]]) -> Place | None:
+    """Return the place of an image that is a sample itself: <sample>.<ext> or <category>/<sample>.<ext>."""
+    category = next(iter(views)) if not folders and len(views) == 1 else normal_form("/".join(folders))
+    own = views.get(category, ())
+    return Place((category, sample), own[0], "") if len(own) == 1 else None
 
 
 def _rank(path: str) -> int:
