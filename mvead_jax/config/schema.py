@@ -20,7 +20,7 @@ class DataConfig:
     """Which images.
 
     Attributes:
-      root: folder of the data set, a manifest.csv, or what scripts/prepare_data.py made of one; the layouts
+      root: folder of the data set, a manifest.csv, or what mvead prepare made of one; the layouts
         are in docs/own_data.md. `~` is the home folder.
       categories: names of categories; empty = all that the root holds.
       reader: name of what reads the layout (mvead_jax/data/readers.py): prepared, manifest, folder,

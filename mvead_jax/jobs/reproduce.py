@@ -205,7 +205,7 @@ def read_metrics(workdir: Path) -> dict[str, Any]:
       UserError: no such file, or one without a protocol.
     """
     path = workdir / "scores" / "metrics.json"
-    found = read_sealed(path, "a workdir that scripts/score.py has scored")
+    found = read_sealed(path, "a workdir that mvead score has scored")
     if not isinstance(found, dict) or not isinstance(found.get("protocol"), dict):
         raise UserError(f"{path}: not written by score.py; score again")
     return found

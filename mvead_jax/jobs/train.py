@@ -130,7 +130,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 calibrate_decision(job, name, part, manifest)
         if is_first():
             manifest.record(workdir / "config.json")
-    log.info("trained; now scripts/score.py --workdir %s", workdir)
+    log.info("trained; now mvead score --workdir %s", workdir)
 
 
 def _train_model(

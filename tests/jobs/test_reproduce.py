@@ -302,7 +302,7 @@ def test_kinds_of_runs_on_other_pictures_are_refused(grid, call, tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"images.csv: other images or labels .*\(1, as "):
         call("kinds", "--workdir", grid / "none_none_shared", "--workdir", tmp_path / "run")
-    with pytest.raises(UserError, match="images.csv: no such file; run scripts/score.py"):
+    with pytest.raises(UserError, match="images.csv: no such file; run mvead score"):
         call("kinds", "--workdir", tmp_path)
 
 
