@@ -16,11 +16,12 @@ from collections.abc import Sequence
 
 from mvead_jax.commands.parsing import Parser, add_run, command_parser
 from mvead_jax.config.io import load_config
+from mvead_jax.runtime import console
 
 
 def parser() -> Parser:
     """Return the parser of the command."""
-    own = command_parser("geometry", __doc__)
+    own = command_parser("geometry", __doc__, console.flags())
     add_run(own)
     return own
 
@@ -28,6 +29,7 @@ def parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; sys.argv if no arguments are given."""
     given, fields = parser().parse_with_fields(arguments)
+    console.apply(given)
     config, workdir = load_config(given.config, fields), given.workdir
 
     from mvead_jax.jobs.estimate_geometry import estimate_geometries, format_geometry

@@ -35,6 +35,7 @@ from collections.abc import Sequence
 
 from mvead_jax.commands.parsing import Parser, command_parser
 from mvead_jax.comparison import papers
+from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.memory import keep_freed_memory
 from mvead_jax.runtime.paths import expanded
@@ -57,7 +58,7 @@ def _share(text: str) -> tuple[int, int]:
 
 def parser() -> Parser:
     """Return the parser of the command. The job of a table is the name of a function of tables.py."""
-    own = command_parser("reproduce", __doc__)
+    own = command_parser("reproduce", __doc__, console.flags())
     tables = own.add_subparsers(dest="what", required=True)
     shared = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     shared.add_argument("--output", required=True, type=expanded, help="folder of the runs and the table")
@@ -115,6 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; sys.argv if no arguments are given."""
     keep_freed_memory()
     given, overrides = parser().parse_with_fields(arguments)
+    console.apply(given)
     if given.job in OF_FINISHED_RUNS and overrides:
         raise UserError(f"--config.{next(iter(overrides))}: {given.what} reads finished runs; leave it out")
 

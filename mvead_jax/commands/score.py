@@ -35,8 +35,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 from mvead_jax.commands.parsing import Parser, command_parser
 from mvead_jax.evaluation.protocols import NAMES
@@ -67,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _watch(given, overrides)
         return
 
+    from mvead_jax.commands.answer import scoring_answer
     from mvead_jax.jobs.evaluate_again import evaluate_again
     from mvead_jax.jobs.score import score  # not before: a guard needs no JAX
     from mvead_jax.jobs.scores_folder import default_output
@@ -81,7 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options["from_test_labels"] = given.threshold_from_test_labels
             metrics = score(given.workdir, output, images=given.input, **options)
         if is_first():
-            _print_results(output, metrics, protocols, labelled=given.input is None)
+            print(
+                scoring_answer(output, metrics, protocols, labelled=given.input is None, full=given.verbose)
+            )
 
 
 def parser() -> Parser:
@@ -179,21 +180,3 @@ def _print_plan(
     )
     print(text)
     check_room(parts)
-
-
-def _print_results(
-    output: Path, metrics: Mapping[str, Any], protocols: Sequence[str], labelled: bool
-) -> None:
-    from mvead_jax.decision.rates import format_decisions
-    from mvead_jax.evaluation.tables import format_table
-    from mvead_jax.runtime.files import read_json
-
-    for name in protocols:
-        print(format_table(read_json(output / f"metrics_{name}.json", "metrics")), end="\n\n")
-    if labelled and not protocols:
-        print(format_table(metrics))
-    if decisions := format_decisions(metrics):
-        print(decisions)
-    print(f"written to {output}")
-    if (page := output / "report" / "index.html").exists():
-        print(f"report: {page}")

@@ -61,8 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if processes and not is_guarded():
         sys.exit(guard())
 
+    from mvead_jax.commands.answer import training_answer
     from mvead_jax.jobs.train import train
-    from mvead_jax.runtime.sharding import joined  # not before: a guard needs no JAX
+    from mvead_jax.runtime.sharding import is_first, joined  # not before: a guard needs no JAX
 
     with joined(processes):
         train(config, workdir, tensorboard=given.tensorboard)
+        if is_first():
+            print(training_answer(workdir))

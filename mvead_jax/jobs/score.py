@@ -135,7 +135,7 @@ def score(
                 held.enter_context(locked(output))
                 earlier = check_output(output, scored)  # another scoring may have ended since
                 planned = parts_of(config, index, backbone, workdir, output)
-                log.info("to be written: %s", describe(planned))
+                log.debug("to be written: %s", describe(planned))
                 check_room(planned)
         decided, ranges = _write_scores(job, index, output, scored, earlier, decider, report)
         with shared_errors():

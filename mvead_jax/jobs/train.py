@@ -93,10 +93,10 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             check_files(index)
             check_shapes_of_others(index, config.data.strict)
         info = backbone.info
-        log.info("%s, %s weights: %s", info.name, info.weights, _shapes_words(backbone))
+        log.debug("%s, %s weights: %s", info.name, info.weights, _shapes_words(backbone))
         parts = training_parts_of(config, index, backbone, workdir)  # what does not fit is said at once
         if is_first():
-            log.info("to be written: %s", describe(parts))
+            log.debug("to be written: %s", describe(parts))
             check_room(parts)
     check_same_run(config, workdir)
     with ExitStack() as held:
@@ -130,7 +130,6 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 calibrate_decision(job, name, part, manifest)
         if is_first():
             manifest.record(workdir / "config.json")
-    log.info("trained; now mvead score --workdir %s", workdir)
 
 
 def _train_model(
