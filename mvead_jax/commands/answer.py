@@ -10,6 +10,7 @@ from mvead_jax.decision.rates import decision_lines, format_decisions
 from mvead_jax.evaluation.score_files import read_samples
 from mvead_jax.evaluation.tables import format_summary, format_table
 from mvead_jax.jobs.events import read_events
+from mvead_jax.jobs.trust import method_words
 from mvead_jax.jobs.workdir import model_folder, model_names
 from mvead_jax.runtime.files import read_json
 from mvead_jax.scoring.model_store import read_facts
@@ -35,6 +36,7 @@ def training_answer(workdir: Path) -> str:
         )
     if not decided:
         lines.append(_UNDECIDED)
+    lines += [f"method: {words}" for words in method_words(workdir).values()]
     return "\n".join([*lines, f"trained: {workdir}; next: mvead score --workdir {workdir}"])
 
 
@@ -55,6 +57,9 @@ def scoring_answer(
     for name, found in tables or ([("", metrics)] if labelled else []):
         title = f"protocol {name}:\n" if name else ""
         parts.append(title + (format_table(found) if full else format_summary(found)))
+    parts += [
+        f"method: {metrics['protocol'][key]}" for key in ("method_trained",) if key in metrics["protocol"]
+    ]
     page = output / "report" / "index.html"
     parts.append(f"written to {output}" + (f"\nreport: {page}" if page.exists() else ""))
     return "\n\n".join(parts) if full else "\n".join(parts)

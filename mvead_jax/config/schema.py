@@ -286,6 +286,10 @@ class Config(ABC):
           UserError: settings that do not fit the model.
         """
 
+    def without_trust(self) -> Config:
+        """Return the config where no pair of views has a trusted geometry: that of the method that this one then is."""
+        return self
+
     def for_views(self, views: int) -> Config:
         """Return the config for samples of so many views: another one where this method needs more.
 

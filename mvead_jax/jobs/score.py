@@ -57,6 +57,7 @@ from mvead_jax.jobs.plan import scoring_parts
 from mvead_jax.jobs.provenance import protocol
 from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
 from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
+from mvead_jax.jobs.trust import method_words
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
@@ -192,6 +193,7 @@ def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict
     if scored != "test split":  # new images are of no list: the views of training tell which one was learned
         index = replace(index, views=tuple(dict.fromkeys(view for own in facts for view in own["views"])))
     words = protocol(config, job.backbone, method, training, scored, job.geometries, index)
+    words |= method_words(workdir)
     words["models_digest"] = Manifest(workdir).digest(workdir / "models")
     return words | ({"decision": decider.words()} if decider else {})
 
