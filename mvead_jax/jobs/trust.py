@@ -28,8 +28,9 @@ def record_method(
     asked: Config, config: Config, geometries: Mapping[str, CategoryGeometry], workdir: Path
 ) -> None:
     """Say which method a run is in the place of the one that was asked for, why, and what would mend it."""
-    forget(workdir, {"stage": _STAGE})
     if config == asked:
+        if method_words(workdir):
+            forget(workdir, {"stage": _STAGE})
         return
     reasons = [
         f"{category}: {geometry.views[a]} and {geometry.views[b]}: {pair.quality.get('reason', 'not trusted')}"
@@ -40,7 +41,9 @@ def record_method(
         f"{config.method}, not {asked.method}: no pair of views is trusted, so nothing is fused and nothing is "
         "pre-trained"
     )
-    record(workdir, {"stage": _STAGE, "words": words, "next": _NEXT, "reasons": reasons})
+    event = {"stage": _STAGE, "words": words, "next": _NEXT, "reasons": reasons}
+    if event not in read_events(workdir):
+        record(workdir, event)
     log.warning("this run is %s", words)
     for reason in reasons:
         log.warning("  %s", reason)
