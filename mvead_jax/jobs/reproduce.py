@@ -137,7 +137,7 @@ def is_finished(run: Run, output: Path) -> bool:
     models = Manifest(workdir).digest(workdir / "models")
     own = resolve(run.config.eval.protocol, run.config.eval, run.config.data.image_size)
     expected = {
-        "config_digest": config_digest(run.config),
+        "config_digest": config_digest(_trained(run, output)),
         "models_digest": models,
         "evaluation_digest": evaluation_digest(own, run.config.eval),
     }
@@ -221,10 +221,15 @@ def _check_same(run: Run, output: Path) -> None:
 
 
 def _changes(run: Run, output: Path) -> list[str]:
-    path = output / run.name / "config.json"
-    trained = from_dict(read_json(path, "a workdir of train.py"), str(path))
+    trained = _trained(run, output)
     # Without a trusted pair of views a run is that of another method (trust.py).
     return [] if trained == run.config.without_trust() else differences(trained, run.config)
+
+
+def _trained(run: Run, output: Path) -> Config:
+    """Return the config that a run's workdir was trained with."""
+    path = output / run.name / "config.json"
+    return from_dict(read_json(path, "a workdir of train.py"), str(path))
 
 
 def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:
