@@ -22,6 +22,7 @@ exit codes: 0 measured; 2 a mistake in the command, the config or the data; 130 
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +32,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from mvead_jax.config.io import from_command_line
+from mvead_jax.commands.parsing import Parser, add_run
+from mvead_jax.config.io import load_config
 from mvead_jax.config.schema import Config
 from mvead_jax.runtime.errors import UserError, run
 
@@ -48,7 +50,12 @@ SIMULATED = 4000
 
 
 def main() -> None:
-    config, workdir, _ = from_command_line(__doc__)
+    parser = Parser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add_run(parser)
+    given, fields = parser.parse_with_fields()
+    config, workdir = load_config(given.config, fields), given.workdir
 
     from mvead_jax.runtime.files import write_json
 

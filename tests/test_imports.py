@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mvead_jax"
 ROOMS = (
     *("runtime", "the registries", "config", "data", "geometry", "rig", "backbones", "features", "bank"),
     *("training", "methods", "postprocess", "scoring", "decision", "evaluation", "comparison", "report"),
-    *("jobs", "serving"),
+    *("jobs", "serving", "commands"),
 )
 # Text only, from names to modules: they import nothing but runtime, and so stand above all rooms.
 REGISTRIES = ("methods.registry", "backbones.registry")
@@ -33,7 +33,7 @@ BANKS = {
 
 
 def modules():
-    return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py")
+    return sorted(path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 
 
 def place(path):
@@ -141,9 +141,9 @@ def test_a_method_knows_no_other_method_but_the_one_that_stands_in_for_it(trees)
     assert found == {("mvead", "patchcore")}  # MVEAD without fusion, or of one view
 
 
-def test_the_root_of_the_package_holds_its_init_and_rooms_alone():
+def test_the_root_of_the_package_holds_its_init_its_entry_and_rooms_alone():
     inside = [path for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert [path.name for path in inside if not path.is_dir()] == ["__init__.py"]
+    assert {path.name for path in inside if not path.is_dir()} == {"__init__.py", "__main__.py"}
     assert {path.name for path in inside if path.is_dir()} == set(ROOMS) - {"the registries"}
 
 

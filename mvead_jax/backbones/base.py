@@ -105,7 +105,7 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
 def load_network(config: BackboneConfig, taps: Sequence[str], seed: int = 0) -> Loaded:
     """Return the network that `config` names, with what its taps need and no more.
 
-    A backbone.weights that names a folder of scripts/export.py takes any backbone from there.
+    A backbone.weights that names a folder of mvead export takes any backbone from there.
 
     Raises as `load_backbone`.
     """

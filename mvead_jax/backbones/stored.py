@@ -64,7 +64,7 @@ def read_stored(path: Path, config: BackboneConfig, taps: Sequence[str]) -> Load
         _check_wanted(path, info, recipe, config, expanded(info.name, taps, info.pyramid))
         network = _filled(recipe, config, tensors)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not a backbone of scripts/export.py ({error}); export again") from error
+        raise UserError(f"{path}: not a backbone of mvead export ({error}); export again") from error
     return Loaded(network, info, recipe)
 
 

@@ -90,7 +90,7 @@ def read_run(path: Path) -> ScoredRun:
     folder = path if (path / "images.csv").exists() else path / "scores"
     if not (folder / "images.csv").exists():
         raise UserError(f"{path}: holds no images.csv or scores/images.csv; name a workdir or scores folder")
-    metrics = read_sealed(folder / "metrics.json", "the scores of a finished scripts/score.py")
+    metrics = read_sealed(folder / "metrics.json", "the scores of a finished mvead score")
     check_files(folder, metrics, ["images.csv", "samples.csv"])
     images = {(line.category, line.sample, line.view): line for line in read_images(folder)}
     of_parts = read_sample_labels(folder)
@@ -234,7 +234,7 @@ def _why_not_metrics(a: ScoredRun, b: ScoredRun) -> str:
     """Why the figures of metrics.json can't stand beside each other; empty if they can."""
     digests = [run.protocol.get("evaluation_digest") for run in (a, b)]
     if None in digests:
-        return "not compared: scored by an earlier version; run score.py --from-maps"
+        return "not compared: scored by an earlier version; run mvead score --from-maps"
     return "" if digests[0] == digests[1] else "not compared: other evaluation protocols"
 
 

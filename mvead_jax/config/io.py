@@ -1,12 +1,11 @@
 """A config from a file, the command line or JSON, and back.
 
 A config file is a Python file with `get_config() -> Config`; its docstring gives the command, the cost and
-the figure to expect. `configs/x.py:argument` calls `get_config("argument")`.
+the figure to expect. `configs/x.py:argument` calls `get_config("argument")`. YAML and TOML: texts.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import inspect
 import json
@@ -16,49 +15,49 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mvead_jax.config.named import locate
 from mvead_jax.config.schema import Config
+from mvead_jax.config.texts import SUFFIXES, read_text_config
 from mvead_jax.config.validation import checked, nearest
 from mvead_jax.methods.registry import METHODS
 from mvead_jax.runtime.errors import UserError
-from mvead_jax.runtime.paths import expanded
-
-
-def from_command_line(
-    description: str, *parents: argparse.ArgumentParser
-) -> tuple[Config, Path, argparse.Namespace]:
-    """Return config and workdir of a job: --config FILE --workdir DIR --config.<section>.<field>=<value> ...
-
-    Args:
-      description: of the job, for --help.
-      parents: parsers of other flags, whose values are in the last result.
-    """
-    parser = argparse.ArgumentParser(
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        parents=parents,
-    )
-    parser.add_argument("--config", required=True, help="a config file, configs/<name>.py")
-    parser.add_argument(
-        "--workdir", required=True, type=expanded, help="folder of the run; run again to resume"
-    )
-    arguments, rest = parser.parse_known_args()
-    return load_config(arguments.config, split_overrides(rest)), arguments.workdir, arguments
 
 
 def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config:
-    """Return the config of file `spec` ("configs/x.py" or "configs/x.py:argument") with `overrides` applied.
+    """Return the config `spec` with `overrides` applied.
+
+    A config is one of the program's own by name ("realiad", "folder:patchcore"), or a file: "configs/x.py",
+    "configs/x.py:argument", "x.yaml", "x.toml".
 
     Raises:
       UserError: no such file, no get_config, unknown key, or a value of the wrong type.
     """
-    path, _, argument = spec.partition(":")
-    if not Path(path).is_file():
-        known = sorted(str(p) for p in Path("configs").glob("*.py"))
-        raise UserError(f"--config {path}: no such file{nearest(path, known)}")
+    return override(_started_from(spec, ()), overrides or {})
+
+
+def _started_from(spec: str, before: tuple[Path, ...]) -> Config:
+    """Return the config of a spec; before: the files that start from it, one from the next."""
+    path, argument = locate(spec)
+    if path.suffix not in SUFFIXES:
+        return _of_python(spec, path, argument)
+    if argument:
+        raise UserError(f"--config {spec}: a {path.suffix} file takes nothing after a colon")
+    if path.resolve() in before:
+        raise UserError(f"--config {path}: starts from itself; name another config in its field `config`")
+    start, values = read_text_config(path)
+    config = _started_from(start, (*before, path.resolve()))
+    try:
+        return override(config, dict(flatten(values)))
+    except UserError as error:
+        raise UserError(f"--config {path}: {error}") from None
+
+
+def _of_python(spec: str, file: Path, argument: str) -> Config:
+    """Return the config that a Python file makes."""
+    path = spec.partition(":")[0]
     arguments = [argument] if argument else []
     try:
-        make = runpy.run_path(path).get("get_config")
+        make = runpy.run_path(str(file)).get("get_config")
         if make is None:
             raise UserError(f"--config {path}: the file defines no get_config()")
         try:
@@ -78,7 +77,7 @@ def load_config(spec: str, overrides: Mapping[str, str] | None = None) -> Config
         ) from error
     if not isinstance(config, Config):
         raise UserError(f"--config {path}: get_config() returned {type(config).__name__}, not a Config")
-    return override(config, overrides or {})
+    return config
 
 
 def config_of(method: str, **fields: Any) -> Config:
@@ -112,16 +111,16 @@ def split_overrides(arguments: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def override(config: Config, overrides: Mapping[str, str]) -> Config:
-    """Return a copy of `config` with dotted fields set from text. Lists are comma-separated.
+def override(config: Config, overrides: Mapping[str, Any]) -> Config:
+    """Return a copy of `config` with dotted fields set: from text, in which lists are comma-separated, or from values.
 
     Another method comes first, with its own defaults in the sections that are its own.
     """
     if "method" in overrides:
-        config = with_method(config, overrides["method"])
-    for key, text in overrides.items():
+        config = with_method(config, checked(str, overrides["method"], "method"))
+    for key, value in overrides.items():
         if key != "method":
-            config = _replace(config, key.split("."), key, text)
+            config = _replace(config, key.split("."), key, value)
     return config
 
 
@@ -184,7 +183,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{key}", value
 
 
-def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
+def _replace(node: Any, path: list[str], key: str, given: Any) -> Any:
     hints = typing.get_type_hints(type(node))
     name, rest = path[0], path[1:]
     if name not in hints:
@@ -193,11 +192,13 @@ def _replace(node: Any, path: list[str], key: str, text: str) -> Any:
         if not rest:
             fields = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(hints[name]))
             raise UserError(f"config key {key!r} is a section; set one of its fields: {fields}")
-        value = _replace(getattr(node, name), rest, key, text)
+        value = _replace(getattr(node, name), rest, key, given)
     elif rest:
         raise UserError(f"unknown config key {key!r}: {key.removesuffix('.' + '.'.join(rest))} is a value")
     else:
-        value = _parse(hints[name], text, key)
+        value = (
+            _parse(hints[name], given, key) if isinstance(given, str) else checked(hints[name], given, key)
+        )
     return dataclasses.replace(node, **{name: value})
 
 

@@ -20,7 +20,7 @@ class DataConfig:
     """Which images.
 
     Attributes:
-      root: folder of the data set, a manifest.csv, or what scripts/prepare_data.py made of one; the layouts
+      root: folder of the data set, a manifest.csv, or what mvead prepare made of one; the layouts
         are in docs/own_data.md. `~` is the home folder.
       categories: names of categories; empty = all that the root holds.
       reader: name of what reads the layout: one of mvead_jax/data/readers.py, or that of an installed package;
@@ -285,6 +285,10 @@ class Config(ABC):
         Raises:
           UserError: settings that do not fit the model.
         """
+
+    def without_trust(self) -> Config:
+        """Return the config where no pair of views has a trusted geometry: that of the method that this one then is."""
+        return self
 
     def for_views(self, views: int) -> Config:
         """Return the config for samples of so many views: another one where this method needs more.

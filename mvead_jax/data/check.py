@@ -23,10 +23,10 @@ from mvead_jax.data.masks import MASK_THRESHOLD, too_dark
 from mvead_jax.data.readers import AUTO, odd_counts, read_data, source_words
 from mvead_jax.data.records import DatasetIndex, Sample, View, build_index, view_names
 from mvead_jax.data.shapes import SeenImage, Size, shape_problems, sizes_by_view
+from mvead_jax.data.sufficient import empty_metrics, too_few
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 
-FEWEST = 5  # training samples of a category, below which hardly anything is learned
 _THREADS = 8
 
 
@@ -90,6 +90,7 @@ def check_data(root: str | Path, categories: Sequence[str] = (), **fields: Any) 
             f"{count} defective samples have no mask: they count for sample metrics, their pixels for none"
         )
     problems = list(dict.fromkeys(problems))  # views that are parts of one file share what is wrong with it
+    notes += empty_metrics(index.samples)
     return Checked(source_words(config, view_names(index.samples)), index.samples, sizes, problems, notes)
 
 
@@ -148,13 +149,7 @@ def _below(index: DatasetIndex, message: str) -> str:
 def _of_samples(samples: Sequence[Sample]) -> list[str]:
     """Return what is wrong with whole samples: too few to learn from, and samples whose masks say another
     thing than their folder."""
-    counts = Counter({sample.category: 0 for sample in samples})
-    counts.update(sample.category for sample in samples if sample.split == "train")
-    found = [
-        f"{category}: {count} training samples; at least {FEWEST} are needed, thirty or more are better"
-        for category, count in sorted(counts.items())
-        if 0 < count < FEWEST  # without any, the reader has said so
-    ]
+    found = too_few(samples)
     for sample in samples:
         labels = {view.label for view in sample.views}
         if sample.sample_label == 1 and labels == {0} and any(view.mask for view in sample.views):

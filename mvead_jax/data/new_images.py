@@ -91,7 +91,7 @@ def read_samples(folder: Path, views: Mapping[str, Sequence[str]]) -> DatasetInd
     if not folder.is_dir():
         raise UserError(f"--input {folder}: no such folder")
     if not views:
-        raise UserError(f"--input {folder}: nothing is trained to score it by; run scripts/train.py")
+        raise UserError(f"--input {folder}: nothing is trained to score it by; run mvead train")
     listing = FolderListing(folder)
     known = {normal_form(name): name for name in views}
     places = {next(iter(views)): ""} if len(views) == 1 else {}

@@ -84,22 +84,24 @@ class Decision:
         return next(own for own in self.views if own.view == name)
 
     def reason(self) -> str:
-        """Why, for people: "C3 scores 2.1 x its threshold, at (120, 88)"."""
+        """Why, for people: "the sample scores 1.6 x its threshold; C3 2.1 x its view threshold, at (120, 88)"."""
         if self.decision == "undecided":
             lacking = f"without {', '.join(self.missing)}" if self.missing else "with all views"
             return f"{self.calibration} held-out samples scored {lacking}, too few for {self.false_alarms:g}"
         flag = f" ({OPTIMISTIC})" if self.basis == "test_labels" else ""
+        whole = f"the sample scores {_beside(self.ratio, self.score, self.threshold, 'its threshold')}"
         if self.decision == "pass":
-            return _beside("the sample", self.ratio, self.score, self.threshold) + flag
+            return whole + flag
         own = self.view(self.blamed)
-        limit, ratio = own.threshold, own.ratio
-        if limit is None:  # one threshold for all
-            limit, ratio = self.threshold, self.ratio
+        if own.threshold is None:  # one threshold, of samples
+            view = f"highest in {self.blamed}"
+        else:
+            view = f"{self.blamed} {_beside(own.ratio, own.score, own.threshold, 'its view threshold')}"
         place = "" if self.place is None else f", at ({self.place[0]:.0f}, {self.place[1]:.0f})"
-        return _beside(self.blamed, ratio, own.score, limit) + place + flag
+        return f"{whole}; {view}{place}{flag}"
 
     def text(self) -> str:
-        """ "defective: C3 scores 2.1 x its threshold, at (120, 88)"."""
+        """ "defective: ", or "good: ", and the reason."""
         words = {"pass": "good", "fail": "defective", "undecided": "undecided"}
         return f"{words[self.decision]}: {self.reason()}"
 
@@ -202,10 +204,8 @@ def _blamed(views: tuple[ViewScore, ...]) -> str:
     return min(views, key=rank).view
 
 
-def _beside(what: str, ratio: float | None, score: float, limit: float) -> str:
-    if ratio is None:
-        return f"{what} scores {score:.3g}, its threshold is {limit:.3g}"
-    return f"{what} scores {_rounded(ratio)} x its threshold"
+def _beside(ratio: float | None, score: float, limit: float, name: str) -> str:
+    return f"{score:.3g}, {name} is {limit:.3g}" if ratio is None else f"{_rounded(ratio)} x {name}"
 
 
 def _rounded(ratio: float) -> str:

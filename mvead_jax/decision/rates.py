@@ -45,20 +45,29 @@ def rates(decisions: Sequence[str], labels: Sequence[int | None]) -> dict[str, A
 
 def format_decisions(metrics: Mapping[str, Any]) -> str:
     """The decisions of metrics.json as plain lines for the terminal; empty where none were made."""
-    words = metrics["protocol"].get("decision")
-    if not words or not any("decision" in levels for levels in metrics["categories"].values()):
-        return ""
-    lines = ["decision"]
+    lines = decision_lines(metrics)
+    return (
+        "\n".join(["decision", *(f"  {line}" for line in lines), f"  {metrics['protocol']['decision']}"])
+        if lines
+        else ""
+    )
+
+
+def decision_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return what failed and what passed of each category of metrics.json, and how often that was right."""
+    lines = []
     for category, levels in metrics["categories"].items():
+        if "decision" not in levels:
+            continue
         own = levels["decision"]
         counts = f"{own['fail']} fail, {own['pass']} pass"
         counts += f", {own['undecided']} undecided" if own["undecided"] else ""
-        parts = [f"  {category}: {counts}"]
+        parts = [f"{category}: {counts}"]
         for key, name in (("false_alarms", "false alarms"), ("detections", "found")):
             if own[key]["of"]:
                 parts.append(f"{name} {_share(own[key])}")
         lines.append("; ".join(parts))
-    return "\n".join([*lines, f"  {words}"])
+    return lines
 
 
 def _share(own: Mapping[str, Any]) -> str:

@@ -156,7 +156,7 @@ def read_images(folder: Path) -> list[ImageLine]:
                 found[key] = ImageLine(*key, line["image_path"], _LABELS[line["label"]], score, p_value)
         return list(found.values())
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run scripts/score.py") from None
+        raise UserError(f"{path}: no such file; run mvead score") from None
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
 
@@ -184,7 +184,7 @@ def read_samples(folder: Path) -> list[SampleLine]:
                 for line in csv.DictReader(file)
             ]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run scripts/score.py") from None
+        raise UserError(f"{path}: no such file; run mvead score") from None
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
 
@@ -276,7 +276,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
         with path.open("rb") as opened, np.load(opened) as file:
             return {name: file[name] for name in file.files}
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file; run scripts/score.py") from None
+        raise UserError(f"{path}: no such file; run mvead score") from None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not written by score.py ({error!r}); score again") from error
 

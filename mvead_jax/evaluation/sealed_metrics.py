@@ -52,7 +52,7 @@ def check_files(folder: Path, metrics: Any, names: Sequence[str]) -> None:
         try:
             same = sha256(path) == digests.get(name)
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file; run scripts/score.py") from None
+            raise UserError(f"{path}: no such file; run mvead score") from None
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from error
         if not same:

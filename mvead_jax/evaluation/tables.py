@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mvead_jax.evaluation.bootstrap import interval
+from mvead_jax.evaluation.markdown import markdown
 from mvead_jax.evaluation.metrics import LEVELS, TITLES, f1_max_threshold, fpr_at_tpr, metrics_of_level
 from mvead_jax.evaluation.ranking import curve
 from mvead_jax.evaluation.vanished import vanished_warning
@@ -98,6 +99,26 @@ def _mean(level: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _plain_mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return math.fsum(known) / len(known) if known else math.nan
+
+
+# What people ask for first, of all in metrics.json.
+_SUMMARY = (
+    *(("sample", name) for name in ("auroc", "ap", "f1_max")),
+    *(("image", "auroc"), ("pixel", "auroc"), ("pixel", "aupro")),
+)
+
+
+def format_summary(metrics: Mapping[str, Any]) -> str:
+    """Return the main metrics in percent as one Markdown table: a line for each category, and the mean of several."""
+    rows = list(metrics["categories"].items())
+    if len(rows) > 1:
+        rows.append((f"mean of {len(rows)}", metrics["mean"]))
+    lines = [
+        [name, *(_percent(levels[level][metric]) for level, metric in _SUMMARY)] for name, levels in rows
+    ]
+    table = markdown(["percent", *(f"{level} {TITLES[metric]}" for level, metric in _SUMMARY)], lines, left=1)
+    lost = vanished_warning(metrics["protocol"])
+    return f"WARNING: {lost}\n{table}" if lost else table
 
 
 def format_table(metrics: Mapping[str, Any]) -> str:

@@ -110,7 +110,7 @@ def check_foreground_files(config: DataConfig, index: DatasetIndex) -> None:
     if folder_of(index.root) is None:
         raise UserError(
             f"{index.root}: prepared data holds no foreground masks; take data.foreground=automatic or none, or "
-            "the data set as it was before scripts/prepare_data.py"
+            "the data set as it was before mvead prepare"
         )
     views = [view for sample in index.samples for view in sample.views]
     problems = [

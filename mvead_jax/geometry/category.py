@@ -98,7 +98,7 @@ def read_geometry(path: Path) -> CategoryGeometry:
     Raises:
       UserError: missing, or something else.
     """
-    content = read_json(path, "geometry of a category, as scripts/estimate_geometry.py writes it")
+    content = read_json(path, "geometry of a category, as mvead geometry writes it")
     try:
         views = tuple(content["views"])
         sizes = tuple((int(w), int(h)) for w, h in (content["image_size"][view] for view in views))

@@ -76,4 +76,4 @@ def _evaluated(
 
 
 def _sealed_metrics(output: Path) -> dict[str, Any]:
-    return read_sealed(output / "metrics.json", "the scores of a finished scripts/score.py")
+    return read_sealed(output / "metrics.json", "the scores of a finished mvead score")

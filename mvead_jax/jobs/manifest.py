@@ -58,13 +58,11 @@ class Manifest:
         """Raises UserError unless a file, or the files of a folder, are exactly those recorded."""
         names = self.names(place)
         if not names:
-            raise UserError(
-                f"{place}: not in {self._path}; training has not finished: run scripts/train.py again"
-            )
+            raise UserError(f"{place}: not in {self._path}; training has not finished: run mvead train again")
         for name in names:
             if not self._unchanged(name):
                 raise UserError(
-                    f"{self._workdir / name}: missing or changed since training; run train.py again"
+                    f"{self._workdir / name}: missing or changed since training; run mvead train again"
                 )
         for path in self._files(place):
             if path.relative_to(self._workdir).as_posix() not in names:

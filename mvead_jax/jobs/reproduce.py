@@ -137,7 +137,7 @@ def is_finished(run: Run, output: Path) -> bool:
     models = Manifest(workdir).digest(workdir / "models")
     own = resolve(run.config.eval.protocol, run.config.eval, run.config.data.image_size)
     expected = {
-        "config_digest": config_digest(run.config),
+        "config_digest": config_digest(_trained(run, output)),
         "models_digest": models,
         "evaluation_digest": evaluation_digest(own, run.config.eval),
     }
@@ -205,7 +205,7 @@ def read_metrics(workdir: Path) -> dict[str, Any]:
       UserError: no such file, or one without a protocol.
     """
     path = workdir / "scores" / "metrics.json"
-    found = read_sealed(path, "a workdir that scripts/score.py has scored")
+    found = read_sealed(path, "a workdir that mvead score has scored")
     if not isinstance(found, dict) or not isinstance(found.get("protocol"), dict):
         raise UserError(f"{path}: not written by score.py; score again")
     return found
@@ -221,8 +221,15 @@ def _check_same(run: Run, output: Path) -> None:
 
 
 def _changes(run: Run, output: Path) -> list[str]:
+    trained = _trained(run, output)
+    # Without a trusted pair of views a run is that of another method (trust.py).
+    return [] if trained == run.config.without_trust() else differences(trained, run.config)
+
+
+def _trained(run: Run, output: Path) -> Config:
+    """Return the config that a run's workdir was trained with."""
     path = output / run.name / "config.json"
-    return differences(from_dict(read_json(path, "a workdir of train.py"), str(path)), run.config)
+    return from_dict(read_json(path, "a workdir of train.py"), str(path))
 
 
 def _borrow_geometry(run: Run, lenders: Sequence[Run], output: Path) -> None:

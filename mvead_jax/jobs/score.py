@@ -57,6 +57,7 @@ from mvead_jax.jobs.plan import scoring_parts
 from mvead_jax.jobs.provenance import protocol
 from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
 from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
+from mvead_jax.jobs.trust import method_words
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
@@ -135,7 +136,7 @@ def score(
                 held.enter_context(locked(output))
                 earlier = check_output(output, scored)  # another scoring may have ended since
                 planned = parts_of(config, index, backbone, workdir, output)
-                log.info("to be written: %s", describe(planned))
+                log.debug("to be written: %s", describe(planned))
                 check_room(planned)
         decided, ranges = _write_scores(job, index, output, scored, earlier, decider, report)
         with shared_errors():
@@ -192,6 +193,7 @@ def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict
     if scored != "test split":  # new images are of no list: the views of training tell which one was learned
         index = replace(index, views=tuple(dict.fromkeys(view for own in facts for view in own["views"])))
     words = protocol(config, job.backbone, method, training, scored, job.geometries, index)
+    words |= method_words(workdir)
     words["models_digest"] = Manifest(workdir).digest(workdir / "models")
     return words | ({"decision": decider.words()} if decider else {})
 

@@ -33,6 +33,7 @@ from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, spread_evenly
+from mvead_jax.data.sufficient import empty_metrics, too_few
 from mvead_jax.features.cache import Extraction
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.jobs.calibrate_decision import calibrate_decision
@@ -53,6 +54,7 @@ from mvead_jax.jobs.inputs import (
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.model_facts import model_facts
 from mvead_jax.jobs.plan import training_parts
+from mvead_jax.jobs.trust import record_method, with_trust
 from mvead_jax.jobs.workdir import Job, model_folder, refuse_artefact, refuse_version_1
 from mvead_jax.methods.base import LeavesOneOut, Method, RunContext, Spec, State, TrainData, Trains
 from mvead_jax.postprocess.statistics import FILE as STATISTICS
@@ -93,10 +95,10 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             check_files(index)
             check_shapes_of_others(index, config.data.strict)
         info = backbone.info
-        log.info("%s, %s weights: %s", info.name, info.weights, _shapes_words(backbone))
+        log.debug("%s, %s weights: %s", info.name, info.weights, _shapes_words(backbone))
         parts = training_parts_of(config, index, backbone, workdir)  # what does not fit is said at once
         if is_first():
-            log.info("to be written: %s", describe(parts))
+            log.debug("to be written: %s", describe(parts))
             check_room(parts)
     check_same_run(config, workdir)
     with ExitStack() as held:
@@ -105,8 +107,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             if is_first():
                 make_folder(workdir)
                 held.enter_context(locked(workdir))
-                _check_workdir(config, workdir)  # another training may have ended since
-                write_json(workdir / "config.json", to_dict(config))
+                _check_workdir(config, workdir, config.without_trust())  # another may have ended since
                 write_json(workdir / "environment.json", environment())
                 write_json(workdir / "command.json", command())
                 keep_lines(workdir / EVENTS, lambda event: True)  # a kill may have cut one short
@@ -122,6 +123,15 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             elif uses_geometry(config):
                 paths = {category: geometry_path(workdir, category) for category in index.categories}
                 geometries = {category: read_geometry(path) for category, path in paths.items()}
+        asked, config = config, with_trust(config, geometries)
+        with shared_errors():
+            if is_first():
+                _check_workdir(config, workdir)
+                write_json(workdir / "config.json", to_dict(config))
+                record_method(asked, config, geometries, workdir)
+            if config != asked:
+                backbone = load_method_backbone(config)
+                geometries = geometries if uses_geometry(config) else {}
         for name, part in models(config, index):
             job = Job(config, workdir, backbone, geometries)
             writer = TensorBoardWriter(workdir / FOLDER / name) if tensorboard else None
@@ -130,7 +140,6 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 calibrate_decision(job, name, part, manifest)
         if is_first():
             manifest.record(workdir / "config.json")
-    log.info("trained; now scripts/score.py --workdir %s", workdir)
 
 
 def _train_model(
@@ -236,8 +245,11 @@ def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetInde
     if views == 1 and (alone := config.score.without_other_views()) != config.score:
         log.warning("one view alone: there is no other view whose evidence could be added")
         config = dataclasses.replace(config, score=alone)
-    _check_workdir(config, workdir)
+    _check_workdir(config, workdir, config.without_trust())  # which of them it is, the geometry tells
     check_held_out(config, index)
+    if is_first():
+        for words in (*too_few(index.samples), *empty_metrics(index.samples)):
+            log.warning("%s", words)
     protocols_of(config)
     for _, part in models(config, index):
         check_views(part.select(split="train"))
@@ -272,13 +284,13 @@ def _check_place(config: Config, workdir: Path) -> None:
         raise UserError(f"geometry.cameras {cameras}: no such file")
 
 
-def _check_workdir(config: Config, workdir: Path) -> None:
-    """Raise UserError if something in the workdir was trained with another config."""
+def _check_workdir(config: Config, workdir: Path, *others: Config) -> None:
+    """Raise UserError if something in the workdir was trained with another config than this one, or those others."""
     path = workdir / "config.json"
     if not Manifest(workdir).names(workdir / "models"):
         return  # nothing is trained yet
     earlier = from_dict(read_json(path, "a config"), str(path))
-    if changed := differences(earlier, config):
+    if earlier not in others and (changed := differences(earlier, config)):
         raise UserError(f"{path}: trained with another config ({'; '.join(changed)}); take another --workdir")
 
 

@@ -1,6 +1,6 @@
 """What train.py left in a workdir, checked before anything relies on it.
 
-An artefact of scripts/export.py has a workdir's layout, and so is read as one; its backbone lies in weights/.
+An artefact of mvead export has a workdir's layout, and so is read as one; its backbone lies in weights/.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def trained_images(workdir: Path) -> TrainedImages:
     """
     folders = [model_folder(workdir, name) for name in model_names(workdir)]
     if not folders:
-        raise UserError(f"{workdir / 'models'}: no model; run scripts/train.py")
+        raise UserError(f"{workdir / 'models'}: no model; run mvead train")
     found = []
     for folder in folders:
         try:

@@ -64,7 +64,7 @@ def write_report(
       UserError: a file of the folder, an image or a mask that can't be read.
     """
     samples = read_findings(folder)
-    metrics = read_json(folder / "metrics.json", "the scores of a finished scripts/score.py")
+    metrics = read_json(folder / "metrics.json", "the scores of a finished mvead score")
     place = folder / "report"
     remove_report(place)
     categories = by_category(samples)

@@ -18,7 +18,9 @@ def flags() -> argparse.ArgumentParser:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quiet", action="store_true", help="say only results, warnings and errors")
     group.add_argument(
-        "--verbose", action="store_true", help="say when and where each line was said; errors with traceback"
+        "--verbose",
+        action="store_true",
+        help="say how figures came about (the protocol), when and where each line was said; errors with traceback",
     )
     return parser
 
@@ -29,9 +31,18 @@ def apply(arguments: argparse.Namespace) -> None:
     progress.shown = not arguments.quiet
     errors.traced = arguments.verbose
     log.setLevel(logging.WARNING if arguments.quiet else logging.INFO)
+    if not arguments.verbose and not _several(arguments):
+        # Before JAX is loaded: XLA's alarms of slow compilations, which nobody can act on. What is fatal is still said.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if arguments.verbose:
+        log.setLevel(logging.DEBUG)
         for handler in log.handlers:
             handler.setFormatter(errors.Lines("%(asctime)s %(name)s: %(message)s", "%H:%M:%S"))
+
+
+def _several(arguments: argparse.Namespace) -> bool:
+    """Return whether several processes are named: their guard (processes.py) reads what JAX says of them."""
+    return bool(getattr(arguments, "distributed", False) or getattr(arguments, "coordinator", None))
 
 
 def command() -> dict[str, Any]:

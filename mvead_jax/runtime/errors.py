@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import re
+import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from typing import TextIO
 
 traced = False  # --verbose: a user's error shows where it was raised
 _LONGEST = 2000  # letters of one line
@@ -86,7 +88,8 @@ def by_kind(problems: Sequence[str]) -> list[str]:
 
 def run(main: Callable[[], None]) -> None:
     """Call a script's `main`: a UserError becomes its own text on stderr and exit code 2, and so does a
-    file that the system refuses; Ctrl-C 130, a run that was asked to stop 143.
+    file that the system refuses; Ctrl-C 130, a run that was asked to stop 143, a pipe whose reader has gone
+    (`| head`) 141.
 
     The program's log goes to stderr, one line a message. A terminal that lacks a letter shows its number.
     """
@@ -99,13 +102,33 @@ def run(main: Callable[[], None]) -> None:
     log.setLevel(logging.INFO)
     log.propagate = False  # a library may have given the root logger a handler of its own
     try:
-        main()
-    except (UserError, Stopped, KeyboardInterrupt) as error:
-        sys.exit(report(error))
-    except OSError as error:
-        if error.filename is None:
-            raise  # a bug
-        sys.exit(report(error))
+        try:
+            main()
+        except (UserError, Stopped, KeyboardInterrupt) as error:
+            sys.exit(report(error))
+        except OSError as error:
+            if error.filename is None:
+                raise  # a bug, or a pipe without a reader
+            sys.exit(report(error))
+        finally:
+            sys.stdout.flush()  # now, while it can still be said well that nobody reads
+    except BrokenPipeError:
+        if not any([_unread(sys.stdout), _unread(sys.stderr)]):
+            raise
+        sys.exit(141)  # 128 + SIGPIPE
+
+
+def _unread(stream: TextIO) -> bool:
+    """Return whether a stream is a pipe whose reader has gone; what it still holds is then dropped."""
+    try:
+        looked = select.poll()  # a write would tell it too, but to a reader who is there
+        looked.register(stream.fileno(), 0)
+    except (AttributeError, OSError):  # Windows, or no file
+        return False
+    gone = bool(looked.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return gone
 
 
 def report(error: BaseException) -> int:

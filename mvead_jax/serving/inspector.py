@@ -133,7 +133,7 @@ class Inspector:
         if config.data.foreground == "files":
             raise UserError(
                 f"{workdir}: trained with data.foreground=files, and images that are handed over have no files "
-                "beside them; train with data.foreground=automatic or none, or score by scripts/score.py"
+                "beside them; train with data.foreground=automatic or none, or score by mvead score"
             )
         facts = {name: read_facts(model_folder(workdir, name)) for name in model_names(workdir)}
         learned = {name: own["categories"] for name, own in facts.items()}

@@ -142,7 +142,7 @@ def test_a_file_that_is_not_what_was_written_is_one_line(tmp_path, damage):
     tensors = load_file(path)
     damage(tensors, facts)
     save_file(tensors, path, {"facts": json.dumps(facts)})
-    with pytest.raises(UserError, match=f"{STORED}: not a backbone of scripts/export.py .*export again"):
+    with pytest.raises(UserError, match=f"{STORED}: not a backbone of mvead export .*export again"):
         load_network(stored, ("layer1",))
 
 

@@ -211,9 +211,7 @@ def test_a_run_that_stops_leaves_nothing_that_looks_whole(drawn, tmp_path, monke
         prepare(drawn, output)
     assert open_data(output, ["bolt"]).categories == ("bolt",)
     for categories in ([], ["cap"], ["bolt", "cap"]):
-        with pytest.raises(
-            UserError, match=r"preparing cap was not finished; run scripts/prepare_data.py again"
-        ):
+        with pytest.raises(UserError, match=r"preparing cap was not finished; run mvead prepare again"):
             open_data(output, categories)
     monkeypatch.undo()
     before = written(output)
@@ -387,15 +385,15 @@ def damaged(prepared, kind):
         ("gone", "No such file"),
         ("swapped", "is not what was prepared"),
         ("text", "metadata.json: not readable as JSON"),
-        ("empty", "not what scripts/prepare_data.py writes .'lists'."),
-        ("climbing", "not what scripts/prepare_data.py writes .record 0 of train."),
-        ("label", "not what scripts/prepare_data.py writes .record 0 of train."),
+        ("empty", "not what mvead prepare writes .'lists'."),
+        ("climbing", "not what mvead prepare writes .record 0 of train."),
+        ("label", "not what mvead prepare writes .record 0 of train."),
         ("another label", "metadata.json: changed since it was written; delete this folder"),
-        ("info", "not what scripts/prepare_data.py writes|no records of"),
-        ("cut info", "not what scripts/prepare_data.py writes .*"),
-        ("no category", "not what scripts/prepare_data.py writes .record 0 of train."),
-        ("twice", "not what scripts/prepare_data.py writes .*jpg more than once"),
-        ("fewer", "not what scripts/prepare_data.py writes .4 records of train."),
+        ("info", "not what mvead prepare writes|no records of"),
+        ("cut info", "not what mvead prepare writes .*"),
+        ("no category", "not what mvead prepare writes .record 0 of train."),
+        ("twice", "not what mvead prepare writes .*jpg more than once"),
+        ("fewer", "not what mvead prepare writes .4 records of train."),
     ],
 )
 def test_damaged_prepared_data_is_one_line_that_names_it(prepared, kind, message):
@@ -419,9 +417,7 @@ def test_damaged_prepared_data_is_made_again(drawn, prepared, kind):
 @pytest.mark.parametrize("entry", [{"category": 1, "images": "", "lists": ""}, {"category": "cap"}, "cap"])
 def test_a_strange_list_of_what_is_not_finished_is_one_line(prepared, entry):
     (prepared / "unfinished.json").write_text(json.dumps([entry]))
-    with pytest.raises(
-        UserError, match="unfinished.json: not what scripts/prepare_data.py writes; delete it"
-    ):
+    with pytest.raises(UserError, match="unfinished.json: not what mvead prepare writes; delete it"):
         open_data(prepared)
 
 

@@ -1,5 +1,7 @@
 """The decision on one sample: what it says, and what it leaves open."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -43,7 +45,7 @@ def test_a_sample_fails_if_its_highest_view_is_beyond_those_of_the_held_out(plai
     found = decide(plain, [highest * 2, 1, 2], ALL, 0.05)
     assert (found.decision, found.p_value, found.score) == ("fail", 1 / 21, 2 * highest)
     assert found.threshold == highest
-    assert found.text() == "defective: C1 scores 2.0 x its threshold"
+    assert found.text() == "defective: the sample scores 2.0 x its threshold; C1 2.0 x its view threshold"
 
 
 def test_the_blamed_view_is_the_one_least_like_its_own_pictures_not_the_highest(plain):
@@ -53,6 +55,9 @@ def test_the_blamed_view_is_the_one_least_like_its_own_pictures_not_the_highest(
     assert found.view("C1").p_value == found.view("C2").p_value == 1 / 21
     assert found.view("C3").p_value > 0.1
     assert found.ratio < found.view("C2").ratio
+    assert re.fullmatch(
+        "the sample scores 1.001 x its threshold; C2 3.* x its view threshold", found.reason()
+    )
 
 
 def test_whatever_fails_has_a_view_beyond_its_own_threshold():
@@ -78,13 +83,16 @@ def test_the_place_is_the_centre_of_the_highest_patch_in_stored_pixels(plain):
     maps["C1"][3, 1] = 1
     found = located(decide(plain, [40, 1, 2], ALL, 0.05), maps, {"C1": (640, 400)})
     assert found.place == (120.0, 350.0)
-    assert found.text().endswith("x its threshold, at (120, 350)")
+    assert found.text().endswith("x its view threshold, at (120, 350)")
 
 
 def test_scores_that_may_be_negative_are_told_without_a_ratio():
     calibration = calibration_of(np.linspace(-3, -1, 60).reshape(20, 3))
     found = decide(calibration, [-2, 1.5, -2], ALL, 0.1)
-    assert found.text() == "defective: C2 scores 1.5, its threshold is -1.14"
+    assert (
+        found.text()
+        == "defective: the sample scores 1.5, its threshold is -1.1; C2 1.5, its view threshold is -1.14"
+    )
 
 
 @pytest.mark.parametrize("pattern", [[1, 0, 1], [0, 0, 1], [1, 1, 0]])

@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[2]
 # Nothing of these tests looks at the size or the training of what is run.
 BARE = ("--config.data.image_size=32", "--config.backbone.batch_size=2", "--config.eval.bootstrap=20")
 BARE += ("--config.backbone.name=efficientnet-lite0",)
-TINY = (*BARE, "--config.train.epochs=1", "--config.train.centers=2")
+# The images show nothing to match: without this no pair of views is trusted, and MVEAD is PatchCore.
+FUSED = "--config.geometry.on_failure=unconstrained"
+TINY = (*BARE, FUSED, "--config.train.epochs=1", "--config.train.centers=2")
 ONE = (*TINY, "--config.data.categories=usb")
 BASE = ("--config", str(ROOT / "configs/realiad.py"))
 
@@ -105,6 +107,15 @@ def test_finished_rows_are_not_run_again_and_still_stand_in_the_table(grid, call
     assert "# Table 3 of MVEAD" in capsys.readouterr().out
 
 
+def test_a_row_without_a_trusted_pair_is_called_what_it_is_and_found_again(call, tmp_path):
+    excluding = (*ONE, "--config.geometry.on_failure=exclude")
+    for _ in range(2):
+        assert call("table3", "--output", tmp_path / "runs", "--rows", "10", tiny=excluding) == 0
+    protocol = content(tmp_path / "runs", "table3")["rows"][9]["protocol"]
+    assert protocol["method"] == "patchcore"
+    assert protocol["method_trained"].startswith("patchcore, not mvead: no pair of views is trusted")
+
+
 def test_an_unscored_row_is_scored_and_not_trained(grid, call, tmp_path):
     shutil.copytree(grid, tmp_path / "runs")
     row = tmp_path / "runs/none_none_shared"
@@ -122,7 +133,6 @@ def test_other_settings_in_the_same_output_are_refused(grid, call):
 
 
 def test_a_row_that_fails_is_named_at_the_end_and_the_others_go_on(call, tmp_path, capsys):
-    # The images show nothing to match, so no pair of views is trusted.
     wrong = (*ONE, "--config.geometry.on_failure=error")
     assert call("table3", "--output", tmp_path / "runs", "--rows", "10", "1", tiny=wrong) == 1
     told = capsys.readouterr()
@@ -200,7 +210,7 @@ def test_figure_5_names_the_device_the_seconds_and_the_papers_points(call, tmp_p
 def test_compare_sets_configs_beside_the_first(call, tmp_path):
     variants = ("patchcore", "evidence_all", "mvead")
     specs = [f"{ROOT / 'configs/study.py'}:{variant}" for variant in variants]
-    changes = (*BARE, "--config.data.categories=usb", "--config.train.epochs=0")
+    changes = (*BARE, FUSED, "--config.data.categories=usb", "--config.train.epochs=0")
     assert call("compare", "--output", tmp_path / "study", *specs, tiny=changes) == 0
     first, second, third = content(tmp_path / "study", "compare")["rows"]
     assert [one["name"] for one in (first, second, third)] == [f"study-{variant}" for variant in variants]
@@ -302,7 +312,7 @@ def test_kinds_of_runs_on_other_pictures_are_refused(grid, call, tmp_path):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"images.csv: other images or labels .*\(1, as "):
         call("kinds", "--workdir", grid / "none_none_shared", "--workdir", tmp_path / "run")
-    with pytest.raises(UserError, match="images.csv: no such file; run scripts/score.py"):
+    with pytest.raises(UserError, match="images.csv: no such file; run mvead score"):
         call("kinds", "--workdir", tmp_path)
 
 

@@ -663,9 +663,9 @@ def alone(root, tmp_path_factory):
     mvead, toy = folder / "mvead", folder / "toy"
     done = scripts(
         ("train", "--config", "configs/realiad.py", "--workdir", mvead, *fields, *pretraining),
-        ("score", "--workdir", mvead),
+        ("score", "--workdir", mvead, "--verbose"),
         ("train", "--config", "configs/demo.py:toy-gaussian", "--workdir", toy, *fields),
-        ("score", "--workdir", toy, "--no-report"),
+        ("score", "--workdir", toy, "--no-report", "--verbose"),
         ("export", "--workdir", toy, "--output", folder / "shipped"),
         ("verify", folder / "shipped"),
         path=(installed.parent, ROOT / "tests"),

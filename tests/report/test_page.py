@@ -289,7 +289,7 @@ def test_lists_that_do_not_fit_are_said(tmp_path):
     with pytest.raises(UserError, match="samples.csv: bolt_0009_NG_HS is not that of images.csv"):
         write_report(scored.folder, scored.index, {})
     path.unlink()
-    with pytest.raises(UserError, match="samples.csv: no such file; run scripts/score.py"):
+    with pytest.raises(UserError, match="samples.csv: no such file; run mvead score"):
         write_report(scored.folder, scored.index, {})
 
 

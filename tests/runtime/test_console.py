@@ -13,6 +13,7 @@ from calling import call
 from fake_realiad import write_realiad
 from kept_backbones import kept_backbones
 
+from mvead_jax.commands.program import COMMANDS, module_of
 from mvead_jax.config.io import load_config
 from mvead_jax.jobs.dry_run import plan_scoring, plan_training
 from mvead_jax.jobs.score import score
@@ -60,14 +61,41 @@ def files(folder):
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def is_a_command(path):
+    return "import main\n" in path.read_text()
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in SCRIPTS if not is_a_command(path)], ids=lambda path: path.stem
+)
 def test_the_help_of_every_script_has_an_example_what_it_writes_and_its_exit_codes(path):
     text = ast.get_docstring(ast.parse(path.read_text()))
     assert f"python scripts/{path.name}" in text
     assert re.search(r"write|print|make", text.lower())
     assert re.search(r"\nexit codes: .*\b2\b", text, re.DOTALL)
-    source = path.read_text()
-    assert "description=__doc__" in source or "from_command_line(__doc__" in source
+    assert "description=__doc__" in path.read_text()
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"watch"}))
+def test_the_help_of_every_command_has_an_example_what_it_writes_and_its_exit_codes(name):
+    text = module_of(name).parser().format_help()
+    assert text.startswith(f"usage: mvead {name} ")
+    assert f"\nmvead {name} " in text.replace("    mvead", "mvead")
+    assert re.search(r"write|print|make", text.lower())
+    assert re.search(r"\nexit codes: .*\b2\b", text, re.DOTALL)
+
+
+def test_a_script_that_is_a_command_has_nothing_else():
+    thin = [path for path in SCRIPTS if is_a_command(path)]
+    assert len(thin) == 10
+    for path in thin:
+        _, command, *rest = [line for line in path.read_text().splitlines() if line]
+        assert re.fullmatch(r"from mvead_jax.commands.\w+ import main", command)
+        assert rest == [
+            "from mvead_jax.runtime.errors import run",
+            'if __name__ == "__main__":',
+            "    run(main)",
+        ]
 
 
 def test_help_is_printed_and_needs_no_device():

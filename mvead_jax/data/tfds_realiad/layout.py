@@ -50,8 +50,7 @@ def prepared_from(root: Path) -> set[str]:
       UserError: a metadata.json is missing or damaged.
     """
     contents = [
-        read_json(folder / "metadata.json", "metadata of scripts/prepare_data.py")
-        for folder in prepared_folders(root)
+        read_json(folder / "metadata.json", "metadata of mvead prepare") for folder in prepared_folders(root)
     ]
     return {str(own.get("reader", REAL_IAD)) for own in contents if isinstance(own, dict)}
 
@@ -71,12 +70,12 @@ def read_unfinished(root: Path) -> list[Undone]:
     path = root / _UNFINISHED
     if not path.is_file():
         return []
-    entries = read_json(path, "a list of scripts/prepare_data.py")
+    entries = read_json(path, "a list of mvead prepare")
     if not isinstance(entries, list) or not all(
         isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in _UNDONE)
         for entry in entries
     ):
-        raise UserError(f"{path}: not what scripts/prepare_data.py writes; delete it and run that again")
+        raise UserError(f"{path}: not what mvead prepare writes; delete it and run that again")
     return entries
 
 

@@ -12,9 +12,9 @@ from mvead_jax.data.tfds_realiad.layout import REAL_IAD, is_prepared, prepared_f
 
 
 class PreparedReader:
-    """What scripts/prepare_data.py made of a data set of another layout."""
+    """What mvead prepare made of a data set of another layout."""
 
-    layout = "what scripts/prepare_data.py wrote"
+    layout = "what mvead prepare wrote"
     options = RealIadOptions
 
     def detect(self, root: Path) -> bool:

@@ -23,7 +23,7 @@ from mvead_jax.data.tfds_realiad.layout import REAL_IAD, prepared_folders, read_
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json
 
-_AGAIN = "delete this folder and run scripts/prepare_data.py again"
+_AGAIN = "delete this folder and run mvead prepare again"
 _RECORDS = 16  # whole samples held in memory, for the threads that read one view after the other
 _SOURCES = 4  # splits whose shards are kept open
 
@@ -61,8 +61,7 @@ def read_records(
     chosen = chosen_categories(root, categories, found.keys() | unfinished)
     if left := sorted(unfinished.intersection(chosen)):
         raise UserError(
-            f"data.root {root}: preparing {', '.join(left)} was not finished; "
-            "run scripts/prepare_data.py again"
+            f"data.root {root}: preparing {', '.join(left)} was not finished; run mvead prepare again"
         )
     problems: list[str] = []
     notes: list[str] = []
@@ -129,7 +128,7 @@ def read_prepared(folder: Path) -> _Prepared:
     Raises:
       UserError: not what it writes, or a shard is missing or cut.
     """
-    content = read_json(folder / "metadata.json", "metadata of scripts/prepare_data.py")
+    content = read_json(folder / "metadata.json", "metadata of mvead prepare")
     try:
         one = _Prepared(folder, content)
         counts = {split: len(listed) for split, listed in content["samples"].items()}
@@ -151,7 +150,7 @@ def read_prepared(folder: Path) -> _Prepared:
         raise UserError(f"{error.filename or folder}: {error.strerror or error}; {_AGAIN}") from None
     except (KeyError, TypeError, ValueError, AttributeError, ParseError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"{folder}: not what scripts/prepare_data.py writes ({reason}); {_AGAIN}") from None
+        raise UserError(f"{folder}: not what mvead prepare writes ({reason}); {_AGAIN}") from None
     return one
 
 

@@ -107,6 +107,11 @@ class MveadConfig(Config):
         log.warning("one view alone: nothing is fused; this is PatchCore")
         return self._without_fusion()
 
+    def without_trust(self) -> Config:
+        """Return PatchCore's config where patches without a trusted line attend to nothing: nothing is fused."""
+        excludes = self.fusion.kind == "eam" and self.geometry.on_failure == "exclude"
+        return self._without_fusion() if excludes else self
+
     def _without_fusion(self) -> PatchCoreConfig:
         own = {one.name for one in fields(self)} - {"method"}
         shared = {one.name: getattr(self, one.name) for one in fields(PatchCoreConfig) if one.name in own}

@@ -112,18 +112,20 @@ class Mvead:
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Pre-train the attention on the training samples and fill the banks with what it makes of them."""
         check_views(data.index)
-        for category, keys in data.geometry.items():
-            if self.fusion.kind == "eam" and not keys.mask.any():
-                log.warning(
-                    "%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category
-                )
+        fused_categories = [name for name, keys in data.geometry.items() if self._fuses(keys)]
+        for category in data.geometry.keys() - set(fused_categories):
+            log.warning("%s: no pair of views is trusted, so nothing is fused: this is PatchCore", category)
         seed, samples = seed_from(run.key), self._samples(data)
         attention = self.start(seed, data.backbone)
-        if self.training:
+        if self.training and fused_categories:
             pretrain(attention, samples, self.train, seed, run.checkpoints, self.spec.name)
         fused = attend_all(attention, samples, np.arange(len(samples)))
         banks = {} if fused is None else self.memory.fill(data.index, fused, jax.random.fold_in(run.key, 0))
         return {"fusion": nnx.to_pure_dict(nnx.state(attention)), "banks": banks}
+
+    def _fuses(self, keys: EpipolarKeys) -> bool:
+        """Return whether any patch of a category attends to another view."""
+        return self.fusion.kind != "eam" or bool(keys.mask.any())
 
     def plan(self, keys: EpipolarKeys) -> Keys:
         """Return the keys of a category as the attention takes them: bands where they are narrow, else a mask."""

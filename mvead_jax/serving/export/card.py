@@ -41,7 +41,7 @@ def model_card(
         f"# {config.method} on {backbone.info.name}: {', '.join(categories)}",
         "An anomaly detector for parts that are photographed by fixed cameras. It learned how good parts "
         "look; a part scores by how far its most unusual patch is from everything seen in training. Made by "
-        "mvead_jax, scripts/export.py.",
+        "mvead_jax, `mvead export`.",
         "## Data",
         f"- categories: {', '.join(categories)}; views: {', '.join(views)}",
         f"- trained on {training_words(counts)}",
@@ -77,7 +77,7 @@ def model_card(
         f"- backbone: {backbone.digest}",
         f"- models: {digest}",
         "- each file: manifest.json (SHA-256), which manifest.sha256 seals",
-        f"- `python scripts/verify.py <this folder>` compares all hashes and {golden} golden scorings",
+        f"- `mvead verify <this folder>` compares all hashes and {golden} golden scorings",
     ]
     text = parts[0]
     for before, part in pairwise(parts):

@@ -28,9 +28,7 @@ def broken(artefact: Path) -> list[str]:
     """
     if not (artefact / SEAL).is_file() or not (artefact / MANIFEST).is_file():
         lacking = " and ".join(name for name in (MANIFEST, SEAL) if not (artefact / name).is_file())
-        raise UserError(
-            f"{artefact}: lacks {lacking}; not an artefact of scripts/export.py, or not all of it"
-        )
+        raise UserError(f"{artefact}: lacks {lacking}; not an artefact of mvead export, or not all of it")
     problems = []
     if (artefact / SEAL).read_bytes() != _seal_of(artefact).encode():
         problems.append(f"{MANIFEST} or {SEAL}: changed, for they do not agree")

@@ -177,7 +177,7 @@ def load_exported(artefact: Path, category: str) -> Callable[[np.ndarray, np.nda
         exported = jax.export.deserialize(bytearray(path.read_bytes()))
         arguments = jax.device_put(read_arguments(artefact, calling))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise UserError(f"{path}: not a function of scripts/export.py ({error})") from error
+        raise UserError(f"{path}: not a function of mvead export ({error})") from error
     call, names = jax.jit(exported.call), calling["returns"]
 
     def run(images: np.ndarray, present: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""The commands of the program: `mvead <name>`, one module each; scripts/*.py are the same commands by file."""
