@@ -18,7 +18,8 @@ or scores_<name of DIR>/, or --output. New images are <DIR>/<sample>/<view>.png 
 
 A run trained with decision.held_out says pass or fail too, for a false-alarm rate that may be changed here:
 --config.decision.false_alarms=0.1. --threshold-from-test-labels decides by the labels of the samples that
-are scored, to see what could be had at best: optimistic, and flagged so in all results.
+are scored, to see what could be had at best: optimistic, and flagged so in all results. --threshold 52.3, or the
+file that the report saves under its histogram, decides by a threshold of your own (docs/decision.md).
 
 --watch scores images as they come into DIR and appends a line for each sample to decisions.jsonl in the
 output folder (docs/serving.md); it ends by Ctrl-C (exit code 130) or SIGTERM (143), after the sample in hand.
@@ -51,7 +52,7 @@ def main() -> None:
     keep_freed_memory()
     arguments, rest = _parser().parse_known_args()
     console.apply(arguments)
-    overrides = split_overrides(rest)
+    overrides = _with_threshold(split_overrides(rest), arguments.threshold)
     named = [name.strip() for name in arguments.protocol.split(",")]
     protocols = list(dict.fromkeys(name for name in named if name))
     _check(arguments, protocols)
@@ -108,6 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--threshold-from-test-labels", action="store_true", help="decide by the best F1 on test labels"
     )
+    parser.add_argument(
+        "--threshold", help="your own: a sample fails from this score on; or the file that the report saved"
+    )
     parser.add_argument("--no-report", action="store_true", help="leave out report/index.html")
     parser.add_argument("--watch", action="store_true", help="score what comes into --input until stopped")
     parser.add_argument(
@@ -119,6 +123,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _with_threshold(overrides: dict[str, str], threshold: str | None) -> dict[str, str]:
+    """The config fields to change, with --threshold among them."""
+    if threshold is None:
+        return overrides
+    if "decision.threshold" in overrides:
+        raise UserError("--threshold: is --config.decision.threshold; leave out one of both")
+    if not threshold:
+        raise UserError("--threshold: no value; write a number, or the file that the report saved")
+    return overrides | {"decision.threshold": threshold}
+
+
 def _check(arguments: argparse.Namespace, protocols: Sequence[str]) -> None:
     """Raises UserError: options that do not go together."""
     if arguments.input and (protocols or arguments.from_maps):
@@ -127,6 +142,11 @@ def _check(arguments: argparse.Namespace, protocols: Sequence[str]) -> None:
         raise UserError(
             "--threshold-from-test-labels: decides while the test split is scored; leave out "
             "--input and --from-maps"
+        )
+    if arguments.threshold is not None and (arguments.threshold_from_test_labels or arguments.from_maps):
+        raise UserError(
+            "--threshold: decides while samples are scored, in place of any other threshold; leave out "
+            "--threshold-from-test-labels and --from-maps"
         )
     _check_watch(arguments)
     several = from_flags(arguments)

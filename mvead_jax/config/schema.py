@@ -228,10 +228,13 @@ class DecisionConfig:
       false_alarms: the share of good samples that may fail, above 0 and below 1.
       held_out: share of the training samples of each category that neither geometry, training nor banks
         see: thresholds and p-values come from their scores. 0 = no decision.
+      threshold: of a user, in place of those of held-out samples: a sample fails whose score is at least this
+        number. Where a trained model scores, also the file of thresholds that the report saves. Empty = none.
     """
 
     false_alarms: float = number(0.05, above=0, below=1)
     held_out: float = number(0.0, least=0, below=1)
+    threshold: str = ""
 
 
 @dataclass(frozen=True)

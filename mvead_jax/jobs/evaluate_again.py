@@ -53,7 +53,7 @@ def _evaluated(
         words, categories = dict(before["protocol"]), tuple(before["categories"])
         scored = words["scored"]
         made = {name: own["decision"] for name, own in before["categories"].items() if "decision" in own}
-        decided = {name: {key: own[key] for key in FACTS} for name, own in made.items()}
+        decided = {name: {key: own[key] for key in FACTS if key in own} for name, own in made.items()}
         attended = [name for name in before.get("files", ()) if name.startswith("attended/")]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error

@@ -17,7 +17,8 @@ is lost.
 Where several processes run the job, all compute features and maps; the first writes all files.
 
 Scores are raw distances (with score.evidence, sums of standardised ones): higher is more abnormal. Thresholds
-come from held-out training samples (decision.held_out), never from test labels unless that is asked for.
+come from held-out training samples (decision.held_out) or from the user (decision.threshold), never from test
+labels unless that is asked for.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.trained_images import check_shapes
+from mvead_jax.decision.by_hand import scores_digest
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.features.cache import Extraction
@@ -69,6 +71,7 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
     trained_images,
+    trained_thresholds,
 )
 from mvead_jax.methods.base import Spec, TellsRange
 from mvead_jax.runtime.disk import Part, check_room, describe
@@ -120,8 +123,8 @@ def score(
                 held.enter_context(reading(workdir))  # before anything of the model is read
         with shared_errors():
             checked = checked_scoring(workdir, output, images, overrides or {}, protocols, from_test_labels)
-            config, index, output, scored, _, calibrations = checked
-            decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
+            config, index, output, scored, _, calibrations, by_hand = checked
+            decider = Decider(calibrations, config.decision.false_alarms, from_test_labels, by_hand)
             backbone = load_method_backbone(config)
             if is_first():
                 check_images(config, index, workdir)
@@ -193,6 +196,7 @@ def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict
         index = replace(index, views=tuple(dict.fromkeys(view for own in facts for view in own["views"])))
     words = protocol(config, job.backbone, method, training, scored, job.geometries, index)
     words["models_digest"] = Manifest(workdir).digest(workdir / "models")
+    words["scores_digest"] = scores_digest(words["models_digest"], config.score.deciding())
     return words | ({"decision": decider.words()} if decider else {})
 
 
@@ -201,7 +205,8 @@ class Checked(NamedTuple):
 
     Attributes:
       output: folder of the result files. scored: what, in words. earlier: categories whose scores it holds.
-      calibrations: of the categories, none where there is no decision.
+      calibrations: of the categories, none where there is no decision by them.
+      by_hand: a user's threshold of each category; none where there is none.
     """
 
     config: Config
@@ -210,6 +215,7 @@ class Checked(NamedTuple):
     scored: str
     earlier: list[str]
     calibrations: dict[str, Calibration]
+    by_hand: dict[str, float]
 
 
 def checked_scoring(
@@ -233,10 +239,18 @@ def checked_scoring(
     scored = "test split" if images is None else str(images.resolve())
     if from_test_labels:
         check_labels(index)
+        if config.decision.threshold:
+            raise UserError(
+                "--threshold-from-test-labels: the run has a threshold of the user; leave out one of both, the "
+                "user's by --config.decision.threshold="
+            )
     earlier = check_output(output, scored)
     names = [name for name, _ in models(config, index)]
     calibrations = read_for_scoring(config, workdir, names, index.categories)
-    return Checked(_with_cache(config, workdir, output), index, output, scored, earlier, calibrations)
+    by_hand = trained_thresholds(config, workdir, index.categories)
+    return Checked(
+        _with_cache(config, workdir, output), index, output, scored, earlier, calibrations, by_hand
+    )
 
 
 def samples_of(config: Config, workdir: Path, images: Path | None) -> DatasetIndex:

@@ -33,6 +33,7 @@ from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, spread_evenly
+from mvead_jax.decision.by_hand import check_before_training
 from mvead_jax.features.cache import Extraction
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.jobs.calibrate_decision import calibrate_decision
@@ -230,6 +231,7 @@ def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetInde
       UserError: what of the config, the data set or the workdir can't be trained.
     """
     _check_place(config, workdir)
+    check_before_training(config.decision.threshold)
     index = open_index(config)
     views = max(len(index.select(category=name).views) for name in index.categories)
     config = config.for_views(views)

@@ -18,6 +18,7 @@ from mvead_jax.backbones.stored import STORED
 from mvead_jax.config.io import from_dict, override
 from mvead_jax.config.schema import Config
 from mvead_jax.data.trained_images import TrainedImages
+from mvead_jax.decision.by_hand import scores_digest, thresholds_of
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.estimate_geometry import geometry_path, keys_of, uses_geometry
@@ -37,7 +38,7 @@ OVERRIDDEN = (
     *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete", "data.strict"),
     "data.foreground_folder",
     *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
-    "decision.false_alarms",
+    *("decision.false_alarms", "decision.threshold"),
 )
 # Of these, what may change between scoring and evaluating the maps again.
 EVALUATED = ("data.root", "data.images", "eval.")
@@ -224,6 +225,18 @@ def trained_images(workdir: Path) -> TrainedImages:
         return TrainedImages.joined(found)
     except ValueError as error:
         raise UserError(f"{workdir / 'models'}: {error}; train again") from None
+
+
+def trained_thresholds(config: Config, workdir: Path, categories: Sequence[str]) -> dict[str, float]:
+    """Return a user's threshold of each category; none where decision.threshold is empty.
+
+    Raises:
+      UserError: as `thresholds_of`.
+    """
+    models = Manifest(workdir).digest(workdir / "models")
+    return thresholds_of(
+        config.decision.threshold, categories, scores_digest(models, config.score.deciding())
+    )
 
 
 def model_folder(workdir: Path, name: str) -> Path:

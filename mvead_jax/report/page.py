@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from mvead_jax.data.records import DatasetIndex, natural_key
+from mvead_jax.decision.by_hand import SCHEMA
 from mvead_jax.evaluation.score_files import maps_path, read_maps
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.report.attention import Attended, attended_path, of_sample, read_attended
@@ -90,8 +91,17 @@ def write_report(
         | {"pictured": one.number in pictured}
         for one in order
     ]
-    data = {"categories": told, "samples": listed, "colours": heat_colours()}
     charts = [charts_of(own, cuts[name]) for name, own in categories.items()]
+    for own, chart in zip(told, charts, strict=True):
+        own["span"] = chart["histogram"]["range"]
+    model = metrics["protocol"].get("scores_digest")
+    data = {
+        "categories": told,
+        "samples": listed,
+        "colours": heat_colours(),
+        "schema": SCHEMA,
+        "model": model,
+    }
     for source in _static():
         write_text(place / source.name, source.read_text(encoding="utf-8"))
     values = {"data": script_json(data), "categories": told, "charts": charts}
@@ -181,7 +191,9 @@ class _Category:
             "heat_of": scale[2],
             "range": [min(scores), max(scores)],
             "threshold": cut.threshold,
-            "calibrated": cut.calibrated,
+            "basis": cut.basis,
+            "cut": cut.lowest,
+            "held_out": cut.held_out,
             "attention": self.attended is not None,
             "lines": line_table(geometry, self.views),
         }
@@ -193,7 +205,7 @@ def _line(sample: FoundSample, category: int, views: Sequence[str], cut: Cut) ->
         "n": sample.number,
         "category": category,
         "id": sample.id,
-        "score": float(f"{sample.score:.6g}"),
+        "score": float(f"{sample.score:.9g}"),  # enough to be the same float32 as a threshold
         "worst": views.index(sample.worst_view),
         "views": [
             [views.index(view.name), float(f"{view.score:.6g}"), view.label, view.p_value]

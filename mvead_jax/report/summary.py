@@ -43,6 +43,8 @@ def summary(
         "labelled": labelled,
         "told": any(cut.threshold is not None for cut in cuts.values()),
         "calibrated": any(cut.calibrated for cut in cuts.values()),
+        "by_user": any(cut.basis == "user" for cut in cuts.values()),
+        "decided": any(one.decision for one in samples),
         "method": str(words.get("method", "")),
         "backbone": str(words.get("backbone", "")),
         "untrained": not trained,

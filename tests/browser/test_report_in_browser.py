@@ -3,15 +3,19 @@
 Needs chromium, of the path or named by CHROMIUM.
 """
 
+import json
 import os
 import re
 import shutil
 import time
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from fake_scores import GRID, add_decisions, geometry, write_scored
 
+from mvead_jax.decision.by_hand import thresholds_of
+from mvead_jax.evaluation.score_files import read_samples
 from mvead_jax.report.page import write_report
 
 pytestmark = pytest.mark.browser
@@ -143,6 +147,81 @@ def test_orders(report, visit):
     assert scores() == sorted(scores())
     choose(page, "order", "name")
     assert listed(page) == sorted(listed(page))
+
+
+def slide(page, value):
+    """Moves the slider that is shown as a person would, to the nearest of its steps; returns its value."""
+    slider = page.locator(".charts:visible .threshold input[type=range]")
+    slider.evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }",
+        value,
+    )
+    return float(page.locator(".charts:visible .threshold input[type=number]").input_value())
+
+
+def test_the_slider_counts_what_its_threshold_does_and_saves_it(tmp_path, visit):
+    scored = write_scored(tmp_path, categories=("bolt", "cap"), samples=40)
+    held_out = [50.0 + at / 2 for at in range(19)]
+    facts = {"threshold": 55.0, "basis": "held_out", "held_out_scores": held_out}
+    add_decisions(scored, facts, ["fail", "pass"] * 40)
+    path = scored.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["protocol"]["scores_digest"] = "digest of the model"
+    path.write_text(json.dumps(metrics))
+    page = visit(write_report(scored.folder, scored.index, scored.geometries))
+    page.locator(".choose", has_text="cap").first.click()
+    block = page.locator(".charts:visible")
+    first, line = block.locator(".cut-line").get_attribute("d"), block.locator(".counts").inner_text()
+    value = slide(page, 57.5)
+    assert value == pytest.approx(57.5, abs=0.2)
+    samples = [one for one in read_samples(scored.folder) if one.category == "cap"]
+    failing = {
+        label: sum(one.label == label and one.score >= np.float32(value) for one in samples)
+        for label in (0, 1)
+    }
+    assert 0 < failing[1] < 20
+    above = sum(score >= np.float32(value) for score in held_out)
+    told = block.locator(".counts").inner_text()
+    assert told.startswith(
+        f"found {failing[1]} of 20, missed {20 - failing[1]}, false alarms {failing[0]} of 20; "
+        f"precision {100 * failing[1] / (failing[0] + failing[1]):.1f} %, recall {5 * failing[1]:.1f} %; "
+    )
+    assert f"a conformal target of {100 * (1 + above) / 20:.1f} %: {above} of 19 held-out" in told
+    assert block.locator(".cut-line").get_attribute("d") != first
+    choose(page, "outcome", "missed")
+    assert page.locator("#count").inner_text() == f"{20 - failing[1]} of 80 samples."
+    chips = page.locator("#list .chip").all_inner_texts()
+    slide(page, 1e9)  # the end of the slider
+    assert len(page.locator("#list .chip").all_inner_texts()) > len(chips)  # the list follows
+    slide(page, value)
+    with page.expect_download() as download:
+        block.locator(".save").click()
+    kept = tmp_path / download.value.suggested_filename
+    download.value.save_as(kept)
+    found = thresholds_of(str(kept), ["bolt", "cap"], "digest of the model")
+    assert found["cap"] == float(np.float32(value))
+    assert found["bolt"] == float(np.nextafter(np.float32(55), np.float32(np.inf)))  # fails above, as it was
+    choose(page, "outcome", "")
+    block.locator("button", has_text="Undo").click()
+    assert (block.locator(".cut-line").get_attribute("d"), block.locator(".counts").inner_text()) == (
+        first,
+        line,
+    )
+    field = block.locator("input[type=number]")
+    field.fill("-3")
+    assert "found 20 of 20, missed 0, false alarms 20 of 20" in block.locator(".counts").inner_text()
+
+
+def test_the_slider_lies_under_the_scores_of_the_histogram(report, visit):
+    """The middle of its thumb is where the line of the threshold stands."""
+    for size in (DESK, PHONE):
+        page = visit(report, size)
+        slide(page, 55)
+        slider = page.locator(".charts:visible .threshold input[type=range]")
+        low, high, value = (float(slider.evaluate(f"one => one.{name}")) for name in ("min", "max", "value"))
+        box, line = slider.bounding_box(), page.locator(".charts:visible .cut-line").bounding_box()
+        thumb = box["x"] + 8 + (value - low) / (high - low) * (box["width"] - 16)
+        assert thumb == pytest.approx(line["x"] + line["width"] / 2, abs=1.5)
 
 
 def test_more_rows_come_as_the_end_comes_near(report, visit):

@@ -25,6 +25,16 @@ report.number = (value, places = 4) => {
 /** A p-value; a small one is not rounded to 0. */
 report.pValue = (value) => (value < 0.001 ? "p < 0.001" : "p = " + value.toFixed(3));
 
+/** Hands a text to the person as a file. */
+report.download = function (name, type, text) {
+  const address = URL.createObjectURL(new Blob([text], { type }));
+  const link = report.element("a", { href: address, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(address), 10000);
+};
+
 /** Numbers of base64 text that holds little-endian float16. */
 report.halves = function (text) {
   const bytes = Uint8Array.from(atob(text), (one) => one.charCodeAt(0));
