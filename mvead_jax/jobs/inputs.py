@@ -11,8 +11,11 @@ from pathlib import Path
 from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
+from mvead_jax.data.ignored import Ignored, ignore_folder, read_ignored
+from mvead_jax.data.mirroring import mirrored_table
 from mvead_jax.data.readers import open_configured
 from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.shapes import training_sizes
 from mvead_jax.data.trained_images import TrainedImages, check_shapes
 from mvead_jax.decision.split import hold_out
 from mvead_jax.features.cache import Extraction, cache_folder
@@ -98,6 +101,22 @@ def inputs_of(
     images = image_reader(index, method.spec.image_size) if method.requires.images else None
     masks = foreground_reader(config.data, index, features[foreground_tap(method.spec.maps)])
     return Inputs(features, index.present(), images, masks)
+
+
+def ignored_regions(config: Config, index: DatasetIndex) -> dict[str, Ignored]:
+    """Return the masks that data.ignore names, by category; none where it is empty.
+
+    Args:
+      index: of the data set, whose training images tell what size a mask has.
+
+    Raises:
+      UserError: as `read_ignored`.
+    """
+    if not config.data.ignore:
+        return {}
+    views = {category: index.select(category=category).views for category in index.categories}
+    mirrored, sizes = mirrored_table(config.data.mirrored), training_sizes(index)
+    return read_ignored(ignore_folder(config.data), views, mirrored, sizes, bool(config.data.categories))
 
 
 def test_split(config: Config, bit_depth: int) -> DatasetIndex:

@@ -35,6 +35,8 @@ import numpy as np
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.ignored import FILE as IGNORED
+from mvead_jax.data.ignored import ignored_words, read_stored
 from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
@@ -62,6 +64,7 @@ from mvead_jax.jobs.scores_folder import begin, check_output, default_output, fi
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
+    check_ignored,
     checked_facts,
     checked_keys,
     is_artefact,
@@ -195,6 +198,8 @@ def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict
     if scored != "test split":  # new images are of no list: the views of training tell which one was learned
         index = replace(index, views=tuple(dict.fromkeys(view for own in facts for view in own["views"])))
     words = protocol(config, job.backbone, method, training, scored, job.geometries, index)
+    own = [read_stored(model_folder(workdir, name) / IGNORED) for name, _ in models(config, index)]
+    words["ignored"] = ignored_words({category: masks for one in own for category, masks in one.items()})
     words["models_digest"] = Manifest(workdir).digest(workdir / "models")
     words["scores_digest"] = scores_digest(words["models_digest"], config.score.deciding())
     return words | ({"decision": decider.words()} if decider else {})
@@ -233,6 +238,7 @@ def checked_scoring(
     """
     config = trained_config(workdir, overrides, OVERRIDDEN)
     Manifest(workdir).verify(workdir / "config.json")  # a damaged one may still be a config
+    check_ignored(config, workdir)
     protocols_of(config, protocols)
     index = samples_of(config, workdir, images)
     output = output or default_output(workdir, images)

@@ -21,6 +21,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.ignored import FILE as IGNORED
+from mvead_jax.data.ignored import Ignored, ignored_patches, write_ignored
 from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.decision.by_hand import check_before_training
@@ -45,6 +48,7 @@ from mvead_jax.jobs.events import forget, record
 from mvead_jax.jobs.inputs import (
     check_same_run,
     check_shapes_of_others,
+    ignored_regions,
     inputs_of,
     load_method_backbone,
     models,
@@ -55,7 +59,17 @@ from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.model_facts import model_facts
 from mvead_jax.jobs.plan import training_parts
 from mvead_jax.jobs.workdir import Job, model_folder, refuse_artefact, refuse_version_1
-from mvead_jax.methods.base import LeavesOneOut, Method, RunContext, Spec, State, TrainData, Trains
+from mvead_jax.methods.base import (
+    LeavesOneOut,
+    Method,
+    RunContext,
+    Spec,
+    State,
+    TrainData,
+    Trains,
+    foreground_tap,
+    map_shape,
+)
 from mvead_jax.postprocess.statistics import FILE as STATISTICS
 from mvead_jax.postprocess.statistics import MOST_SAMPLES, ScoreStatistics
 from mvead_jax.report.foreground import draw_foreground
@@ -89,6 +103,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
         if tensorboard:
             check_tensorboard()
         config, index = checked_training(config, workdir)
+        ignored = ignored_regions(config, index)
         backbone = load_method_backbone(config)
         if is_first():
             check_files(index)
@@ -126,7 +141,8 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
         for name, part in models(config, index):
             job = Job(config, workdir, backbone, geometries)
             writer = TensorBoardWriter(workdir / FOLDER / name) if tensorboard else None
-            _train_model(job, name, part, manifest, writer)
+            masks = {category: ignored[category] for category in part.categories if category in ignored}
+            _train_model(job, name, part, manifest, writer, masks)
             if config.decision.held_out:
                 calibrate_decision(job, name, part, manifest)
         if is_first():
@@ -135,15 +151,22 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
 
 
 def _train_model(
-    job: Job, name: str, index: DatasetIndex, manifest: Manifest, writer: TensorBoardWriter | None
+    job: Job,
+    name: str,
+    index: DatasetIndex,
+    manifest: Manifest,
+    writer: TensorBoardWriter | None,
+    ignored: Mapping[str, Ignored],
 ) -> None:
-    """Train one model, or find that it is there."""
+    """Train one model, or find that it is there. Args: ignored: masks of its categories."""
     config, workdir = job.config, job.workdir
     training = index.select(split="train")
     with shared_errors():
         method = job.method(name, index.views, index.categories)
         keys = job.keys(method, index.categories)
-    facts = model_facts(job, training, keys)
+        for category, masks in ignored.items():  # which says at once of which view no patch would count
+            ignored_patches(masks, index.views, map_shape(method), category)
+    facts = model_facts(job, training, keys, ignored)
     same_in_all(
         json.dumps(facts),
         f"{name}: the processes see different images, weights or geometry; let all read one copy of each",
@@ -171,7 +194,8 @@ def _train_model(
         inputs = inputs_of(config, method, training, features)
         if is_first():
             _draw_foreground(workdir, training, inputs)
-    data = TrainData(training, features, keys, job.backbone, inputs.images, inputs.foreground)
+    data = TrainData(training, features, keys, job.backbone, inputs.images, inputs.foreground, ignored)
+    data = _without_ignored(method, data)
     with (
         closing(writer) if writer else nullcontext(),
         checkpoints.heeding_sigterm() if checkpoints else nullcontext(),
@@ -183,10 +207,30 @@ def _train_model(
         if is_first():
             rows = write_state(folder, state, facts)
             statistics.write(folder / STATISTICS, index.views)
+            if ignored:
+                write_ignored(folder / IGNORED, ignored)
             told = ", ".join(f"{bank} {count}" for bank, count in rows.items())
             log.info("model %s: trained in %.0f s%s", name, seconds, f"; rows of {told}" if rows else "")
             record(workdir, {"stage": "model", "name": name, "rows": rows, "seconds": seconds})
             manifest.record(folder)  # last: what the manifest covers is not made again
+
+
+def _without_ignored(method: Method, data: TrainData) -> TrainData:
+    """The data with ignored patches left out of the foreground, where the method's loss is of that alone.
+
+    Raises:
+      UserError: a mask of which no patch counts.
+    """
+    tap = foreground_tap(method.spec.maps)
+    counted = data.counted(data.features[tap].shape[2:4])
+    if counted is None or not method.requires.foreground:
+        return data
+    masks = data.foreground
+
+    def of_samples(chosen: np.ndarray) -> np.ndarray:
+        return counted[chosen] if masks is None else masks(chosen) & counted[chosen]
+
+    return dataclasses.replace(data, foreground=of_samples)
 
 
 def _draw_foreground(workdir: Path, index: DatasetIndex, inputs: Inputs) -> None:
@@ -213,15 +257,22 @@ def _statistics(job: Job, method: Method, state: State, data: TrainData) -> Scor
     chosen = spread_evenly(len(data.index), MOST_SAMPLES)
     if isinstance(method, LeavesOneOut):
         normal = method.leave_one_out(state, data, chosen)
-        return ScoreStatistics.of(normal) if normal is not None else None
+        return ScoreStatistics.of(_counted(data, normal, chosen)) if normal is not None else None
     model, maps = Model(method, state, None), []
     plain = job.config.score.without_other_views()
     inputs = Inputs(data.features, data.index.present(), data.images, data.foreground)
     for category in data.categories:
         own = [at for at in chosen if data.index.samples[at].category == category]
         scorer = Scorer(model, category, data.geometry[category], plain)
-        maps += [found.maps for found in scorer.score(inputs, np.array(own, int))] if own else []
+        found = [found.maps for found in scorer.score(inputs, np.array(own, int))] if own else []
+        maps += [_counted(data, np.concatenate(found), np.array(own))] if found else []
     return ScoreStatistics.of(np.concatenate(maps))
+
+
+def _counted(data: TrainData, maps: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Maps of some training samples with NaN, which counts as missing, where patches never count."""
+    counted = data.counted(maps.shape[2:])
+    return maps if counted is None else np.where(counted[chosen], maps, np.float32(np.nan))
 
 
 def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetIndex]:
@@ -240,6 +291,7 @@ def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetInde
         config = dataclasses.replace(config, score=alone)
     _check_workdir(config, workdir)
     check_held_out(config, index)
+    ignored_regions(config, index)  # which says at once what is wrong with a mask
     protocols_of(config)
     for _, part in models(config, index):
         check_views(part.select(split="train"))

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from mvead_jax.data.ignored import Ignored
 from mvead_jax.data.records import DatasetIndex, natural_key
 from mvead_jax.decision.by_hand import SCHEMA
 from mvead_jax.evaluation.score_files import maps_path, read_maps
@@ -34,7 +35,7 @@ from mvead_jax.report.heat import halves, heat_colours, heat_scale
 from mvead_jax.report.line_table import line_table
 from mvead_jax.report.outcomes import Cut, cut_of, outcome, rank
 from mvead_jax.report.summary import summary
-from mvead_jax.report.thumbnails import read_outline, write_thumbnail
+from mvead_jax.report.thumbnails import outline, read_outline, write_thumbnail
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_text
 from mvead_jax.runtime.progress import progress
@@ -49,6 +50,7 @@ def write_report(
     index: DatasetIndex,
     geometries: Mapping[str, CategoryGeometry],
     usual: Path | None = None,
+    ignored: Mapping[str, Ignored] | None = None,
 ) -> Path:
     """Writes the report of a finished scores folder anew; index.html comes last.
 
@@ -57,6 +59,7 @@ def write_report(
       index: holds the samples that were scored.
       geometries: of the categories that have one.
       usual: scores of the test split, by whose heat scale new images are drawn.
+      ignored: masks of each category's views, whose patches never count.
 
     Returns:
       The path of index.html.
@@ -84,7 +87,8 @@ def write_report(
                 chosen = [one for one in own if one.number in pictured]
                 for _ in pool.map(partial(page.write_sample, place=place), chosen):
                     bar.advance()
-            told.append(page.told(geometries.get(name), cuts[name], _scale(folder, usual, name, maps)))
+            own = page.told(geometries.get(name), cuts[name], _scale(folder, usual, name, maps))
+            told.append(own | {"ignored": page.ignored((ignored or {}).get(name, {}))})
     names = list(categories)
     listed = [
         _line(one, names.index(one.category), told[names.index(one.category)]["views"], cuts[one.category])
@@ -177,6 +181,10 @@ class _Category:
             }
         text = f"report.receive({sample.number},{script_json(content)});\n"
         (place / "samples" / f"{sample.number}.js").write_text(text, encoding="utf-8")
+
+    def ignored(self, masks: Ignored) -> dict[int, str]:
+        """Outlines of what is ignored, by the number of the view."""
+        return {at: outline(masks[view]) for at, view in enumerate(self.views) if view in masks}
 
     def told(
         self, geometry: CategoryGeometry | None, cut: Cut, scale: tuple[float, float, str]

@@ -44,6 +44,7 @@ from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
+    check_ignored,
     checked_facts,
     checked_keys,
     model_folder,
@@ -139,6 +140,7 @@ class Inspector:
     def _read(cls, workdir: Path, config: Config, category: str | None) -> Inspector:
         manifest = Manifest(workdir)
         manifest.verify(workdir / "config.json")
+        check_ignored(config, workdir)
         if config.data.foreground == "files":
             raise UserError(
                 f"{workdir}: trained with data.foreground=files, and images that are handed over have no files "

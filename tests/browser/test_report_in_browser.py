@@ -287,6 +287,21 @@ def test_a_missing_view_is_a_place_without_a_picture(report, visit):
     assert "No line in C3: no trusted geometry." in detail.locator(".told").inner_text()
 
 
+def test_what_is_ignored_is_drawn_over_its_view_and_named(tmp_path, visit):
+    scored = write_scored(tmp_path, categories=("cap",))
+    mask = np.zeros((40, 60), bool)
+    mask[:, :30] = True
+    page = visit(write_report(scored.folder, scored.index, {}, ignored={"cap": {"C2": mask}}))
+    detail = opened(page)
+    assert detail.locator("path.ignored").count() == 1
+    frame, drawn = (detail.locator(one) for one in (".frame >> nth=1", "path.ignored"))
+    whole, part = frame.bounding_box(), drawn.bounding_box()
+    assert part["x"] == pytest.approx(whole["x"], abs=3)
+    assert part["width"] == pytest.approx(whole["width"] / 2, abs=6)
+    assert part["height"] == pytest.approx(whole["height"], abs=6)
+    assert "Grey: ignored, it never counts." in detail.locator(".legend").inner_text()
+
+
 def test_a_patch_shows_its_lines_and_what_it_attended_to(report, visit):
     page = visit(report)
     choose(page, "category", "0")

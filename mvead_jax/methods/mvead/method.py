@@ -122,7 +122,10 @@ class Mvead:
         if self.training:
             pretrain(attention, samples, self.train, seed, run.checkpoints, self.spec.name)
         fused = attend_all(attention, samples, np.arange(len(samples)))
-        banks = {} if fused is None else self.memory.fill(data.index, fused, jax.random.fold_in(run.key, 0))
+        banks = {}
+        if fused is not None:
+            key, counted = jax.random.fold_in(run.key, 0), data.counted(fused.shape[2:4])
+            banks = self.memory.fill(data.index, fused, key, counted)
         return {"fusion": nnx.to_pure_dict(nnx.state(attention)), "banks": banks}
 
     def plan(self, keys: EpipolarKeys) -> Keys:

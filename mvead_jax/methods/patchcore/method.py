@@ -55,7 +55,9 @@ class PatchCore:
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Return banks of the patches of the training samples. Raises UserError: a view without any image."""
         check_views(data.index)
-        return {"banks": self.memory.fill(data.index, self._stored(data.features), run.key)}
+        features = self._stored(data.features)
+        counted = data.counted(features.shape[2:4])
+        return {"banks": self.memory.fill(data.index, features, run.key, counted)}
 
     def score(self, state: State, batch: Batch) -> Float32[Array, "B V h w"]:
         """Return the distance of every patch to the nearest row of its bank (eq. 1 of seed 001)."""

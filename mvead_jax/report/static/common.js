@@ -87,6 +87,7 @@ report.legend = function (category) {
     canvas,
     report.element("span", { class: "figure" }, report.number(high)),
     report.element("span", { class: "quiet" }, `Heat: 90 % to 99.9 % quantile of ${category.heat_of}, one scale for all `
-      + `of ${category.name}.` + (category.threshold === null ? "" : " Mark on a bar: the threshold of samples.")),
+      + `of ${category.name}.` + (category.threshold === null ? "" : " Mark on a bar: the threshold of samples.")
+      + (Object.keys(category.ignored).length ? " Grey: ignored, it never counts." : "")),
   );
 };

@@ -103,6 +103,8 @@
         drawing,
       );
       frame.style.aspectRatio = `${width} / ${height}`;
+      const ignored = this.category.ignored[view];
+      if (ignored) drawing.append(element("path", { class: "ignored", d: ignored }));
       if (found.outline) {
         drawing.append(element("path", { class: "halo outline", d: found.outline }), element("path", { class: "outline", d: found.outline }));
       }

@@ -158,7 +158,9 @@ def verify(artefact: Path) -> tuple[list[str], str]:
 
 def _shipped(config: Config) -> Config:
     """The config with what scoring changed in it, and without places of this machine."""
-    return replace(config, data=replace(config.data, root=""), features=replace(config.features, cache=""))
+    return replace(
+        config, data=replace(config.data, root="", ignore=""), features=replace(config.features, cache="")
+    )
 
 
 def _metrics(workdir: Path, patch_score: str, decision: str | None) -> dict[str, Any] | None:
