@@ -3,7 +3,7 @@
     index.html              table, curves, the list of samples; all that is needed to filter and order them
     report.css, *.js        as they lie in static/
     samples/<n>.js          maps, outlines and attended patches of a sample, loaded when it is opened
-    images/<n>/<v>.webp   small copies of its images
+    pictures/<n>/<v>.webp   small copies of its images; of the first samples <v>_full.webp in the original size
 
 n is the sample's line in samples.csv, from 0, and v the number of the view: no name of the data becomes the
 name of a file. Reads the files of the scores folder and the data set's images and masks; no model.
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -42,6 +42,7 @@ from mvead_jax.runtime.progress import progress
 from mvead_jax.runtime.templates import rendered
 
 MOST_PICTURED = 1000  # samples whose images the page holds: those that it lists first
+MOST_FULL = 100  # of them, those whose images it holds in their original size too
 _THREADS = 4
 
 
@@ -75,7 +76,7 @@ def write_report(
     levels = metrics["categories"]
     cuts = {name: cut_of(own, levels.get(name, {}).get("decision")) for name, own in categories.items()}
     order = sorted(samples, key=lambda one: rank(one, cuts[one.category]))
-    pictured = {one.number for one in order[:MOST_PICTURED]}
+    pictured, full = ({one.number for one in order[:most]} for most in (MOST_PICTURED, MOST_FULL))
     for part in ("samples", "pictures"):
         (place / part).mkdir(parents=True, exist_ok=True)
     told = []
@@ -85,7 +86,7 @@ def write_report(
             page = _Category(name, own, maps, index, read_attended(attended_path(folder, name)))
             with ThreadPoolExecutor(_THREADS) as pool:
                 chosen = [one for one in own if one.number in pictured]
-                for _ in pool.map(partial(page.write_sample, place=place), chosen):
+                for _ in pool.map(partial(page.write_sample, place=place, full=full), chosen):
                     bar.advance()
             own = page.told(geometries.get(name), cuts[name], _scale(folder, usual, name, maps))
             told.append(own | {"ignored": page.ignored((ignored or {}).get(name, {}))})
@@ -150,8 +151,8 @@ class _Category:
         self.root, self.bit_depth = index.root, index.bit_depth
         self.stored = {one.id: one for one in index.samples if one.category == name}
 
-    def write_sample(self, sample: FoundSample, place: Path) -> None:
-        """samples/<n>.js and the images of one sample."""
+    def write_sample(self, sample: FoundSample, place: Path, full: Set[int]) -> None:
+        """samples/<n>.js and the images of one sample. full: samples whose images keep their size."""
         if sample.id not in self.stored:
             raise UserError(f"{self.root}: has no sample {sample.id} of {self.name}, which was scored")
         views = {view.name: view for view in self.stored[sample.id].views}
@@ -161,11 +162,16 @@ class _Category:
         for found in sample.views:
             view, number = views[found.name], self.views.index(found.name)
             copy = folder / f"{number}.webp"
-            size = write_thumbnail(self.root / view.image, copy, self.bit_depth, view.mirrored)
+            whole = folder / f"{number}_full.webp" if sample.number in full else None
+            original, size = write_thumbnail(
+                self.root / view.image, copy, self.bit_depth, view.mirrored, whole
+            )
             content["views"].append(
                 {
                     "view": number,
                     "size": size,
+                    "original": original,
+                    "full": whole is not None and whole.exists(),
                     "map": halves(self.maps[found.place]),
                     "outline": ""
                     if view.mask is None
@@ -181,6 +187,16 @@ class _Category:
             }
         text = f"report.receive({sample.number},{script_json(content)});\n"
         (place / "samples" / f"{sample.number}.js").write_text(text, encoding="utf-8")
+
+    def _maps_decide(self) -> bool:
+        """Whether a sample's score is the highest of its maps: then patches lie above its threshold or below."""
+        highest = self.maps.max((1, 2)).astype(np.float32)
+        views = [view for one in self.samples for view in one.views]
+        of_views = np.allclose(
+            highest[[view.place for view in views]], [view.score for view in views], rtol=2e-3
+        )
+        of_samples = [max(view.score for view in one.views) == one.score for one in self.samples]
+        return bool(of_views) and all(of_samples)
 
     def ignored(self, masks: Ignored) -> dict[int, str]:
         """Outlines of what is ignored, by the number of the view."""
@@ -202,6 +218,7 @@ class _Category:
             "basis": cut.basis,
             "cut": cut.lowest,
             "held_out": cut.held_out,
+            "contour": self._maps_decide(),
             "attention": self.attended is not None,
             "lines": line_table(geometry, self.views),
         }

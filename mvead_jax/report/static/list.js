@@ -76,7 +76,7 @@
     const button = element(
       "button", { type: "button", class: "row", "aria-expanded": "false", "aria-controls": `detail-${sample.n}` },
       sample.pictured
-        ? element("img", { class: "thumb", src: `pictures/${sample.n}/${sample.worst}.webp`, loading: "lazy", width: 44, height: 44, alt: "" })
+        ? element("img", { class: "thumb", src: `pictures/${sample.n}/${sample.worst}.webp`, loading: "lazy", alt: "" })
         : element("span", { class: "thumb" }),
       element("span", { class: "name" }, element("span", {}, sample.id),
         element("small", {}, [category.name, sample.defect].filter(Boolean).join(" · "))),
@@ -93,10 +93,16 @@
     return words ? element("span", { class: `chip ${words.replace(" ", "-")}` }, words) : "";
   }
 
+  /** Heat and contours of the samples that are open. */
+  function repaint() {
+    list.querySelectorAll(".detail").forEach((detail) => detail.repaint && !detail.hidden && detail.repaint());
+  }
+
   /** Another threshold of a category: its outcomes, where they are shown and where they are chosen by. */
   function changed(category) {
     offer("outcome", OUTCOMES);
     if (form.elements.outcome && form.elements.outcome.value) refresh();
+    repaint();
     shown.slice(0, made).forEach((sample) => {
       if (sample.category !== category) return;
       const item = document.getElementById(`sample-${sample.n}`);
@@ -131,7 +137,9 @@
     const open = button.getAttribute("aria-expanded") !== "true";
     button.setAttribute("aria-expanded", open);
     detail.hidden = !open;
+    detail.closest(".sample").classList.toggle("open", open);
     detail.replaceChildren();
+    detail.repaint = null;
     if (open) report.showSample(sample, detail);
   }
 
@@ -153,6 +161,10 @@
   form.addEventListener("input", (event) => {
     if (event.target.type === "checkbox") {
       document.body.classList.toggle(`no-${event.target.name}`, !event.target.checked);
+    } else if (event.target.name === "scale") {
+      repaint();
+    } else if (event.target.name === "show") {
+      list.classList.toggle("gallery", event.target.value === "gallery");
     } else {
       refresh();
     }
