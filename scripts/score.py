@@ -10,7 +10,8 @@ metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` i
 --config.eval.* say. --from-maps needs the scores folder and the data set's images and masks, and neither
 model nor features.
 
-Open <output>/report/index.html to see what was found; --no-report leaves it out.
+Open <output>/report/index.html to see what was found; --no-report leaves it out. --overlays writes heat over
+every image in its own size too, as overlays/<category>/<n>_<view>.png, also with --from-maps.
 
 Writes samples.csv, images.csv, maps/, metrics.json, report/ and more (docs/usage.md) into <workdir>/scores/,
 or scores_<name of DIR>/, or --output. New images are <DIR>/<sample>/<view>.png by the views of training
@@ -74,6 +75,7 @@ def main() -> None:
     with joined(processes):
         output = arguments.output or default_output(arguments.workdir, arguments.input)
         options = {"overrides": overrides, "protocols": protocols, "report": not arguments.no_report}
+        options["overlays"] = arguments.overlays
         if arguments.from_maps:
             metrics = evaluate_again(arguments.workdir, output, **options)
         else:
@@ -113,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         "--threshold", help="your own: a sample fails from this score on; or the file that the report saved"
     )
     parser.add_argument("--no-report", action="store_true", help="leave out report/index.html")
+    parser.add_argument(
+        "--overlays", action="store_true", help="write heat over every image as a PNG into <output>/overlays"
+    )
     parser.add_argument("--watch", action="store_true", help="score what comes into --input until stopped")
     parser.add_argument(
         "--timeout",
@@ -166,6 +171,8 @@ def _check_watch(arguments: argparse.Namespace) -> None:
         return
     if arguments.input is None:
         raise UserError("--watch: name the folder to watch by --input")
+    if arguments.overlays:
+        raise UserError("--watch: writes decisions and no images; leave out --overlays")
     if from_flags(arguments):
         raise UserError("--watch: one process watches; leave out the flags of several")
     if arguments.timeout is not None and not arguments.timeout >= 0:

@@ -15,7 +15,7 @@ from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.jobs.decision import FACTS
 from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.jobs.inputs import test_split
-from mvead_jax.jobs.report_pages import write_page
+from mvead_jax.jobs.report_pages import write_images, write_page
 from mvead_jax.jobs.scores_folder import default_output
 from mvead_jax.jobs.workdir import EVALUATED, trained_config
 from mvead_jax.runtime.errors import UserError
@@ -29,6 +29,7 @@ def evaluate_again(
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
     report: bool = True,
+    overlays: bool = False,
 ) -> dict[str, Any]:
     """Return the metrics of a finished scoring of the test split, from its files: no model, backbone or features.
 
@@ -41,11 +42,11 @@ def evaluate_again(
     output = output or default_output(workdir, None)
     _sealed_metrics(output)  # or there is nothing to lock
     with locked(output):
-        return _evaluated(config, workdir, output, protocols, report)
+        return _evaluated(config, workdir, output, protocols, report, overlays)
 
 
 def _evaluated(
-    config: Config, workdir: Path, output: Path, protocols: Sequence[str], report: bool
+    config: Config, workdir: Path, output: Path, protocols: Sequence[str], report: bool, overlays: bool
 ) -> dict[str, Any]:
     """`evaluate_again` in a folder that nobody else writes into."""
     before = _sealed_metrics(output)
@@ -72,6 +73,8 @@ def _evaluated(
     metrics = evaluate(output, index, words, config, protocols, decided)
     if report:
         write_page(output, index, workdir)
+    if overlays:
+        write_images(output, index, workdir)
     return metrics
 
 

@@ -6,7 +6,7 @@
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/environment.json what the scores were computed on; command.json: by which command
     scores/attended/<category>.npz   where a method shows it: what the patches of a few samples attended to
-    scores/report/index.html   all of it to look at (report/page.py), written last
+    scores/report/index.html   all of it to look at (report/page.py), written last; overlays/ if asked for
     scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
     scores/unfinished.json  of what, while it is scored
 
@@ -59,7 +59,7 @@ from mvead_jax.jobs.inputs import (
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import scoring_parts
 from mvead_jax.jobs.provenance import protocol
-from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
+from mvead_jax.jobs.report_pages import Attend, keep_attended, write_images, write_page
 from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
@@ -101,6 +101,7 @@ def score(
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
     report: bool = True,
+    overlays: bool = False,
 ) -> dict[str, Any] | None:
     """Score the test split of a workdir's data set, or the images of a folder.
 
@@ -112,7 +113,7 @@ def score(
       overrides: config fields to change, such as data.root when the data set has moved.
       protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
       from_test_labels: thresholds by the best F1 of the test labels: optimistic, and flagged everywhere.
-      report: write report/index.html.
+      report: write report/index.html. overlays: write heat over every image too, as files.
 
     Returns:
       The content of metrics.json, beside which all other files lie; None in all processes but the first.
@@ -150,9 +151,11 @@ def score(
                 words |= {"map_ranges": ranges} if ranges else {}
                 metrics = evaluate(output, index, words, config, protocols, decided)
                 finish(output)
+                usual = workdir / "scores" if images is not None else None
                 if report:
-                    usual = workdir / "scores" if images is not None else None
                     write_page(output, index, workdir, usual)
+                if overlays:
+                    write_images(output, index, workdir, usual)
     return metrics
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from mvead_jax.evaluation.ranking import f1_max_threshold
 from mvead_jax.report.findings import FoundSample
@@ -84,3 +85,13 @@ def rank(sample: FoundSample, cut: Cut) -> tuple[bool, float, int]:
     above = (sample.score - middle) / cut.spread
     wrong = -above if sample.label == 1 and cut.threshold is not None else above
     return outcome(sample, cut) not in MISTAKES, -wrong, sample.number
+
+
+def failing_patches(maps: Float[np.ndarray, "n h w"], cut: Cut) -> Bool[np.ndarray, "n h w"] | None:
+    """Which patches fail by themselves; None where no threshold is known.
+
+    Args: maps: with the precision of their file, so that the patch that decides is not rounded below it.
+    """
+    if cut.lowest is None:
+        return None
+    return maps >= cut.lowest - abs(cut.lowest) * 2.0**-11

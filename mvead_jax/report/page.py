@@ -26,12 +26,12 @@ import numpy as np
 from mvead_jax.data.ignored import Ignored
 from mvead_jax.data.records import DatasetIndex, natural_key
 from mvead_jax.decision.by_hand import SCHEMA
-from mvead_jax.evaluation.score_files import maps_path, read_maps
+from mvead_jax.evaluation.score_files import read_maps
 from mvead_jax.geometry.category import CategoryGeometry
 from mvead_jax.report.attention import Attended, attended_path, of_sample, read_attended
 from mvead_jax.report.charts import charts_of
-from mvead_jax.report.findings import FoundSample, by_category, read_findings
-from mvead_jax.report.heat import halves, heat_colours, heat_scale
+from mvead_jax.report.findings import FoundSample, by_category, maps_decide, read_findings
+from mvead_jax.report.heat import category_scale, halves, heat_colours
 from mvead_jax.report.line_table import line_table
 from mvead_jax.report.outcomes import Cut, cut_of, outcome, rank
 from mvead_jax.report.summary import summary
@@ -88,7 +88,7 @@ def write_report(
                 chosen = [one for one in own if one.number in pictured]
                 for _ in pool.map(partial(page.write_sample, place=place, full=full), chosen):
                     bar.advance()
-            own = page.told(geometries.get(name), cuts[name], _scale(folder, usual, name, maps))
+            own = page.told(geometries.get(name), cuts[name], category_scale(folder, usual, name, maps))
             told.append(own | {"ignored": page.ignored((ignored or {}).get(name, {}))})
     names = list(categories)
     listed = [
@@ -188,16 +188,6 @@ class _Category:
         text = f"report.receive({sample.number},{script_json(content)});\n"
         (place / "samples" / f"{sample.number}.js").write_text(text, encoding="utf-8")
 
-    def _maps_decide(self) -> bool:
-        """Whether a sample's score is the highest of its maps: then patches lie above its threshold or below."""
-        highest = self.maps.max((1, 2)).astype(np.float32)
-        views = [view for one in self.samples for view in one.views]
-        of_views = np.allclose(
-            highest[[view.place for view in views]], [view.score for view in views], rtol=2e-3
-        )
-        of_samples = [max(view.score for view in one.views) == one.score for one in self.samples]
-        return bool(of_views) and all(of_samples)
-
     def ignored(self, masks: Ignored) -> dict[int, str]:
         """Outlines of what is ignored, by the number of the view."""
         return {at: outline(masks[view]) for at, view in enumerate(self.views) if view in masks}
@@ -218,7 +208,7 @@ class _Category:
             "basis": cut.basis,
             "cut": cut.lowest,
             "held_out": cut.held_out,
-            "contour": self._maps_decide(),
+            "contour": maps_decide(self.samples, self.maps),
             "attention": self.attended is not None,
             "lines": line_table(geometry, self.views),
         }
@@ -246,9 +236,3 @@ def _line(sample: FoundSample, category: int, views: Sequence[str], cut: Cut) ->
         "reason": sample.reason,
     }
     return line | {name: value for name, value in more.items() if value not in (None, "")}
-
-
-def _scale(folder: Path, usual: Path | None, category: str, maps: np.ndarray) -> tuple[float, float, str]:
-    if usual is not None and usual != folder and maps_path(usual, category).exists():
-        return *heat_scale(read_maps(usual, category)), "the test split"
-    return *heat_scale(maps), "these samples"

@@ -422,7 +422,10 @@ def test_a_users_threshold_decides_and_is_called_one_everywhere(run, tmp_path):
         assert found["detections"]["count"] == counted
     page = (tmp_path / "out/report/index.html").read_text()
     assert "Outcomes follow the threshold that the user set." in page
-    again = evaluate_again(run, tmp_path / "out", report=False)
+    again = evaluate_again(run, tmp_path / "out", report=False, overlays=True)
+    drawn = [line["file"] for line in lines(tmp_path / "out/overlays/overlays.csv")]
+    assert len(drawn) == len(lines(tmp_path / "out/images.csv"))
+    assert all((tmp_path / "out/overlays" / name).is_file() for name in drawn)
     assert again["categories"] == told["categories"]
 
 
@@ -470,6 +473,7 @@ def test_options_that_do_not_go_with_a_users_threshold_are_said(run, tmp_path):
         (["--threshold", "1", "--config.decision.threshold=2"], "leave out one of both"),
         (["--config.decision.threshold=2", "--threshold-from-test-labels"], "leave out one of both"),
         (["--threshold="], "--threshold: no value"),
+        (["--overlays", "--watch", f"--input={tmp_path}"], "--watch: writes decisions and no images"),
         (["--threshold", "1.5x"], "threshold '1.5x': neither a number nor a file"),
     ):
         done = call("score", "--workdir", run, "--output", tmp_path / "out", *flags)
