@@ -8,7 +8,7 @@ Letters: S samples of an index, B of a batch, V views, h x w patches of a view, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -81,6 +81,31 @@ class MemoryBanks:
             rows = PatchRows(*given) if counted is None else CountedRows(counted, *given)
             banks[name] = fill(rows, self.bank, seed)
         return banks
+
+    def grow(
+        self,
+        banks: Banks,
+        index: DatasetIndex,
+        features: Float32[np.ndarray, "n V h w D"],
+        first: int,
+        counted: Bool[np.ndarray, "S V h w"] | None = None,
+    ) -> Banks:
+        """Return banks of all patches with those of further samples behind their rows.
+
+        Args:
+          index: all samples, of which the banks know those before `first`.
+          features: of the samples from `first` on. counted: as of `fill`, of all samples.
+        """
+        further = replace(index, samples=index.samples[first:])
+        key = jax.random.key(0)  # nothing of a full bank is drawn
+        new = self.fill(further, features, key, None if counted is None else counted[first:])
+        return {
+            name: Bank(
+                np.concatenate([np.asarray(own.rows), new[name].rows]),
+                np.concatenate([np.asarray(own.sample), new[name].sample + np.int32(first)]),
+            )
+            for name, own in banks.items()
+        }
 
     def leave_one_out(
         self,

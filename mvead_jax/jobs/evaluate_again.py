@@ -69,7 +69,7 @@ def _evaluated(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     told = words.get("bit_depth")
-    index = test_split(replace(config, data=data), told if told in BIT_DEPTHS else 8)
+    index = test_split(replace(config, data=data), told if told in BIT_DEPTHS else 8, ())
     metrics = evaluate(output, index, words, config, protocols, decided)
     if report:
         write_page(output, index, workdir)

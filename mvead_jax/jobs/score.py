@@ -24,6 +24,7 @@ labels unless that is asked for.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -34,6 +35,7 @@ import numpy as np
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
+from mvead_jax.data.added import added_before
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.ignored import FILE as IGNORED
 from mvead_jax.data.ignored import ignored_words, read_stored
@@ -203,6 +205,12 @@ def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict
     words = protocol(config, job.backbone, method, training, scored, job.geometries, index)
     own = [read_stored(model_folder(workdir, name) / IGNORED) for name, _ in models(config, index)]
     words["ignored"] = ignored_words({category: masks for one in own for category, masks in one.items()})
+    if parts := [one for each in facts for one in each.get("added", ())]:
+        counts = Counter(category for _, category, _ in parts)
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        words["added"] = (
+            f"{told}: parts that a person labelled good; they are learned from and not scored any more"
+        )
     words["models_digest"] = Manifest(workdir).digest(workdir / "models")
     words["scores_digest"] = scores_digest(words["models_digest"], config.score.deciding())
     return words | ({"decision": decider.words()} if decider else {})
@@ -266,7 +274,7 @@ def samples_of(config: Config, workdir: Path, images: Path | None) -> DatasetInd
     """Return what is scored: the test split, or the images of a folder."""
     depth = trained_images(workdir).bit_depth
     if images is None:
-        return test_split(config, depth)
+        return test_split(config, depth, added_before(workdir))
     index = open_pictures(images, _trained(config, workdir), bit_depth=depth)
     return with_mirrored(index, mirrored_table(config.data.mirrored))
 

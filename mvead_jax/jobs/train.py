@@ -21,7 +21,7 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
@@ -31,6 +31,8 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
+from mvead_jax.data.added import FILE as ADDED
+from mvead_jax.data.added import Added, added_before, as_json, read_labels, without_added
 from mvead_jax.data.file_check import check_files
 from mvead_jax.data.ignored import FILE as IGNORED
 from mvead_jax.data.ignored import Ignored, ignored_patches, write_ignored
@@ -45,6 +47,7 @@ from mvead_jax.jobs.estimate_geometry import cameras_path, estimate_geometries, 
 from mvead_jax.jobs.evaluate import protocols_of
 from mvead_jax.jobs.events import FILE as EVENTS
 from mvead_jax.jobs.events import forget, record
+from mvead_jax.jobs.grow import first_new, grown
 from mvead_jax.jobs.inputs import (
     check_same_run,
     check_shapes_of_others,
@@ -89,11 +92,12 @@ log = logging.getLogger(__name__)
 
 
 @computing()
-def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
+def train(config: Config, workdir: Path, *, tensorboard: bool = False, add: Sequence[Path] = ()) -> None:
     """Train every category of `config` into `workdir`, or what is missing of it.
 
     Args:
       tensorboard: write the figures of a training for it too (training/tensorboard.py).
+      add: lists of labels of the report's page, whose good parts are learned too, from now on (data/added.py).
 
     Raises:
       UserError: anything wrong with the config, the data, the weights or the workdir.
@@ -102,7 +106,8 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
     with shared_errors():
         if tensorboard:
             check_tensorboard()
-        config, index = checked_training(config, workdir)
+        added = _with_new(added_before(workdir), add)
+        config, index = checked_training(config, workdir, added)
         ignored = ignored_regions(config, index)
         backbone = load_method_backbone(config)
         if is_first():
@@ -122,14 +127,17 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 make_folder(workdir)
                 held.enter_context(locked(workdir))
                 _check_workdir(config, workdir)  # another training may have ended since
+                if added:
+                    write_json(workdir / ADDED, as_json(added))
                 write_json(workdir / "config.json", to_dict(config))
                 write_json(workdir / "environment.json", environment())
                 write_json(workdir / "command.json", command())
                 keep_lines(workdir / EVENTS, lambda event: True)  # a kill may have cut one short
                 record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
-                    _check_geometry(config, index, workdir)
-                    geometries = estimate_geometries(config, index, workdir)
+                    measured = without_added(index, added)
+                    _check_geometry(config, measured, workdir)
+                    geometries = estimate_geometries(config, measured, workdir)
         manifest = Manifest(workdir)
         with shared_errors():
             if is_first():
@@ -142,7 +150,7 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
             job = Job(config, workdir, backbone, geometries)
             writer = TensorBoardWriter(workdir / FOLDER / name) if tensorboard else None
             masks = {category: ignored[category] for category in part.categories if category in ignored}
-            _train_model(job, name, part, manifest, writer, masks)
+            _train_model(job, name, part, manifest, writer, masks, added)
             if config.decision.held_out:
                 calibrate_decision(job, name, part, manifest)
         if is_first():
@@ -157,8 +165,12 @@ def _train_model(
     manifest: Manifest,
     writer: TensorBoardWriter | None,
     ignored: Mapping[str, Ignored],
+    added: Sequence[Added],
 ) -> None:
-    """Train one model, or find that it is there. Args: ignored: masks of its categories."""
+    """Train one model, or find that it is there.
+
+    Args: ignored: masks of its categories. added: further good parts.
+    """
     config, workdir = job.config, job.workdir
     training = index.select(split="train")
     with shared_errors():
@@ -166,20 +178,23 @@ def _train_model(
         keys = job.keys(method, index.categories)
         for category, masks in ignored.items():  # which says at once of which view no patch would count
             ignored_patches(masks, index.views, map_shape(method), category)
-    facts = model_facts(job, training, keys, ignored)
+    facts = model_facts(job, training, keys, ignored, added)
     same_in_all(
         json.dumps(facts),
         f"{name}: the processes see different images, weights or geometry; let all read one copy of each",
     )
-    folder, done = model_folder(workdir, name), False
+    folder, done, earlier = model_folder(workdir, name), False, None
     with shared_errors():
         if is_first():
-            done = manifest.covers(folder) and read_facts(folder) == facts
+            earlier = read_facts(folder) if manifest.covers(folder) else None
+            done = earlier == facts
     if broadcast(done):
         log.info("model %s: already trained", name)
         return
-    checkpoints = None
-    if isinstance(method, Trains) and method.training:  # before the features, for it may refuse
+    checkpoints, first = None, first_new(job, method, training, facts, earlier)
+    if (
+        isinstance(method, Trains) and method.training and first is None
+    ):  # before the features, for it may refuse
         with shared_errors():
             place, metrics = workdir / "checkpoints" / name, workdir / EVENTS
             trained = bool(manifest.names(folder))
@@ -200,7 +215,10 @@ def _train_model(
         closing(writer) if writer else nullcontext(),
         checkpoints.heeding_sigterm() if checkpoints else nullcontext(),
     ):
-        state = method.fit(data, RunContext(config.seed, checkpoints))
+        if first is None:
+            state = method.fit(data, RunContext(config.seed, checkpoints))
+        else:
+            state = grown(job, name, method, data, first, earlier)
     seconds = time.monotonic() - begin
     statistics = _statistics(job, method, state, data)
     with shared_errors():
@@ -275,15 +293,24 @@ def _counted(data: TrainData, maps: np.ndarray, chosen: np.ndarray) -> np.ndarra
     return maps if counted is None else np.where(counted[chosen], maps, np.float32(np.nan))
 
 
-def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetIndex]:
+def _with_new(before: Sequence[Added], lists: Sequence[Path]) -> list[Added]:
+    """What was added to a workdir, and behind it what lists name; each once."""
+    return list(dict.fromkeys([*before, *(one for path in lists for one in read_labels(path))]))
+
+
+def checked_training(
+    config: Config, workdir: Path, added: Sequence[Added] | None = None
+) -> tuple[Config, DatasetIndex]:
     """Return the config and the data set of a training, before weights and images are read.
+
+    Args: added: further good parts; None: those that were added to the workdir before.
 
     Raises:
       UserError: what of the config, the data set or the workdir can't be trained.
     """
     _check_place(config, workdir)
     check_before_training(config.decision.threshold)
-    index = open_index(config)
+    index = open_index(config, added=added_before(workdir) if added is None else added)
     views = max(len(index.select(category=name).views) for name in index.categories)
     config = config.for_views(views)
     if views == 1 and (alone := config.score.without_other_views()) != config.score:

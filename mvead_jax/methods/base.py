@@ -236,6 +236,23 @@ class ScoresImagesByFeatures(Protocol):
 
 
 @runtime_checkable
+class GrowsBank(Protocol):
+    """A method whose model can take further samples into its bank without being fitted anew."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether that holds for these settings: only a bank of all patches grows."""
+
+    def grow(self, state: State, data: TrainData, first: int) -> State:
+        """Return the state with the samples from position `first` on, which the state has not learned.
+
+        In one process, and only where `grows`; the rows of banks are arrays of the host.
+
+        Args: data: of all samples, those that are known first.
+        """
+
+
+@runtime_checkable
 class LeavesOneOut(Protocol):
     """A method that can score training samples as if it had not learned from them."""
 

@@ -128,6 +128,18 @@ class Mvead:
             banks = self.memory.fill(data.index, fused, key, counted)
         return {"fusion": nnx.to_pure_dict(nnx.state(attention)), "banks": banks}
 
+    @property
+    def grows(self) -> bool:
+        return self.bank.kind == "full"
+
+    def grow(self, state: State, data: TrainData, first: int) -> State:
+        """Return the banks with further samples, as the attention that is there makes of them; it stays as it is."""
+        attention = self.start(0)
+        nnx.update(attention, state["fusion"])
+        fused = attend_all(attention, self._samples(data), np.arange(first, len(data.index)))
+        counted = data.counted(fused.shape[2:4])
+        return dict(state) | {"banks": self.memory.grow(state["banks"], data.index, fused, first, counted)}
+
     def plan(self, keys: EpipolarKeys) -> Keys:
         """Return the keys of a category as the attention takes them: bands where they are narrow, else a mask."""
         rows, columns, _ = self.spec.maps[PATCHES]
