@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from mvead_jax.data.added import SCHEMA as LABELS
 from mvead_jax.data.ignored import Ignored
 from mvead_jax.data.records import DatasetIndex, natural_key
 from mvead_jax.decision.by_hand import SCHEMA
@@ -106,6 +107,8 @@ def write_report(
         "colours": heat_colours(),
         "schema": SCHEMA,
         "model": model,
+        "labels": LABELS,
+        "scored": str(metrics["protocol"].get("scored", "")),
     }
     for source in _static():
         write_text(place / source.name, source.read_text(encoding="utf-8"))

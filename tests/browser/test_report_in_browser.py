@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from fake_scores import GRID, add_decisions, geometry, write_scored
 
+from mvead_jax.data.added import read_labels
 from mvead_jax.decision.by_hand import thresholds_of
 from mvead_jax.evaluation.score_files import read_samples
 from mvead_jax.report import page as report_page
@@ -398,6 +399,33 @@ def test_a_missing_view_is_a_place_without_a_picture(report, visit):
     click_patch(detail.locator(".frame").first, 1, 2)
     assert detail.locator("line.epipolar").count() == 0  # C1 and C3 have no trusted geometry
     assert "No line in C3: no trusted geometry." in detail.locator(".told").inner_text()
+
+
+def test_labels_are_given_taken_back_and_downloaded(tmp_path, visit):
+    scored = write_scored(tmp_path, categories=("cap",), name="&<b>{number}_{kind}")
+    page = visit(write_report(scored.folder, scored.index, scored.geometries))
+    keep = page.locator("#labels")
+    assert not keep.is_visible()
+    page.locator("#list .row").nth(1).click()
+    first, second = (page.locator("#list > li").nth(at) for at in range(2))
+    first.locator(".labelling button", has_text="Good").click()
+    second.locator(".labelling button", has_text="Defective").click()
+    assert keep.inner_text() == "Download 2 labels"
+    assert "you: good" in first.locator(".chips").inner_text()
+    names = listed(page)
+    with page.expect_download() as download:
+        keep.click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "labels.json"
+    assert read_labels(path) == [("test split", "cap", names[0])]
+    assert {one["sample"]: one["label"] for one in json.loads(path.read_text())["samples"]} == {
+        names[0]: "good",
+        names[1]: "defective",
+    }
+    second.locator(".labelling button", has_text="Defective").click()
+    assert keep.inner_text() == "Download 1 label"
+    assert second.locator(".chip.given").count() == 0
 
 
 def test_what_is_ignored_is_drawn_over_its_view_and_named(tmp_path, visit):

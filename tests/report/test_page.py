@@ -175,6 +175,7 @@ def test_names_are_inert_wherever_they_stand(tmp_path):
         "common.js",
         "threshold.js",
         "sample.js",
+        "labels.js",
         "zoom.js",
         "list.js",
     ]

@@ -80,7 +80,7 @@
         : element("span", { class: "thumb" }),
       element("span", { class: "name" }, element("span", {}, sample.id),
         element("small", {}, [category.name, sample.defect].filter(Boolean).join(" · "))),
-      element("span", { class: "chips" }, chip(sample)),
+      element("span", { class: "chips" }, ...chips(sample)),
       bars(sample, category),
       element("span", { class: "score" }, element("span", {}, number(sample.score)), element("small", {}, beside(sample, category))),
     );
@@ -88,9 +88,15 @@
     return element("li", { class: "sample", id: `sample-${sample.n}` }, button, detail);
   }
 
-  function chip(sample) {
+  function chips(sample) {
     const words = sample.outcome || sample.decision;
-    return words ? element("span", { class: `chip ${words.replace(" ", "-")}` }, words) : "";
+    const label = report.label(sample);
+    return [words ? element("span", { class: `chip ${words.replace(" ", "-")}` }, words) : null,
+      label ? element("span", { class: "chip given" }, `you: ${label}`) : null].filter(Boolean);
+  }
+
+  function mark(sample) {
+    document.getElementById(`sample-${sample.n}`).querySelector(".chips").replaceChildren(...chips(sample));
   }
 
   /** Heat and contours of the samples that are open. */
@@ -106,7 +112,7 @@
     shown.slice(0, made).forEach((sample) => {
       if (sample.category !== category) return;
       const item = document.getElementById(`sample-${sample.n}`);
-      item.querySelector(".chips").replaceChildren(chip(sample));
+      mark(sample);
       item.querySelector(".score small").textContent = beside(sample, data.categories[category]);
     });
   }
@@ -165,6 +171,7 @@
       repaint();
     } else if (event.target.name === "show") {
       list.classList.toggle("gallery", event.target.value === "gallery");
+      refresh(); // closes what is open
     } else {
       refresh();
     }
@@ -185,6 +192,7 @@
     .observe(document.getElementById("more"));
   addEventListener("hashchange", openByAddress);
   report.onCut(changed);
+  report.onLabel(mark);
   form.reset(); // a browser keeps fields over a reload
   refresh();
   openByAddress();

@@ -87,7 +87,7 @@
       this.legend = element("div", {});
       this.tell(null);
       if (sample.reason) this.place.append(element("p", { class: "reason" }, `${WORDS[sample.decision]}: ${sample.reason}`));
-      this.place.append(views, element("div", { class: "below" }, this.told, this.legend));
+      this.place.append(views, element("div", { class: "below" }, this.told, this.legend), report.labelling(sample));
       this.paint();
     }
 
