@@ -176,8 +176,7 @@ def _train_model(
     with shared_errors():
         method = job.method(name, index.views, index.categories)
         keys = job.keys(method, index.categories)
-        for category, masks in ignored.items():  # which says at once of which view no patch would count
-            ignored_patches(masks, index.views, map_shape(method), category)
+        _check_ignored(method, index, ignored)
     facts = model_facts(job, training, keys, ignored, added)
     same_in_all(
         json.dumps(facts),
@@ -191,10 +190,8 @@ def _train_model(
     if broadcast(done):
         log.info("model %s: already trained", name)
         return
-    checkpoints, first = None, first_new(job, method, training, facts, earlier)
-    if (
-        isinstance(method, Trains) and method.training and first is None
-    ):  # before the features, for it may refuse
+    first, checkpoints = first_new(job, method, training, facts, earlier), None
+    if first is None and isinstance(method, Trains) and method.training:  # it may refuse: before features
         with shared_errors():
             place, metrics = workdir / "checkpoints" / name, workdir / EVENTS
             trained = bool(manifest.names(folder))
@@ -231,6 +228,12 @@ def _train_model(
             log.info("model %s: trained in %.0f s%s", name, seconds, f"; rows of {told}" if rows else "")
             record(workdir, {"stage": "model", "name": name, "rows": rows, "seconds": seconds})
             manifest.record(folder)  # last: what the manifest covers is not made again
+
+
+def _check_ignored(method: Method, index: DatasetIndex, ignored: Mapping[str, Ignored]) -> None:
+    """Raise UserError, before anything is computed, if no patch of a view would count."""
+    for category, masks in ignored.items():
+        ignored_patches(masks, index.views, map_shape(method), category)
 
 
 def _without_ignored(method: Method, data: TrainData) -> TrainData:
