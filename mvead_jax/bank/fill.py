@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float32, Int, Int32
 from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.bank.config import BankConfig
@@ -62,7 +62,10 @@ class PatchRows:
         self.shape = (len(images) * self._patches, features.shape[-1])
 
     def __getitem__(self, rows: slice) -> Float32[np.ndarray, "m D"]:
-        start, stop, _ = rows.indices(self.shape[0])
+        return self._all(*rows.indices(self.shape[0])[:2])
+
+    def _all(self, start: int, stop: int) -> Float32[np.ndarray, "m D"]:
+        """Rows from start to stop of all patches."""
         first = start // self._patches
         images = self._images[first : -(-stop // self._patches)]
         block = self._read(images)
@@ -103,6 +106,31 @@ class PatchRows:
             for known, number in ((self._samples, sample), (self._views, view))
         )
         return "sample {}, view {}, patch {}".format(*names, patch)
+
+
+class CountedRows(PatchRows):
+    """Those of the patches that count, in the order of `PatchRows`."""
+
+    def __init__(self, counted: Bool[np.ndarray, "S V h w"], *given: Any):
+        """Hold the images' patches. Args: counted: which patches count. given: as of `PatchRows`."""
+        super().__init__(*given)
+        samples, views = self._images.T
+        self._counted = np.flatnonzero(counted[samples, views].ravel())
+        self.shape = (len(self._counted), self.shape[1])
+
+    def __getitem__(self, rows: slice) -> Float32[np.ndarray, "m D"]:
+        start, stop, _ = rows.indices(self.shape[0])
+        own = self._counted[start:stop]
+        if not len(own):
+            return np.zeros((0, self.shape[1]), np.float32)
+        return self._all(own[0], own[-1] + 1)[own - own[0]]
+
+    @property
+    def sample(self) -> Int32[np.ndarray, " M"]:
+        return super().sample[self._counted]
+
+    def place(self, row: int) -> str:
+        return super().place(int(self._counted[row]))
 
 
 def fill(rows: PatchRows, rule: BankConfig, seed: int) -> Bank:

@@ -8,7 +8,7 @@ Letters: S samples of an index, B of a batch, V views, h x w patches of a view, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int
 
 from mvead_jax.bank.config import BankConfig, BankScoreConfig
-from mvead_jax.bank.fill import Bank, PatchRows, fill
+from mvead_jax.bank.fill import Bank, CountedRows, PatchRows, fill
 from mvead_jax.bank.hull import hull_distance, sharded_hull_distance
 from mvead_jax.bank.nearest import ShardedRows, nearest, sharded_nearest
 from mvead_jax.data.records import DatasetIndex
@@ -49,7 +49,13 @@ class MemoryBanks:
         """Return the banks of features so wide before they are filled."""
         return {name: Bank.before_filling(width) for name in self.names()}
 
-    def fill(self, index: DatasetIndex, features: Float32[np.ndarray, "S V h w D"], key: jax.Array) -> Banks:
+    def fill(
+        self,
+        index: DatasetIndex,
+        features: Float32[np.ndarray, "S V h w D"],
+        key: jax.Array,
+        counted: Bool[np.ndarray, "S V h w"] | None = None,
+    ) -> Banks:
         """Return the patches of the training samples that the config keeps, by view name or under "shared".
 
         The first process fills the banks; the others return none.
@@ -58,6 +64,7 @@ class MemoryBanks:
           index: the training samples; tells which views of which sample exist.
           features: their patch features, an array or a FeatureStore.
           key: what a coreset or k-means follows from.
+          counted: which patches count, at least one of each view; None: all.
         """
         if not is_first():
             return {}
@@ -70,8 +77,35 @@ class MemoryBanks:
         banks = {}
         for number, (name, own) in enumerate(groups.items()):
             seed = 0 if self.bank.kind == "full" else seed_from(jax.random.fold_in(key, number))
-            banks[name] = fill(PatchRows(features, own, samples, self.views), self.bank, seed)
+            given = features, own, samples, self.views
+            rows = PatchRows(*given) if counted is None else CountedRows(counted, *given)
+            banks[name] = fill(rows, self.bank, seed)
         return banks
+
+    def grow(
+        self,
+        banks: Banks,
+        index: DatasetIndex,
+        features: Float32[np.ndarray, "n V h w D"],
+        first: int,
+        counted: Bool[np.ndarray, "S V h w"] | None = None,
+    ) -> Banks:
+        """Return banks of all patches with those of further samples behind their rows.
+
+        Args:
+          index: all samples, of which the banks know those before `first`.
+          features: of the samples from `first` on. counted: as of `fill`, of all samples.
+        """
+        further = replace(index, samples=index.samples[first:])
+        key = jax.random.key(0)  # nothing of a full bank is drawn
+        new = self.fill(further, features, key, None if counted is None else counted[first:])
+        return {
+            name: Bank(
+                np.concatenate([np.asarray(own.rows), new[name].rows]),
+                np.concatenate([np.asarray(own.sample), new[name].sample + np.int32(first)]),
+            )
+            for name, own in banks.items()
+        }
 
     def leave_one_out(
         self,

@@ -10,7 +10,8 @@ metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` i
 --config.eval.* say. --from-maps needs the scores folder and the data set's images and masks, and neither
 model nor features.
 
-Open <output>/report/index.html to see what was found; --no-report leaves it out.
+Open <output>/report/index.html to see what was found; --no-report leaves it out. --overlays writes heat over
+every image in its own size too, as overlays/<category>/<n>_<view>.png, also with --from-maps.
 
 Writes samples.csv, images.csv, maps/, metrics.json, report/ and more (docs/usage.md) into <workdir>/scores/,
 or scores_<name of DIR>/, or --output. New images are <DIR>/<sample>/<view>.png by the views of training
@@ -18,7 +19,8 @@ or scores_<name of DIR>/, or --output. New images are <DIR>/<sample>/<view>.png 
 
 A run trained with decision.held_out says pass or fail too, for a false-alarm rate that may be changed here:
 --config.decision.false_alarms=0.1. --threshold-from-test-labels decides by the labels of the samples that
-are scored, to see what could be had at best: optimistic, and flagged so in all results.
+are scored, to see what could be had at best: optimistic, and flagged so in all results. --threshold 52.3, or the
+file that the report saves under its histogram, decides by a threshold of your own (docs/decision.md).
 
 --watch scores images as they come into DIR and appends a line for each sample to decisions.jsonl in the
 output folder (docs/serving.md); it ends by Ctrl-C (exit code 130) or SIGTERM (143), after the sample in hand.
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_freed_memory()
     given, overrides = parser().parse_with_fields(arguments)
     console.apply(given)
+    overrides = _with_threshold(overrides, given.threshold)
     named = [name.strip() for name in given.protocol.split(",")]
     protocols = list(dict.fromkeys(name for name in named if name))
     _check(given, protocols)
@@ -74,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with joined(processes):
         output = given.output or default_output(given.workdir, given.input)
         options = {"overrides": overrides, "protocols": protocols, "report": not given.no_report}
+        options["overlays"] = given.overlays
         if given.from_maps:
             metrics = evaluate_again(given.workdir, output, **options)
         else:
@@ -105,7 +109,13 @@ def parser() -> Parser:
     own.add_argument(
         "--threshold-from-test-labels", action="store_true", help="decide by the best F1 on test labels"
     )
+    own.add_argument(
+        "--threshold", help="your own: a sample fails from this score on; or the file that the report saved"
+    )
     own.add_argument("--no-report", action="store_true", help="leave out report/index.html")
+    own.add_argument(
+        "--overlays", action="store_true", help="write heat over every image as a PNG into <output>/overlays"
+    )
     own.add_argument("--watch", action="store_true", help="score what comes into --input until stopped")
     own.add_argument(
         "--timeout",
@@ -116,6 +126,17 @@ def parser() -> Parser:
     return own
 
 
+def _with_threshold(overrides: dict[str, str], threshold: str | None) -> dict[str, str]:
+    """The config fields to change, with --threshold among them."""
+    if threshold is None:
+        return overrides
+    if "decision.threshold" in overrides:
+        raise UserError("--threshold: is --config.decision.threshold; leave out one of both")
+    if not threshold:
+        raise UserError("--threshold: no value; write a number, or the file that the report saved")
+    return overrides | {"decision.threshold": threshold}
+
+
 def _check(arguments: argparse.Namespace, protocols: Sequence[str]) -> None:
     """Raises UserError: options that do not go together."""
     if arguments.input and (protocols or arguments.from_maps):
@@ -124,6 +145,11 @@ def _check(arguments: argparse.Namespace, protocols: Sequence[str]) -> None:
         raise UserError(
             "--threshold-from-test-labels: decides while the test split is scored; leave out "
             "--input and --from-maps"
+        )
+    if arguments.threshold is not None and (arguments.threshold_from_test_labels or arguments.from_maps):
+        raise UserError(
+            "--threshold: decides while samples are scored, in place of any other threshold; leave out "
+            "--threshold-from-test-labels and --from-maps"
         )
     _check_watch(arguments)
     several = from_flags(arguments)
@@ -143,6 +169,8 @@ def _check_watch(arguments: argparse.Namespace) -> None:
         return
     if arguments.input is None:
         raise UserError("--watch: name the folder to watch by --input")
+    if arguments.overlays:
+        raise UserError("--watch: writes decisions and no images; leave out --overlays")
     if from_flags(arguments):
         raise UserError("--watch: one process watches; leave out the flags of several")
     if arguments.timeout is not None and not arguments.timeout >= 0:

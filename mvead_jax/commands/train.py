@@ -10,6 +10,9 @@ Writes into the workdir all that scoring needs: config.json, environment.json, c
 geometry/, checkpoints/, models/ and manifest.json (docs/usage.md); feature maps go into
 feature_cache/ beside it. Run again with the same workdir, it goes on where it stopped.
 
+--add LIST takes the parts that a person labelled good on the report's page (labels.json) as further good parts:
+the bank of a method that allows it grows, another model is trained anew. The workdir keeps them in added.json.
+
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
 
@@ -27,6 +30,7 @@ from mvead_jax.config.io import load_config
 from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.memory import keep_freed_memory
+from mvead_jax.runtime.paths import expanded
 from mvead_jax.runtime.processes import flags, from_flags, guard, is_guarded
 
 
@@ -37,6 +41,14 @@ def parser() -> Parser:
     own.add_argument("--dry_run", "--dry-run", action="store_true", help="print the plan and write nothing")
     own.add_argument(
         "--tensorboard", action="store_true", help="losses also into <workdir>/tensorboard/, for TensorBoard"
+    )
+    own.add_argument(
+        "--add",
+        action="append",
+        type=expanded,
+        default=[],
+        metavar="LIST",
+        help="labels.json of the report's page: its good parts are learned from too",
     )
     return own
 
@@ -49,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     console.apply(given)
     processes = from_flags(given)
     if given.dry_run:
+        if given.add:
+            raise UserError("--dry_run: plans without further parts; leave out --add")
         if processes:
             raise UserError("--dry_run: one process plans; leave out the flags of several")
         from mvead_jax.jobs.dry_run import plan_training
@@ -66,6 +80,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from mvead_jax.runtime.sharding import is_first, joined  # not before: a guard needs no JAX
 
     with joined(processes):
-        train(config, workdir, tensorboard=given.tensorboard)
+        train(config, workdir, tensorboard=given.tensorboard, add=given.add)
         if is_first():
             print(training_answer(workdir))

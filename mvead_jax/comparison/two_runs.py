@@ -43,7 +43,7 @@ _PLACES = (
 )
 _PLACES += ("backbone.batch_size", "geometry.cameras", "score.search", "eval.")
 # Of the protocol: what follows from these, and what differs wherever the last bits do.
-_NOT_COMPARED = ("config_digest", "models_digest", "weights")
+_NOT_COMPARED = ("config_digest", "models_digest", "scores_digest", "weights")
 
 
 @dataclass(frozen=True)

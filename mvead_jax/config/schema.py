@@ -38,6 +38,8 @@ class DataConfig:
       mirrored: which cameras' images and masks are flipped left-right when they are loaded: a CSV table with a
         line for each category and a column of 0 and 1 for each view (data/mirroring.py), or `real-iad`, the
         table of Multi-Flow's released code; empty = none.
+      ignore: folder of masks, relative to data.root unless absolute: <view>.png, or <category>/<view>.png, of the
+        size of the view's images, white where nothing ever counts (data/ignored.py); empty = everything counts.
       foreground: which patches show the part: all (`none`), those that masks in `files` mark, or those unlike
         the image's border (`automatic`). The background has no part in the scores, nor in the loss of a
         method that asks for masks.
@@ -58,6 +60,7 @@ class DataConfig:
     bit_depth: Literal["auto", "8", "10", "12", "14", "16"] = "auto"
     strict: bool = False
     mirrored: str = ""
+    ignore: str = ""
     foreground: Literal["none", "files", "automatic"] = "none"
     foreground_folder: str = ""
     foreground_resize: Literal["area", "nearest", "released"] = "area"
@@ -228,10 +231,13 @@ class DecisionConfig:
       false_alarms: the share of good samples that may fail, above 0 and below 1.
       held_out: share of the training samples of each category that neither geometry, training nor banks
         see: thresholds and p-values come from their scores. 0 = no decision.
+      threshold: of a user, in place of those of held-out samples: a sample fails whose score is at least this
+        number. Where a trained model scores, also the file of thresholds that the report saves. Empty = none.
     """
 
     false_alarms: float = number(0.05, above=0, below=1)
     held_out: float = number(0.0, least=0, below=1)
+    threshold: str = ""
 
 
 @dataclass(frozen=True)

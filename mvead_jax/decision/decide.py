@@ -20,6 +20,9 @@ from mvead_jax.decision.conformal import allowed_above, p_value, threshold
 from mvead_jax.postprocess.pooling import Pooling, pooled
 
 OPTIMISTIC = "OPTIMISTIC, threshold from test labels"
+BY_USER = "threshold set by the user"
+Basis = Literal["held_out", "test_labels", "user"]
+_FLAGS = {"held_out": "", "test_labels": f" ({OPTIMISTIC})", "user": f" ({BY_USER})"}
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,15 @@ class Decision:
       decision: "undecided" where no held-out sample was scored with these views.
       score: of samples.csv: from those of the views by the method's rule, as the highest (eq. 11).
       p_value: conformal, of the sample; None without calibration.
-      threshold: what the score of a sample that fails lies above; None without calibration.
-      false_alarms: the target.
+      threshold: what the score of a sample that fails lies above, or if the basis is not "held_out" is at
+        least; None where there is none.
+      false_alarms: the target; of a user's threshold the one that it amounts to. NaN where there is none.
       calibration: the number of held-out samples behind it.
       views: those that the sample has, in their order.
       blamed: the view with the smallest p-value (ties: the furthest beyond its own threshold). Not always the
         view with the highest score, for one camera's good images may score higher than another's bad ones.
       missing: views that the sample lacks.
-      basis: "held_out", or "test_labels": chosen by the labels that it is measured by.
+      basis: of the threshold: "held_out"; "test_labels": chosen by the labels that it is measured by; "user".
       place: (x, y), centre of the blamed view's highest patch in pixels of the stored image, x right and
         y down from the corner; None until `located`.
     """
@@ -71,7 +75,7 @@ class Decision:
     views: tuple[ViewScore, ...]
     blamed: str
     missing: tuple[str, ...] = ()
-    basis: Literal["held_out", "test_labels"] = "held_out"
+    basis: Basis = "held_out"
     place: tuple[float, float] | None = None
 
     @property
@@ -88,7 +92,7 @@ class Decision:
         if self.decision == "undecided":
             lacking = f"without {', '.join(self.missing)}" if self.missing else "with all views"
             return f"{self.calibration} held-out samples scored {lacking}, too few for {self.false_alarms:g}"
-        flag = f" ({OPTIMISTIC})" if self.basis == "test_labels" else ""
+        flag = _FLAGS[self.basis]
         whole = f"the sample scores {_beside(self.ratio, self.score, self.threshold, 'its threshold')}"
         if self.decision == "pass":
             return whole + flag
@@ -165,18 +169,29 @@ def decide_by(
     present: Bool[np.ndarray, " V"],
     lowest: float,
     pooling: Pooling = "max",
+    basis: Basis = "test_labels",
+    calibration: Calibration | None = None,
 ) -> Decision:
-    """The decision by a threshold that test labels chose: a sample fails whose score is at least `lowest`.
+    """The decision by a threshold that no calibration made: a sample fails whose score is at least `lowest`.
 
-    It has no target and no guarantee, and the rates that it reaches on these samples are optimistic.
+    It has no guarantee. A threshold that test labels chose is optimistic on these samples.
+
+    Args:
+      calibration: of the category, which tells p-values, and the target that the threshold amounts to.
     """
-    own = tuple(ViewScore(views[at], float(scores[at])) for at in np.flatnonzero(present))
+    scores, places = np.asarray(scores), np.flatnonzero(present)
+    held_out = np.zeros((0, len(views)), np.float32) if calibration is None else calibration.of(present)
+    of_views = [p_value(held_out[:, at], scores[at]) if len(held_out) else None for at in places]
+    own = tuple(ViewScore(views[at], float(scores[at]), p) for at, p in zip(places, of_views, strict=True))
     worst = max(own, key=lambda view: view.score)
-    score = float(pooled(np.asarray(scores)[None, present], pooling)[0])
+    score = float(pooled(scores[None, present], pooling)[0])
+    p, target = None, math.nan
+    if len(held_out):
+        of_samples = pooled(held_out[:, present], pooling)
+        p, target = p_value(of_samples, score), p_value(of_samples, lowest)
     decision = "fail" if score >= lowest else "pass"
     missing = tuple(view for view, has in zip(views, present, strict=True) if not has)
-    basis = "test_labels"
-    return Decision(decision, score, None, lowest, math.nan, 0, own, worst.view, missing, basis)
+    return Decision(decision, score, p, lowest, target, len(held_out), own, worst.view, missing, basis)
 
 
 def located(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from mvead_jax.data.ignored import FILE as IGNORED
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.decision.calibration import read_calibrations, write_calibrations
 from mvead_jax.jobs.decision import calibration_path, calibration_samples, score_held_out
@@ -28,7 +29,7 @@ def calibrate_decision(job: Job, name: str, index: DatasetIndex, manifest: Manif
     config, workdir = job.config, job.workdir
     held_out, own = index.select(split="held_out"), calibration_samples(index)
     folder, path = model_folder(workdir, name), calibration_path(workdir, name)
-    learned = (folder / STATE, folder / STATISTICS)
+    learned = (folder / STATE, folder / STATISTICS, folder / IGNORED)
     facts = {
         "features": fingerprint(config, own, job.backbone, workdir),
         "defective": [sample.id for sample in held_out.samples if sample.label == 1],

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float32
 
 from mvead_jax.config.schema import Config
 from mvead_jax.data.images import image_size
@@ -26,12 +26,14 @@ from mvead_jax.decision.calibration import (
     patterns,
     read_calibrations,
 )
+from mvead_jax.decision.conformal import p_value
 from mvead_jax.decision.decide import Decision, decide, decide_by, located
 from mvead_jax.evaluation.ranking import f1_max_threshold
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.workdir import model_folder
+from mvead_jax.postprocess.pooling import Pooling
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.progress import progress
 from mvead_jax.scoring.scorer import Inputs, Model, Scorer
@@ -160,22 +162,29 @@ def _settings(scored: Mapping[str, Any]) -> str:
     return " ".join(f"score.{key}={value}" for key, value in scored.items())
 
 
+# Of a category in metrics.json, beside the rates. held_out_scores: of samples with all views, where any were
+# held out; held_out_threshold: theirs, where the user's decides.
+FACTS = ("basis", "target", "threshold", "held_out", "held_out_scores", "held_out_threshold")
+
+
 @dataclass(frozen=True)
 class Decider:
     """Decisions on all samples of a category.
 
     Attributes:
-      calibrations: of the categories; none: no decision.
+      calibrations: of the categories; none: no decision, unless one of the others decides.
       false_alarms: the target.
       from_test_labels: a threshold for each category by the best F1 of its own labels instead.
+      by_hand: a user's threshold of each category instead; none: there is none.
     """
 
     calibrations: Mapping[str, Calibration]
     false_alarms: float
     from_test_labels: bool = False
+    by_hand: Mapping[str, float] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.calibrations) or self.from_test_labels
+        return bool(self.calibrations) or self.from_test_labels or bool(self.by_hand)
 
     def decide(
         self, index: DatasetIndex, category: str, found: Sequence[ScoredSample]
@@ -186,22 +195,68 @@ class Decider:
         for one in found:
             present = _present(one.sample, one.views)
             if lowest is None:
-                own = decide(self.calibrations[category], one.view_scores, present, self.false_alarms)
+                own = self.one(category, one.views, one.view_scores, present, one.pooling)
             else:
                 own = decide_by(one.views, one.view_scores, present, lowest, one.pooling)
             made.append(located_in(own, one, index) if own.decision == "fail" else own)
         if lowest is not None:
             return made, {"basis": "test_labels", "target": None, "threshold": lowest, "held_out": 0}
-        own = self.calibrations[category]
-        return made, {
-            "basis": "held_out",
-            "target": self.false_alarms,
-            "threshold": own.threshold(self.false_alarms),
-            "held_out": len(own.samples),
-        }
+        return made, self._facts(category)
+
+    def decides(self, category: str) -> bool:
+        """Whether a threshold or held-out samples of a category are known."""
+        return category in self.by_hand or category in self.calibrations
+
+    def one(
+        self,
+        category: str,
+        views: tuple[str, ...],
+        scores: Float32[np.ndarray, " V"],
+        present: Bool[np.ndarray, " V"],
+        pooling: Pooling,
+    ) -> Decision:
+        """The decision on one sample by a user's threshold, or else by the held-out samples."""
+        calibration = self.calibrations.get(category)
+        if category in self.by_hand:
+            return decide_by(views, scores, present, self.by_hand[category], pooling, "user", calibration)
+        return decide(calibration, scores, present, self.false_alarms)
+
+    def _facts(self, category: str) -> dict[str, Any]:
+        """How decisions came about that no test labels made: those of FACTS."""
+        own, found = self.calibrations.get(category), {"held_out": 0}
+        if own is not None:
+            scores = np.sort(own.sample_scores(np.ones(len(own.views), bool)))
+            found = {"held_out": len(own.samples), "held_out_scores": [float(f"{x:.9g}") for x in scores]}
+            found["held_out_threshold"] = own.threshold(self.false_alarms)
+        if category in self.by_hand:
+            target, limit = self._amounts_to(category), self.by_hand[category]
+            found |= {"basis": "user", "target": target, "threshold": limit}
+        else:
+            limit = found.pop("held_out_threshold")
+            found |= {"basis": "held_out", "target": self.false_alarms, "threshold": limit}
+        return {key: found[key] for key in FACTS if key in found}
+
+    def _amounts_to(self, category: str) -> float | None:
+        """The target at which the held-out samples would make no lower threshold than the user's."""
+        if (own := self.calibrations.get(category)) is None:
+            return None
+        return p_value(own.sample_scores(np.ones(len(own.views), bool)), self.by_hand[category])
+
+    def _words_by_hand(self) -> str:
+        parts = []
+        for name, threshold in self.by_hand.items():
+            target = self._amounts_to(name)
+            told = "" if target is None else f", which amounts to a target of {100 * target:.3g} %"
+            parts.append(f"{name} {threshold:.6g}{told}")
+        return (
+            f"set by the user: a sample fails if its score is at least {'; '.join(parts)}; no false-alarm rate is "
+            "promised, for who sets a threshold may have seen the scores; p-values decide nothing"
+        )
 
     def words(self) -> str:
         """For the protocol."""
+        if self.by_hand:
+            return self._words_by_hand()
         if self.from_test_labels:
             return (
                 "OPTIMISTIC: for each category the threshold of the best F1 on the labels of these samples; "
@@ -220,9 +275,6 @@ class Decider:
                 "were left out, and if others are defective too the rate is not kept"
             )
         return words
-
-
-FACTS = ("basis", "target", "threshold", "held_out")  # of a category, beside the rates
 
 
 def located_in(decision: Decision, scored: ScoredSample, index: DatasetIndex) -> Decision:

@@ -15,7 +15,7 @@ from mvead_jax.evaluation.sealed_metrics import read_sealed
 from mvead_jax.jobs.decision import FACTS
 from mvead_jax.jobs.evaluate import evaluate
 from mvead_jax.jobs.inputs import test_split
-from mvead_jax.jobs.report_pages import write_page
+from mvead_jax.jobs.report_pages import write_images, write_page
 from mvead_jax.jobs.scores_folder import default_output
 from mvead_jax.jobs.workdir import EVALUATED, trained_config
 from mvead_jax.runtime.errors import UserError
@@ -29,6 +29,7 @@ def evaluate_again(
     overrides: Mapping[str, str] | None = None,
     protocols: Sequence[str] = (),
     report: bool = True,
+    overlays: bool = False,
 ) -> dict[str, Any]:
     """Return the metrics of a finished scoring of the test split, from its files: no model, backbone or features.
 
@@ -41,11 +42,11 @@ def evaluate_again(
     output = output or default_output(workdir, None)
     _sealed_metrics(output)  # or there is nothing to lock
     with locked(output):
-        return _evaluated(config, workdir, output, protocols, report)
+        return _evaluated(config, workdir, output, protocols, report, overlays)
 
 
 def _evaluated(
-    config: Config, workdir: Path, output: Path, protocols: Sequence[str], report: bool
+    config: Config, workdir: Path, output: Path, protocols: Sequence[str], report: bool, overlays: bool
 ) -> dict[str, Any]:
     """`evaluate_again` in a folder that nobody else writes into."""
     before = _sealed_metrics(output)
@@ -53,7 +54,7 @@ def _evaluated(
         words, categories = dict(before["protocol"]), tuple(before["categories"])
         scored = words["scored"]
         made = {name: own["decision"] for name, own in before["categories"].items() if "decision" in own}
-        decided = {name: {key: own[key] for key in FACTS} for name, own in made.items()}
+        decided = {name: {key: own[key] for key in FACTS if key in own} for name, own in made.items()}
         attended = [name for name in before.get("files", ()) if name.startswith("attended/")]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{output / 'metrics.json'}: not written by score.py; score again") from error
@@ -68,10 +69,12 @@ def _evaluated(
         incomplete=words.get("incomplete_samples", config.data.incomplete),
     )
     told = words.get("bit_depth")
-    index = test_split(replace(config, data=data), told if told in BIT_DEPTHS else 8)
+    index = test_split(replace(config, data=data), told if told in BIT_DEPTHS else 8, ())
     metrics = evaluate(output, index, words, config, protocols, decided)
     if report:
         write_page(output, index, workdir)
+    if overlays:
+        write_images(output, index, workdir)
     return metrics
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mvead_jax.backbones.base import Backbone, load_backbone
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
+from mvead_jax.data.added import Added, with_added
+from mvead_jax.data.ignored import Ignored, ignore_folder, read_ignored
+from mvead_jax.data.mirroring import mirrored_table
 from mvead_jax.data.readers import open_configured
 from mvead_jax.data.records import DatasetIndex
+from mvead_jax.data.shapes import training_sizes
 from mvead_jax.data.trained_images import TrainedImages, check_shapes
 from mvead_jax.decision.split import hold_out
 from mvead_jax.features.cache import Extraction, cache_folder
@@ -46,11 +50,12 @@ def check_shapes_of_others(index: DatasetIndex, strict: bool) -> None:
         check_shapes(index.with_samples(others), TrainedImages.of(index), strict)
 
 
-def open_index(config: Config, bit_depth: int | None = None) -> DatasetIndex:
+def open_index(config: Config, bit_depth: int | None = None, added: Sequence[Added] = ()) -> DatasetIndex:
     """Return the data set that `config` names, with what it holds out; its notes go to the log.
 
     Args:
       bit_depth: of the training, at work; None: as data.bit_depth says.
+      added: further good parts, which are test samples no more.
     """
     data = config.data
     if bit_depth is not None:
@@ -58,7 +63,8 @@ def open_index(config: Config, bit_depth: int | None = None) -> DatasetIndex:
     index = open_configured(data)
     for note in index.notes:
         log.warning("%s", note)
-    return hold_out(index, config.decision.held_out, config.seed)
+    index = hold_out(index, config.decision.held_out, config.seed)
+    return with_added(index, added, data.mirrored)
 
 
 def models(config: Config, index: DatasetIndex) -> list[tuple[str, DatasetIndex]]:
@@ -100,9 +106,29 @@ def inputs_of(
     return Inputs(features, index.present(), images, masks)
 
 
-def test_split(config: Config, bit_depth: int) -> DatasetIndex:
-    """Return the samples to be scored, read as in training. Raises UserError: there are none."""
-    index = open_index(config, bit_depth).select(split="test")
+def ignored_regions(config: Config, index: DatasetIndex) -> dict[str, Ignored]:
+    """Return the masks that data.ignore names, by category; none where it is empty.
+
+    Args:
+      index: of the data set, whose training images tell what size a mask has.
+
+    Raises:
+      UserError: as `read_ignored`.
+    """
+    if not config.data.ignore:
+        return {}
+    views = {category: index.select(category=category).views for category in index.categories}
+    mirrored, sizes = mirrored_table(config.data.mirrored), training_sizes(index)
+    return read_ignored(ignore_folder(config.data), views, mirrored, sizes, bool(config.data.categories))
+
+
+def test_split(config: Config, bit_depth: int, added: Sequence[Added]) -> DatasetIndex:
+    """Return the samples to be scored, read as in training, but for those that were added to it.
+
+    Raises:
+      UserError: there are none.
+    """
+    index = open_index(config, bit_depth, added).select(split="test")
     if not len(index):
         raise UserError(f"{config.data.root}: the test lists are empty: nothing to score")
     return index

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
+from mvead_jax.data.added import Added
+from mvead_jax.data.ignored import Ignored, digests
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.sample_rules import defective_without_view
 from mvead_jax.data.trained_images import TrainedImages
@@ -23,8 +25,18 @@ from mvead_jax.runtime.sharding import broadcast, is_first, shared_errors
 _NOT_LEARNED = ("data", "eval", "decision", "score")
 
 
-def model_facts(job: Job, training: DatasetIndex, keys: Mapping[str, EpipolarKeys]) -> dict[str, Any]:
-    """Return what a model depends on: with the same facts it is not trained again. All must call."""
+def model_facts(
+    job: Job,
+    training: DatasetIndex,
+    keys: Mapping[str, EpipolarKeys],
+    ignored: Mapping[str, Ignored] | None = None,
+    added: Sequence[Added] = (),
+) -> dict[str, Any]:
+    """Return what a model depends on: with the same facts it is not trained again. All must call.
+
+    Args:
+      ignored: masks of its categories, whose patches never count. added: further good parts of them.
+    """
     config = job.config
     settings = to_dict(config)
     for section in _NOT_LEARNED:
@@ -43,6 +55,12 @@ def model_facts(job: Job, training: DatasetIndex, keys: Mapping[str, EpipolarKey
         "features": fingerprint(config, training, job.backbone, job.workdir),
         "geometry": {category: own.digest for category, own in keys.items()},
         **({"foreground": foreground_facts(job, training)} if config.data.foreground != "none" else {}),
+        **({"ignored": digests(ignored)} if ignored else {}),
+        **(
+            {"added": own}
+            if (own := [list(one) for one in added if one.category in training.categories])
+            else {}
+        ),
     }
 
 

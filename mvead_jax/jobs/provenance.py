@@ -74,10 +74,12 @@ def config_digest(config: Config) -> str:
     """Return the SHA-256 of all fields that decide the scores: those of training with what scoring changed in them.
 
     Not of the section eval, for maps can be evaluated again (evaluation_digest tells that), nor of the target
-    of the decision, which reads scores.
+    and the threshold of the decision, which read scores.
     """
     fields = to_dict(config)
-    del fields["eval"], fields["decision"]["false_alarms"]
+    del fields["eval"], fields["decision"]["false_alarms"], fields["decision"]["threshold"]
+    if not fields["data"]["ignore"]:
+        del fields["data"]["ignore"]  # so that the digest is what it was before there was such a field
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 attended/<category>.npz   what the patches of a few telling samples attended to
 report/index.html         the page
+overlays/                 heat over every image, where that is asked for
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
+from mvead_jax.data.ignored import FILE as IGNORED
+from mvead_jax.data.ignored import Ignored, read_stored
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.geometry.category import read_geometry
 from mvead_jax.jobs.estimate_geometry import geometry_path
+from mvead_jax.jobs.workdir import model_folder, model_names
 from mvead_jax.report.attention import Attended, attended_path, telling, write_attended
+from mvead_jax.report.overlays import write_overlays
 from mvead_jax.report.page import write_report
 from mvead_jax.runtime.errors import UserError
 
@@ -46,7 +51,19 @@ def write_page(output: Path, index: DatasetIndex, workdir: Path, usual: Path | N
     with _only_to_look_at(f"{output / 'report'}: the report"):
         paths = {category: geometry_path(workdir, category) for category in index.categories}
         geometries = {category: read_geometry(path) for category, path in paths.items() if path.exists()}
-        write_report(output, index, geometries, usual)
+        write_report(output, index, geometries, usual, _ignored(workdir))
+
+
+def write_images(output: Path, index: DatasetIndex, workdir: Path, usual: Path | None = None) -> None:
+    """overlays/: heat over every image as a file. Arguments as of `write_page`."""
+    with _only_to_look_at(f"{output / 'overlays'}: the overlays"):
+        write_overlays(output, index, usual, _ignored(workdir))
+
+
+def _ignored(workdir: Path) -> dict[str, Ignored]:
+    """Masks by category, as the models of a workdir keep them."""
+    own = [read_stored(model_folder(workdir, name) / IGNORED) for name in model_names(workdir)]
+    return {category: masks for one in own for category, masks in one.items()}
 
 
 @contextmanager

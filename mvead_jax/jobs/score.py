@@ -6,7 +6,7 @@
     scores/maps/<category>.npz   "maps": float16 [n,h,w], patch scores in the order of images.csv
     scores/environment.json what the scores were computed on; command.json: by which command
     scores/attended/<category>.npz   where a method shows it: what the patches of a few samples attended to
-    scores/report/index.html   all of it to look at (report/page.py), written last
+    scores/report/index.html   all of it to look at (report/page.py), written last; overlays/ if asked for
     scores/metrics*.json    metrics with their protocol, regions*.csv and bootstrap.npz: see evaluate.py
     scores/unfinished.json  of what, while it is scored
 
@@ -17,12 +17,14 @@ is lost.
 Where several processes run the job, all compute features and maps; the first writes all files.
 
 Scores are raw distances (with score.evidence, sums of standardised ones): higher is more abnormal. Thresholds
-come from held-out training samples (decision.held_out), never from test labels unless that is asked for.
+come from held-out training samples (decision.held_out) or from the user (decision.threshold), never from test
+labels unless that is asked for.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -33,11 +35,15 @@ import numpy as np
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.config.schema import Config
+from mvead_jax.data.added import added_before
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.ignored import FILE as IGNORED
+from mvead_jax.data.ignored import ignored_words, read_stored
 from mvead_jax.data.mirroring import mirrored_table, with_mirrored
 from mvead_jax.data.readers import open_pictures
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.data.trained_images import check_shapes
+from mvead_jax.decision.by_hand import scores_digest
 from mvead_jax.decision.calibration import Calibration
 from mvead_jax.evaluation.scored import ScoredSample
 from mvead_jax.features.cache import Extraction
@@ -55,12 +61,13 @@ from mvead_jax.jobs.inputs import (
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import scoring_parts
 from mvead_jax.jobs.provenance import protocol
-from mvead_jax.jobs.report_pages import Attend, keep_attended, write_page
+from mvead_jax.jobs.report_pages import Attend, keep_attended, write_images, write_page
 from mvead_jax.jobs.scores_folder import begin, check_output, default_output, finish
 from mvead_jax.jobs.trust import method_words
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
+    check_ignored,
     checked_facts,
     checked_keys,
     is_artefact,
@@ -70,6 +77,7 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
     trained_images,
+    trained_thresholds,
 )
 from mvead_jax.methods.base import Spec, TellsRange
 from mvead_jax.runtime.disk import Part, check_room, describe
@@ -96,6 +104,7 @@ def score(
     protocols: Sequence[str] = (),
     from_test_labels: bool = False,
     report: bool = True,
+    overlays: bool = False,
 ) -> dict[str, Any] | None:
     """Score the test split of a workdir's data set, or the images of a folder.
 
@@ -107,7 +116,7 @@ def score(
       overrides: config fields to change, such as data.root when the data set has moved.
       protocols: names of evaluation protocols that get a metrics_<name>.json of their own.
       from_test_labels: thresholds by the best F1 of the test labels: optimistic, and flagged everywhere.
-      report: write report/index.html.
+      report: write report/index.html. overlays: write heat over every image too, as files.
 
     Returns:
       The content of metrics.json, beside which all other files lie; None in all processes but the first.
@@ -121,8 +130,8 @@ def score(
                 held.enter_context(reading(workdir))  # before anything of the model is read
         with shared_errors():
             checked = checked_scoring(workdir, output, images, overrides or {}, protocols, from_test_labels)
-            config, index, output, scored, _, calibrations = checked
-            decider = Decider(calibrations, config.decision.false_alarms, from_test_labels)
+            config, index, output, scored, _, calibrations, by_hand = checked
+            decider = Decider(calibrations, config.decision.false_alarms, from_test_labels, by_hand)
             backbone = load_method_backbone(config)
             if is_first():
                 check_images(config, index, workdir)
@@ -145,9 +154,11 @@ def score(
                 words |= {"map_ranges": ranges} if ranges else {}
                 metrics = evaluate(output, index, words, config, protocols, decided)
                 finish(output)
+                usual = workdir / "scores" if images is not None else None
                 if report:
-                    usual = workdir / "scores" if images is not None else None
                     write_page(output, index, workdir, usual)
+                if overlays:
+                    write_images(output, index, workdir, usual)
     return metrics
 
 
@@ -194,7 +205,16 @@ def _words(job: Job, index: DatasetIndex, scored: str, decider: Decider) -> dict
         index = replace(index, views=tuple(dict.fromkeys(view for own in facts for view in own["views"])))
     words = protocol(config, job.backbone, method, training, scored, job.geometries, index)
     words |= method_words(workdir)
+    own = [read_stored(model_folder(workdir, name) / IGNORED) for name, _ in models(config, index)]
+    words["ignored"] = ignored_words({category: masks for one in own for category, masks in one.items()})
+    if parts := [one for each in facts for one in each.get("added", ())]:
+        counts = Counter(category for _, category, _ in parts)
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        words["added"] = (
+            f"{told}: parts that a person labelled good; they are learned from and not scored any more"
+        )
     words["models_digest"] = Manifest(workdir).digest(workdir / "models")
+    words["scores_digest"] = scores_digest(words["models_digest"], config.score.deciding())
     return words | ({"decision": decider.words()} if decider else {})
 
 
@@ -203,7 +223,8 @@ class Checked(NamedTuple):
 
     Attributes:
       output: folder of the result files. scored: what, in words. earlier: categories whose scores it holds.
-      calibrations: of the categories, none where there is no decision.
+      calibrations: of the categories, none where there is no decision by them.
+      by_hand: a user's threshold of each category; none where there is none.
     """
 
     config: Config
@@ -212,6 +233,7 @@ class Checked(NamedTuple):
     scored: str
     earlier: list[str]
     calibrations: dict[str, Calibration]
+    by_hand: dict[str, float]
 
 
 def checked_scoring(
@@ -229,23 +251,32 @@ def checked_scoring(
     """
     config = trained_config(workdir, overrides, OVERRIDDEN)
     Manifest(workdir).verify(workdir / "config.json")  # a damaged one may still be a config
+    check_ignored(config, workdir)
     protocols_of(config, protocols)
     index = samples_of(config, workdir, images)
     output = output or default_output(workdir, images)
     scored = "test split" if images is None else str(images.resolve())
     if from_test_labels:
         check_labels(index)
+        if config.decision.threshold:
+            raise UserError(
+                "--threshold-from-test-labels: the run has a threshold of the user; leave out one of both, the "
+                "user's by --config.decision.threshold="
+            )
     earlier = check_output(output, scored)
     names = [name for name, _ in models(config, index)]
     calibrations = read_for_scoring(config, workdir, names, index.categories)
-    return Checked(_with_cache(config, workdir, output), index, output, scored, earlier, calibrations)
+    by_hand = trained_thresholds(config, workdir, index.categories)
+    return Checked(
+        _with_cache(config, workdir, output), index, output, scored, earlier, calibrations, by_hand
+    )
 
 
 def samples_of(config: Config, workdir: Path, images: Path | None) -> DatasetIndex:
     """Return what is scored: the test split, or the images of a folder."""
     depth = trained_images(workdir).bit_depth
     if images is None:
-        return test_split(config, depth)
+        return test_split(config, depth, added_before(workdir))
     index = open_pictures(images, _trained(config, workdir), bit_depth=depth)
     return with_mirrored(index, mirrored_table(config.data.mirrored))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from mvead_jax.evaluation.score_files import ScoreFiles, maps_path, read_images
 from mvead_jax.jobs.workdir import is_artefact, refuse_artefact
 from mvead_jax.report.attention import attended_path
+from mvead_jax.report.overlays import remove_overlays
 from mvead_jax.report.page import remove_report
 from mvead_jax.runtime.console import command
 from mvead_jax.runtime.environment import environment
@@ -45,6 +46,7 @@ def begin(output: Path, scored: str, categories: Sequence[str], decides: bool = 
         remove(maps_path(output, name))
         remove(attended_path(output, name))
     remove_report(output / "report")
+    remove_overlays(output)
     files = ScoreFiles(output, decides)
     write_json(output / "environment.json", environment())
     write_json(output / "command.json", command())

@@ -21,6 +21,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 
@@ -30,10 +31,15 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.bank.memory import check_views
 from mvead_jax.config.io import differences, from_dict, to_dict
 from mvead_jax.config.schema import Config
+from mvead_jax.data.added import FILE as ADDED
+from mvead_jax.data.added import Added, added_before, as_json, read_labels, without_added
 from mvead_jax.data.file_check import check_files
+from mvead_jax.data.ignored import FILE as IGNORED
+from mvead_jax.data.ignored import Ignored, ignored_patches, write_ignored
 from mvead_jax.data.mirroring import open_view
 from mvead_jax.data.records import DatasetIndex, spread_evenly
 from mvead_jax.data.sufficient import empty_metrics, too_few
+from mvead_jax.decision.by_hand import check_before_training
 from mvead_jax.features.cache import Extraction
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.jobs.calibrate_decision import calibrate_decision
@@ -42,9 +48,11 @@ from mvead_jax.jobs.estimate_geometry import cameras_path, estimate_geometries, 
 from mvead_jax.jobs.evaluate import protocols_of
 from mvead_jax.jobs.events import FILE as EVENTS
 from mvead_jax.jobs.events import forget, record
+from mvead_jax.jobs.grow import first_new, grown
 from mvead_jax.jobs.inputs import (
     check_same_run,
     check_shapes_of_others,
+    ignored_regions,
     inputs_of,
     load_method_backbone,
     models,
@@ -56,7 +64,17 @@ from mvead_jax.jobs.model_facts import model_facts
 from mvead_jax.jobs.plan import training_parts
 from mvead_jax.jobs.trust import record_method, with_trust
 from mvead_jax.jobs.workdir import Job, model_folder, refuse_artefact, refuse_version_1
-from mvead_jax.methods.base import LeavesOneOut, Method, RunContext, Spec, State, TrainData, Trains
+from mvead_jax.methods.base import (
+    LeavesOneOut,
+    Method,
+    RunContext,
+    Spec,
+    State,
+    TrainData,
+    Trains,
+    foreground_tap,
+    map_shape,
+)
 from mvead_jax.postprocess.statistics import FILE as STATISTICS
 from mvead_jax.postprocess.statistics import MOST_SAMPLES, ScoreStatistics
 from mvead_jax.report.foreground import draw_foreground
@@ -76,11 +94,12 @@ log = logging.getLogger(__name__)
 
 
 @computing()
-def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
+def train(config: Config, workdir: Path, *, tensorboard: bool = False, add: Sequence[Path] = ()) -> None:
     """Train every category of `config` into `workdir`, or what is missing of it.
 
     Args:
       tensorboard: write the figures of a training for it too (training/tensorboard.py).
+      add: lists of labels of the report's page, whose good parts are learned too, from now on (data/added.py).
 
     Raises:
       UserError: anything wrong with the config, the data, the weights or the workdir.
@@ -89,7 +108,9 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
     with shared_errors():
         if tensorboard:
             check_tensorboard()
-        config, index = checked_training(config, workdir)
+        added = _with_new(added_before(workdir), add)
+        config, index = checked_training(config, workdir, added)
+        ignored = ignored_regions(config, index)
         backbone = load_method_backbone(config)
         if is_first():
             check_files(index)
@@ -108,13 +129,16 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
                 make_folder(workdir)
                 held.enter_context(locked(workdir))
                 _check_workdir(config, workdir, config.without_trust())  # another may have ended since
+                if added:
+                    write_json(workdir / ADDED, as_json(added))
                 write_json(workdir / "environment.json", environment())
                 write_json(workdir / "command.json", command())
                 keep_lines(workdir / EVENTS, lambda event: True)  # a kill may have cut one short
                 record(workdir, {"stage": "start", "environment": environment()})
                 if uses_geometry(config):
-                    _check_geometry(config, index, workdir)
-                    geometries = estimate_geometries(config, index, workdir)
+                    measured = without_added(index, added)
+                    _check_geometry(config, measured, workdir)
+                    geometries = estimate_geometries(config, measured, workdir)
         manifest = Manifest(workdir)
         with shared_errors():
             if is_first():
@@ -135,7 +159,8 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
         for name, part in models(config, index):
             job = Job(config, workdir, backbone, geometries)
             writer = TensorBoardWriter(workdir / FOLDER / name) if tensorboard else None
-            _train_model(job, name, part, manifest, writer)
+            masks = {category: ignored[category] for category in part.categories if category in ignored}
+            _train_model(job, name, part, manifest, writer, masks, added)
             if config.decision.held_out:
                 calibrate_decision(job, name, part, manifest)
         if is_first():
@@ -143,28 +168,39 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False) -> None:
 
 
 def _train_model(
-    job: Job, name: str, index: DatasetIndex, manifest: Manifest, writer: TensorBoardWriter | None
+    job: Job,
+    name: str,
+    index: DatasetIndex,
+    manifest: Manifest,
+    writer: TensorBoardWriter | None,
+    ignored: Mapping[str, Ignored],
+    added: Sequence[Added],
 ) -> None:
-    """Train one model, or find that it is there."""
+    """Train one model, or find that it is there.
+
+    Args: ignored: masks of its categories. added: further good parts.
+    """
     config, workdir = job.config, job.workdir
     training = index.select(split="train")
     with shared_errors():
         method = job.method(name, index.views, index.categories)
         keys = job.keys(method, index.categories)
-    facts = model_facts(job, training, keys)
+        _check_ignored(method, index, ignored)
+    facts = model_facts(job, training, keys, ignored, added)
     same_in_all(
         json.dumps(facts),
         f"{name}: the processes see different images, weights or geometry; let all read one copy of each",
     )
-    folder, done = model_folder(workdir, name), False
+    folder, done, earlier = model_folder(workdir, name), False, None
     with shared_errors():
         if is_first():
-            done = manifest.covers(folder) and read_facts(folder) == facts
+            earlier = read_facts(folder) if manifest.covers(folder) else None
+            done = earlier == facts
     if broadcast(done):
         log.info("model %s: already trained", name)
         return
-    checkpoints = None
-    if isinstance(method, Trains) and method.training:  # before the features, for it may refuse
+    first, checkpoints = first_new(job, method, training, facts, earlier), None
+    if first is None and isinstance(method, Trains) and method.training:  # it may refuse: before features
         with shared_errors():
             place, metrics = workdir / "checkpoints" / name, workdir / EVENTS
             trained = bool(manifest.names(folder))
@@ -179,22 +215,52 @@ def _train_model(
         inputs = inputs_of(config, method, training, features)
         if is_first():
             _draw_foreground(workdir, training, inputs)
-    data = TrainData(training, features, keys, job.backbone, inputs.images, inputs.foreground)
+    data = TrainData(training, features, keys, job.backbone, inputs.images, inputs.foreground, ignored)
+    data = _without_ignored(method, data)
     with (
         closing(writer) if writer else nullcontext(),
         checkpoints.heeding_sigterm() if checkpoints else nullcontext(),
     ):
-        state = method.fit(data, RunContext(config.seed, checkpoints))
+        if first is None:
+            state = method.fit(data, RunContext(config.seed, checkpoints))
+        else:
+            state = grown(job, name, method, data, first, earlier)
     seconds = time.monotonic() - begin
     statistics = _statistics(job, method, state, data)
     with shared_errors():
         if is_first():
             rows = write_state(folder, state, facts)
             statistics.write(folder / STATISTICS, index.views)
+            if ignored:
+                write_ignored(folder / IGNORED, ignored)
             told = ", ".join(f"{bank} {count}" for bank, count in rows.items())
             log.info("model %s: trained in %.0f s%s", name, seconds, f"; rows of {told}" if rows else "")
             record(workdir, {"stage": "model", "name": name, "rows": rows, "seconds": seconds})
             manifest.record(folder)  # last: what the manifest covers is not made again
+
+
+def _check_ignored(method: Method, index: DatasetIndex, ignored: Mapping[str, Ignored]) -> None:
+    """Raise UserError, before anything is computed, if no patch of a view would count."""
+    for category, masks in ignored.items():
+        ignored_patches(masks, index.views, map_shape(method), category)
+
+
+def _without_ignored(method: Method, data: TrainData) -> TrainData:
+    """The data with ignored patches left out of the foreground, where the method's loss is of that alone.
+
+    Raises:
+      UserError: a mask of which no patch counts.
+    """
+    tap = foreground_tap(method.spec.maps)
+    counted = data.counted(data.features[tap].shape[2:4])
+    if counted is None or not method.requires.foreground:
+        return data
+    masks = data.foreground
+
+    def of_samples(chosen: np.ndarray) -> np.ndarray:
+        return counted[chosen] if masks is None else masks(chosen) & counted[chosen]
+
+    return dataclasses.replace(data, foreground=of_samples)
 
 
 def _draw_foreground(workdir: Path, index: DatasetIndex, inputs: Inputs) -> None:
@@ -221,25 +287,42 @@ def _statistics(job: Job, method: Method, state: State, data: TrainData) -> Scor
     chosen = spread_evenly(len(data.index), MOST_SAMPLES)
     if isinstance(method, LeavesOneOut):
         normal = method.leave_one_out(state, data, chosen)
-        return ScoreStatistics.of(normal) if normal is not None else None
+        return ScoreStatistics.of(_counted(data, normal, chosen)) if normal is not None else None
     model, maps = Model(method, state, None), []
     plain = job.config.score.without_other_views()
     inputs = Inputs(data.features, data.index.present(), data.images, data.foreground)
     for category in data.categories:
         own = [at for at in chosen if data.index.samples[at].category == category]
         scorer = Scorer(model, category, data.geometry[category], plain)
-        maps += [found.maps for found in scorer.score(inputs, np.array(own, int))] if own else []
+        found = [found.maps for found in scorer.score(inputs, np.array(own, int))] if own else []
+        maps += [_counted(data, np.concatenate(found), np.array(own))] if found else []
     return ScoreStatistics.of(np.concatenate(maps))
 
 
-def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetIndex]:
+def _counted(data: TrainData, maps: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """Maps of some training samples with NaN, which counts as missing, where patches never count."""
+    counted = data.counted(maps.shape[2:])
+    return maps if counted is None else np.where(counted[chosen], maps, np.float32(np.nan))
+
+
+def _with_new(before: Sequence[Added], lists: Sequence[Path]) -> list[Added]:
+    """What was added to a workdir, and behind it what lists name; each once."""
+    return list(dict.fromkeys([*before, *(one for path in lists for one in read_labels(path))]))
+
+
+def checked_training(
+    config: Config, workdir: Path, added: Sequence[Added] | None = None
+) -> tuple[Config, DatasetIndex]:
     """Return the config and the data set of a training, before weights and images are read.
+
+    Args: added: further good parts; None: those that were added to the workdir before.
 
     Raises:
       UserError: what of the config, the data set or the workdir can't be trained.
     """
     _check_place(config, workdir)
-    index = open_index(config)
+    check_before_training(config.decision.threshold)
+    index = open_index(config, added=added_before(workdir) if added is None else added)
     views = max(len(index.select(category=name).views) for name in index.categories)
     config = config.for_views(views)
     if views == 1 and (alone := config.score.without_other_views()) != config.score:
@@ -250,6 +333,7 @@ def checked_training(config: Config, workdir: Path) -> tuple[Config, DatasetInde
     if is_first():
         for words in (*too_few(index.samples), *empty_metrics(index.samples)):
             log.warning("%s", words)
+    ignored_regions(config, index)  # which says at once what is wrong with a mask
     protocols_of(config)
     for _, part in models(config, index):
         check_views(part.select(split="train"))

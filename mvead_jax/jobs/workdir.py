@@ -17,7 +17,11 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.backbones.stored import STORED
 from mvead_jax.config.io import from_dict, override
 from mvead_jax.config.schema import Config
+from mvead_jax.data.ignored import FILE as IGNORED
+from mvead_jax.data.ignored import digests, ignore_folder, read_ignored, read_stored
+from mvead_jax.data.mirroring import mirrored_table
 from mvead_jax.data.trained_images import TrainedImages
+from mvead_jax.decision.by_hand import scores_digest, thresholds_of
 from mvead_jax.geometry.category import CategoryGeometry, read_geometry
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.jobs.estimate_geometry import geometry_path, keys_of, uses_geometry
@@ -37,7 +41,7 @@ OVERRIDDEN = (
     *("data.root", "data.categories", "data.lists", "data.images", "data.incomplete", "data.strict"),
     "data.foreground_folder",
     *("backbone.weights", "backbone.directory", "backbone.batch_size", "features.cache", "score.", "eval."),
-    "decision.false_alarms",
+    *("decision.false_alarms", "decision.threshold"),
 )
 # Of these, what may change between scoring and evaluating the maps again.
 EVALUATED = ("data.root", "data.images", "eval.")
@@ -80,7 +84,8 @@ class Job:
             model_folder(self.workdir, name),
         )
         state: State = read_state(folder, jax.eval_shape(method.init, jax.random.key(0)))
-        return Model(method, state, ScoreStatistics.read(folder / STATISTICS, method.spec.views))
+        statistics = ScoreStatistics.read(folder / STATISTICS, method.spec.views)
+        return Model(method, state, statistics, read_stored(folder / IGNORED))
 
 
 def trained_config(workdir: Path, overrides: Mapping[str, str], changeable: tuple[str, ...]) -> Config:
@@ -224,6 +229,42 @@ def trained_images(workdir: Path) -> TrainedImages:
         return TrainedImages.joined(found)
     except ValueError as error:
         raise UserError(f"{workdir / 'models'}: {error}; train again") from None
+
+
+def check_ignored(config: Config, workdir: Path) -> None:
+    """Raise UserError if masks of data.ignore are not those of the training.
+
+    A model holds its masks: where their folder is not there any more, nothing is compared.
+    """
+    if not config.data.ignore or not ignore_folder(config.data).is_dir():
+        return
+    facts = [read_facts(model_folder(workdir, name)) for name in model_names(workdir)]
+    views = {category: own["views"] for own in facts for category in own["categories"]}
+    trained = {category: masks for own in facts for category, masks in own.get("ignored", {}).items()}
+    folder = ignore_folder(config.data)
+    now = digests(read_ignored(folder, views, mirrored_table(config.data.mirrored), others=True))
+    pairs = sorted(
+        {(category, view) for found in (trained, now) for category in found for view in found[category]}
+    )
+    if changed := [
+        " ".join(at) for at in pairs if trained.get(at[0], {}).get(at[1]) != now.get(at[0], {}).get(at[1])
+    ]:
+        raise UserError(
+            f"data.ignore {folder}: changed since training ({', '.join(changed)}), and banks and thresholds are "
+            "those of the earlier masks; train again, or put the earlier ones back"
+        )
+
+
+def trained_thresholds(config: Config, workdir: Path, categories: Sequence[str]) -> dict[str, float]:
+    """Return a user's threshold of each category; none where decision.threshold is empty.
+
+    Raises:
+      UserError: as `thresholds_of`.
+    """
+    models = Manifest(workdir).digest(workdir / "models")
+    return thresholds_of(
+        config.decision.threshold, categories, scores_digest(models, config.score.deciding())
+    )
 
 
 def model_folder(workdir: Path, name: str) -> Path:

@@ -23,6 +23,7 @@ from mvead_jax.backbones.base import Backbone
 from mvead_jax.backbones.info import Info
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config.schema import TrainConfig
+from mvead_jax.data.ignored import Ignored, ignored_patches
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.geometry.masks import EpipolarKeys, all_keys
 from mvead_jax.training.checkpoints import Checkpoints
@@ -120,6 +121,7 @@ class TrainData:
       backbone: that made the features.
       images: [n,V,H,W,3] of samples by their positions; None unless the method requires them.
       foreground: masks of samples by their positions, as of `Batch`; None where data.foreground is none.
+      ignored: masks of each category's views, whose patches never count (data.ignore).
     """
 
     index: DatasetIndex
@@ -128,6 +130,18 @@ class TrainData:
     backbone: Backbone
     images: Callable[[Int[np.ndarray, " n"]], Float32[np.ndarray, "n V H W 3"]] | None = None
     foreground: Callable[[Int[np.ndarray, " n"]], Bool[np.ndarray, "n V h w"]] | None = None
+    ignored: Mapping[str, Ignored] = field(default_factory=dict)
+
+    def counted(self, grid: tuple[int, int]) -> Bool[np.ndarray, "S V h w"] | None:
+        """Return which patches of each sample count, on a grid; None where all do."""
+        if not self.ignored:
+            return None
+        found = np.ones((len(self.index), len(self.index.views), *grid), bool)
+        for at, category in enumerate(self.categories):
+            masks = self.ignored.get(category, {})
+            if (own := ignored_patches(masks, self.index.views, grid, category)) is not None:
+                found[self.category_numbers() == at] = ~own
+        return found
 
     @property
     def categories(self) -> tuple[str, ...]:
@@ -218,6 +232,23 @@ class ScoresImagesByFeatures(Protocol):
         """Return the score of each image of a batch by the method's own rule; anything for a missing view.
 
         Args: maps: what `score` gave for the batch.
+        """
+
+
+@runtime_checkable
+class GrowsBank(Protocol):
+    """A method whose model can take further samples into its bank without being fitted anew."""
+
+    @property
+    def grows(self) -> bool:
+        """Whether that holds for these settings: only a bank of all patches grows."""
+
+    def grow(self, state: State, data: TrainData, first: int) -> State:
+        """Return the state with the samples from position `first` on, which the state has not learned.
+
+        In one process, and only where `grows`; the rows of banks are arrays of the host.
+
+        Args: data: of all samples, those that are known first.
         """
 
 

@@ -93,6 +93,7 @@ def histogram(
         "counts": {label: int(own.sum()) for label, own in counts.items()},
         "top": top,
         "ticks": [(place(tick), f"{tick:.6g}") for tick in round_ticks(low, high)],
+        "range": (low, high),
         "threshold": None if threshold is None else place(threshold),
     }
 

@@ -10,6 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+
 from mvead_jax.data.records import defect_code
 from mvead_jax.evaluation.score_files import read_images, read_samples
 from mvead_jax.runtime.errors import UserError
@@ -87,3 +90,14 @@ def by_category(samples: Sequence[FoundSample]) -> dict[str, list[FoundSample]]:
     for one in samples:
         found.setdefault(one.category, []).append(one)
     return found
+
+
+def maps_decide(samples: Sequence[FoundSample], maps: Float[np.ndarray, "n h w"]) -> bool:
+    """Whether the score of each sample of a category is the highest of its maps: then a patch fails by itself.
+
+    Args: maps: of the category, with the precision of their file.
+    """
+    highest = maps.max((1, 2)).astype(np.float32)
+    views = [view for one in samples for view in one.views]
+    of_views = np.allclose(highest[[view.place for view in views]], [view.score for view in views], rtol=2e-3)
+    return bool(of_views) and all(max(view.score for view in one.views) == one.score for one in samples)

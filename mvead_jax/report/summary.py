@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvead_jax.evaluation.metrics import LEVELS, TITLES
 from mvead_jax.evaluation.vanished import vanished_warning
 from mvead_jax.report.findings import FoundSample
-from mvead_jax.report.outcomes import Cut
+from mvead_jax.report.outcomes import UNDECIDED, Cut, outcome
 
 _LEVEL_TITLES = {"sample": "Sample", "image": "View", "pixel": "Pixel", "decision": "Decision"}
 _TITLES = TITLES | {"false_alarms": "false alarms", "detections": "found"}
@@ -43,6 +44,8 @@ def summary(
         "labelled": labelled,
         "told": any(cut.threshold is not None for cut in cuts.values()),
         "calibrated": any(cut.calibrated for cut in cuts.values()),
+        "by_user": any(cut.basis == "user" for cut in cuts.values()),
+        "decided": any(one.decision for one in samples),
         "method": str(words.get("method", "")),
         "backbone": str(words.get("backbone", "")),
         "untrained": not trained,
@@ -50,6 +53,7 @@ def summary(
         "setting": str(words.get("setting", "")),
         "evaluation": str(words.get("evaluation", "")),
         "total": len(samples),
+        "verdict": verdict(samples, cuts),
         "first": _table(first, rows, metrics["mean"]) if labelled else None,
         "full": _table(full, rows, metrics["mean"]) if labelled else None,
         "vanished": vanished_warning(words),
@@ -57,6 +61,35 @@ def summary(
         "intervals": str(words.get("intervals", "none")),
         "protocol": {key: _word(value) for key, value in words.items()},
     }
+
+
+def verdict(samples: Sequence[FoundSample], cuts: Mapping[str, Cut]) -> str:
+    """What became of the samples, in a sentence or two."""
+    made = Counter(outcome(one, cuts[one.category]) for one in samples)
+    found, missed, alarms, passed = (made[word] for word in ("found", "missed", "false alarm", "passed"))
+    if found + missed + alarms + passed:
+        words = (
+            [f"{found} of {_parts(found + missed, 'defective')} found, {missed} missed"]
+            if found + missed
+            else []
+        )
+        words += (
+            [f"{alarms} of {_parts(alarms + passed, 'good')} called defective"] if alarms + passed else []
+        )
+        return "; ".join(words) + _undecided(samples) + "."
+    if decided := Counter(one.decision for one in samples if one.decision):
+        return f"{decided['fail']} of {_parts(len(samples), '')} fail, {decided['pass']} pass{_undecided(samples)}."
+    worst = max(samples, key=lambda one: one.score)
+    return f"No threshold is known, so nothing passes or fails; the highest score is {worst.score:.4g}, of {worst.id}."
+
+
+def _parts(count: int, kind: str) -> str:
+    return " ".join(word for word in (str(count), kind, "part" if count == 1 else "parts") if word)
+
+
+def _undecided(samples: Sequence[FoundSample]) -> str:
+    count = sum(one.decision == UNDECIDED for one in samples)
+    return f"; {count} undecided" if count else ""
 
 
 def _table(columns, rows, mean) -> dict[str, Any]:

@@ -15,25 +15,33 @@ from mvead_jax.data.masks import MASK_THRESHOLD, open_mask
 from mvead_jax.data.mirroring import flipped_image
 
 SIDE = 320  # pixels of the longer side; a smaller image stays as it is
+MOST_WEBP = 16383  # pixels of a side that the format can hold
 UNITS = 1000  # of the paths: both sides of an image, whatever its shape
-_QUALITY = 82
+_QUALITY, _QUALITY_OF_FULL = 82, 90
 
 
 def write_thumbnail(
-    picture: ImageFile, path: Path, bit_depth: int = 8, mirrored: bool = False
-) -> tuple[int, int]:
-    """A WebP copy of at most SIDE pixels; its (width, height). bit_depth: of the index. mirrored: of the view.
+    picture: ImageFile, path: Path, bit_depth: int = 8, mirrored: bool = False, full: Path | None = None
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """A WebP copy of at most SIDE pixels; the (width, height) of the image and of the copy.
+
+    Args:
+      bit_depth: of the index. mirrored: of the view.
+      full: where a copy of the original size goes, if the image is larger than SIDE.
 
     Raises:
       UserError: not an image, or damaged.
     """
     image = flipped_image(open_image(picture, bit_depth), mirrored)
+    original = image.size
+    if full is not None and SIDE < max(original) <= MOST_WEBP:
+        image.save(full, format="WEBP", quality=_QUALITY_OF_FULL, method=2)
     if max(image.size) > SIDE:
         scale = SIDE / max(image.size)
         size = tuple(max(1, round(side * scale)) for side in image.size)
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     image.save(path, format="WEBP", quality=_QUALITY, method=2)
-    return image.size
+    return original, image.size
 
 
 def read_outline(mask: ImageFile, mirrored: bool = False) -> str:

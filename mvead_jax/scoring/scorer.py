@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int
 
 from mvead_jax.config.schema import ScoreConfig
+from mvead_jax.data.ignored import Ignored, ignored_patches
 from mvead_jax.geometry.masks import EpipolarKeys
 from mvead_jax.methods.base import (
     PATCHES,
@@ -31,6 +32,7 @@ from mvead_jax.methods.base import (
 from mvead_jax.postprocess.evidence import evidence_grid, image_scores, with_evidence
 from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime import sharding
+from mvead_jax.scoring.uncounted import Uncounted, evidence_without, without_uncounted
 
 _BATCH_SAMPLES = 8  # that a device scores at a time
 
@@ -85,11 +87,17 @@ class Scored(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A method with what it has learned. statistics: of normal scores, for evidence."""
+    """A method with what it has learned.
+
+    Attributes:
+      statistics: of normal scores, for evidence.
+      ignored: masks of each category's views, whose patches never count.
+    """
 
     method: Method
     state: State
     statistics: ScoreStatistics
+    ignored: Mapping[str, Ignored] = field(default_factory=dict)
 
 
 def keys_grid(method: Method) -> tuple[int, int]:
@@ -114,12 +122,21 @@ class Scorer:
     config: ScoreConfig
     _planned: Any = field(init=False, repr=False)
     _mask: jax.Array = field(init=False, repr=False)
+    _uncounted: Uncounted | None = field(init=False, repr=False)
 
     def __post_init__(self):
-        method = self.model.method
+        method, masks = self.model.method, self.model.ignored.get(self.category, {})
+        uncounted = (
+            ignored_patches(masks, method.spec.views, map_shape(method), self.category) if masks else None
+        )
+        object.__setattr__(self, "_uncounted", uncounted)
         planned = sharding.replicate(method.plan(self.keys)) if isinstance(method, PlansGeometry) else None
         object.__setattr__(self, "_planned", planned)
-        object.__setattr__(self, "_mask", jnp.asarray(self.keys.mask))
+        mask = jnp.asarray(self.keys.mask)
+        with_others = {self.config.evidence, self.config.image_evidence} != {"none"}
+        if uncounted is not None and with_others:
+            mask = evidence_without(mask, uncounted, self.keys.grid)
+        object.__setattr__(self, "_mask", mask)
 
     def score(
         self, inputs: Inputs, rows: Int[np.ndarray, " n"], most: int = _BATCH_SAMPLES
@@ -138,13 +155,19 @@ class Scorer:
             chosen = rows[start : start + size]
             batch = self._batch(inputs, chosen, size)
             found = self.model.method.score(self.model.state, batch)
+            if self._uncounted is not None:
+                found = without_uncounted(found, self._uncounted)
             maps = np.array(sharding.to_host(found))[: len(chosen)]
             present = inputs.present[chosen]
             if inputs.foreground is not None and not self.model.method.requires.foreground:
                 maps = without_background(maps, inputs.foreground(chosen))
             raw = maps
+            if self._uncounted is not None:
+                raw = np.where(self._uncounted, np.float32(-np.inf), maps)
             if self.config.evidence != "none":
                 maps = self._with_other_views(with_evidence, raw, present)
+                if self._uncounted is not None:
+                    maps = np.array(without_uncounted(maps, self._uncounted))
             maps[~present] = np.nan
             views = self._view_scores(maps)
             if isinstance(self.model.method, ScoresImagesByFeatures) and self.config.evidence == "none":

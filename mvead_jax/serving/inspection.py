@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,8 @@ class Inspection:
       maps: anomaly maps; NaN where the view is missing, as in the scores.
       view_scores: by which the part is scored and decided about. image_scores: of the images by themselves.
       sizes: (W, H) of the upright images, by the views that were given.
-      decision: pass or fail, if the run holds samples out for that (docs/decision.md).
+      decision: pass or fail, if the run holds samples out for that, or the user set a threshold
+        (docs/decision.md).
       warnings: what speaks against the scores: images of another shape than in training, by view.
     """
 
@@ -127,7 +129,8 @@ def _as_json(decision: Decision) -> dict[str, Any]:
         "decision": decision.decision,
         "p_value": decision.p_value,
         "threshold": decision.threshold,
-        "false_alarms": decision.false_alarms,
+        "basis": decision.basis,
+        "false_alarms": None if math.isnan(decision.false_alarms) else decision.false_alarms,
         "held_out": decision.calibration,
         "view": decision.blamed,
         "place": None if decision.place is None else list(decision.place),

@@ -35,15 +35,16 @@ from mvead_jax.data.mirroring import Mirrored, flipped_image, mirrored_table
 from mvead_jax.data.shapes import check_shape
 from mvead_jax.data.trained_images import TrainedImages
 from mvead_jax.decision.calibration import Calibration
-from mvead_jax.decision.decide import decide, located
+from mvead_jax.decision.decide import located
 from mvead_jax.features.cache import as_stored
 from mvead_jax.features.foreground import Masks
-from mvead_jax.jobs.decision import read_for_scoring
+from mvead_jax.jobs.decision import Decider, read_for_scoring
 from mvead_jax.jobs.inputs import load_method_backbone
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.workdir import (
     OVERRIDDEN,
     Job,
+    check_ignored,
     checked_facts,
     checked_keys,
     model_folder,
@@ -52,6 +53,7 @@ from mvead_jax.jobs.workdir import (
     trained_config,
     trained_geometries,
     trained_images,
+    trained_thresholds,
 )
 from mvead_jax.methods.base import foreground_tap
 from mvead_jax.runtime.errors import UserError
@@ -82,16 +84,19 @@ class Inspector:
         strict: bool = False,
         automatic_foreground: bool = False,
         mirrored: Mirrored | None = None,
+        thresholds: Mapping[str, float] | None = None,
     ):
         """
         Args:
           scorers: of each category. calibrations: of those that are decided about, for this share of
-            `false_alarms`. digest: of all that decides what is found, which tells it from others.
+            `false_alarms`. thresholds: of a user, by category, that decide instead. digest: of all that decides
+            what is found, which tells it from others.
             trained: on which images. dtype: in which train.py stored features. strict: data.strict.
             automatic_foreground: leave out what their features tell to be background. mirrored: of which views
             the images that are given are flipped left-right.
         """
         self.calibrations, self.false_alarms, self.digest = dict(calibrations), false_alarms, digest
+        self.decider = Decider(self.calibrations, false_alarms, by_hand=thresholds or {})
         self.backbone, self._scorers, self._dtype = backbone, dict(scorers), dtype
         self._automatic_foreground, self._mirrored = automatic_foreground, mirrored or {}
         self._trained, self._strict = trained, strict
@@ -105,6 +110,7 @@ class Inspector:
         *,
         category: str | None = None,
         overrides: Mapping[str, str] | None = None,
+        threshold: float | str | Path | None = None,
         warm: bool = True,
     ) -> Inspector:
         """Return an inspector of the models of a workdir or an artefact, whose files are checked by their manifest.
@@ -112,15 +118,19 @@ class Inspector:
         Args:
           category: the only one to load; None: all that the workdir has.
           overrides: config fields to change, as score.py takes them.
+          threshold: of the user: a number, or the file that the report saved; None: as decision.threshold says.
           warm: compile now, so that the first part takes no longer than the others.
 
         Raises:
           UserError: not a finished workdir, files that changed, no such category, weights that can't be
-            found, or a training at work there.
+            found, a threshold of another model, or a training at work there.
         """
         workdir = expanded(workdir)
+        overrides = dict(overrides or {})
+        if threshold is not None:
+            overrides["decision.threshold"] = str(threshold)
         with reading(workdir):
-            config = trained_config(workdir, overrides or {}, OVERRIDDEN)
+            config = trained_config(workdir, overrides, OVERRIDDEN)
             found = cls._read(workdir, config, category)
         if warm:
             found.warm_up()
@@ -130,6 +140,7 @@ class Inspector:
     def _read(cls, workdir: Path, config: Config, category: str | None) -> Inspector:
         manifest = Manifest(workdir)
         manifest.verify(workdir / "config.json")
+        check_ignored(config, workdir)
         if config.data.foreground == "files":
             raise UserError(
                 f"{workdir}: trained with data.foreground=files, and images that are handed over have no files "
@@ -154,13 +165,16 @@ class Inspector:
             scorers |= {one: Scorer(model, one, keys[one], config.score) for one in own}
         calibrations = read_for_scoring(config, workdir, used, chosen)
         models = manifest.digest(workdir / "models", workdir / "geometry")
-        decides = [models, backbone.digest, config.score, config.decision]
+        thresholds = trained_thresholds(config, workdir, chosen)
+        of_decision = replace(config.decision, threshold="")  # what a file holds counts, not its name
+        decides = [models, backbone.digest, config.score, of_decision, *sorted(thresholds.items())]
         digest = hashlib.sha256(repr(decides).encode()).hexdigest()
         return cls(
             *(backbone, scorers, calibrations, config.decision.false_alarms, digest),
             *(trained_images(workdir), config.features.dtype, config.data.strict),
             config.data.foreground == "automatic",
             mirrored_table(config.data.mirrored),
+            thresholds,
         )
 
     @property
@@ -204,9 +218,9 @@ class Inspector:
         found = Inspection(
             *(category, self.views(category), maps, views, images, sizes, pooling), warnings=warnings
         )
-        if category not in self.calibrations:
+        if not self.decider.decides(category):
             return found
-        decision = decide(self.calibrations[category], views, present, self.false_alarms)
+        decision = self.decider.one(category, self.views(category), views, present, pooling)
         maps_by_view = {view: found.map_of(view) for view in sizes}
         return replace(found, decision=located(decision, maps_by_view, sizes))
 

@@ -3,15 +3,22 @@
 Needs chromium, of the path or named by CHROMIUM.
 """
 
+import itertools
+import json
 import os
 import re
 import shutil
 import time
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from fake_scores import GRID, add_decisions, geometry, write_scored
 
+from mvead_jax.data.added import read_labels
+from mvead_jax.decision.by_hand import thresholds_of
+from mvead_jax.evaluation.score_files import read_samples
+from mvead_jax.report import page as report_page
 from mvead_jax.report.page import write_report
 
 pytestmark = pytest.mark.browser
@@ -145,6 +152,81 @@ def test_orders(report, visit):
     assert listed(page) == sorted(listed(page))
 
 
+def slide(page, value):
+    """Moves the slider that is shown as a person would, to the nearest of its steps; returns its value."""
+    slider = page.locator(".charts:visible .threshold input[type=range]")
+    slider.evaluate(
+        "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', { bubbles: true })); }",
+        value,
+    )
+    return float(page.locator(".charts:visible .threshold input[type=number]").input_value())
+
+
+def test_the_slider_counts_what_its_threshold_does_and_saves_it(tmp_path, visit):
+    scored = write_scored(tmp_path, categories=("bolt", "cap"), samples=40)
+    held_out = [50.0 + at / 2 for at in range(19)]
+    facts = {"threshold": 55.0, "basis": "held_out", "held_out_scores": held_out}
+    add_decisions(scored, facts, ["fail", "pass"] * 40)
+    path = scored.folder / "metrics.json"
+    metrics = json.loads(path.read_text())
+    metrics["protocol"]["scores_digest"] = "digest of the model"
+    path.write_text(json.dumps(metrics))
+    page = visit(write_report(scored.folder, scored.index, scored.geometries))
+    page.locator(".choose", has_text="cap").first.click()
+    block = page.locator(".charts:visible")
+    first, line = block.locator(".cut-line").get_attribute("d"), block.locator(".counts").inner_text()
+    value = slide(page, 57.5)
+    assert value == pytest.approx(57.5, abs=0.2)
+    samples = [one for one in read_samples(scored.folder) if one.category == "cap"]
+    failing = {
+        label: sum(one.label == label and one.score >= np.float32(value) for one in samples)
+        for label in (0, 1)
+    }
+    assert 0 < failing[1] < 20
+    above = sum(score >= np.float32(value) for score in held_out)
+    told = block.locator(".counts").inner_text()
+    assert told.startswith(
+        f"found {failing[1]} of 20, missed {20 - failing[1]}, false alarms {failing[0]} of 20; "
+        f"precision {100 * failing[1] / (failing[0] + failing[1]):.1f} %, recall {5 * failing[1]:.1f} %; "
+    )
+    assert f"a conformal target of {100 * (1 + above) / 20:.1f} %: {above} of 19 held-out" in told
+    assert block.locator(".cut-line").get_attribute("d") != first
+    choose(page, "outcome", "missed")
+    assert page.locator("#count").inner_text() == f"{20 - failing[1]} of 80 samples."
+    chips = page.locator("#list .chip").all_inner_texts()
+    slide(page, 1e9)  # the end of the slider
+    assert len(page.locator("#list .chip").all_inner_texts()) > len(chips)  # the list follows
+    slide(page, value)
+    with page.expect_download() as download:
+        block.locator(".save").click()
+    kept = tmp_path / download.value.suggested_filename
+    download.value.save_as(kept)
+    found = thresholds_of(str(kept), ["bolt", "cap"], "digest of the model")
+    assert found["cap"] == float(np.float32(value))
+    assert found["bolt"] == float(np.nextafter(np.float32(55), np.float32(np.inf)))  # fails above, as it was
+    choose(page, "outcome", "")
+    block.locator("button", has_text="Undo").click()
+    assert (block.locator(".cut-line").get_attribute("d"), block.locator(".counts").inner_text()) == (
+        first,
+        line,
+    )
+    field = block.locator("input[type=number]")
+    field.fill("-3")
+    assert "found 20 of 20, missed 0, false alarms 20 of 20" in block.locator(".counts").inner_text()
+
+
+def test_the_slider_lies_under_the_scores_of_the_histogram(report, visit):
+    """The middle of its thumb is where the line of the threshold stands."""
+    for size in (DESK, PHONE):
+        page = visit(report, size)
+        slide(page, 55)
+        slider = page.locator(".charts:visible .threshold input[type=range]")
+        low, high, value = (float(slider.evaluate(f"one => one.{name}")) for name in ("min", "max", "value"))
+        box, line = slider.bounding_box(), page.locator(".charts:visible .cut-line").bounding_box()
+        thumb = box["x"] + 8 + (value - low) / (high - low) * (box["width"] - 16)
+        assert thumb == pytest.approx(line["x"] + line["width"] / 2, abs=1.5)
+
+
 def test_more_rows_come_as_the_end_comes_near(report, visit):
     page = visit(report)
     before = page.locator("#list > li").count()
@@ -195,6 +277,117 @@ def test_an_opened_sample_shows_its_views_with_heat_and_outline(report, visit):
     assert not detail.is_visible()
 
 
+def canvas_of(detail, at=0):
+    return (
+        detail.locator("canvas.heat")
+        .nth(at)
+        .evaluate(
+            "canvas => Array.from(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data)"
+        )[3::4]
+    )
+
+
+def test_heat_has_the_scale_of_the_category_or_that_of_the_sample(report, visit):
+    page = visit(report)
+    detail = opened(page)  # a missed part: none of its patches is hot
+    before = canvas_of(detail)
+    assert max(before) < 100
+    choose(page, "scale", "own")
+    opacity = [value for at in range(3) for value in canvas_of(detail, at)]
+    assert max(opacity) == 191  # its highest patch is full, whatever others have
+    assert sum(value > 0 for value in opacity) == pytest.approx(len(opacity) / 2, abs=2)
+    assert "a scale of its own" in detail.locator(".legend").inner_text()
+    choose(page, "scale", "category")
+    assert canvas_of(detail) == before
+
+
+def test_the_contour_goes_around_the_patches_that_fail_and_follows_the_slider(report, visit):
+    page = visit(report)
+    page.locator(".choose", has_text="cap").first.click()
+    page.locator("[name=text]").fill("cap_0059")
+    page.locator(".row").click()
+    detail = opened(page)
+    paths = detail.locator("path.contour")
+    assert paths.count() == 2  # a line and what makes it legible, in the one view that fails
+    x, y = 2 * 1000 / COLUMNS, 1 * 1000 / ROWS  # the corner of the hot patch
+    edges = re.findall(r"M([\d.]+) ([\d.]+)([hv])", paths.last.get_attribute("d"))
+    assert len(edges) == 4
+    assert min(float(edge[0]) for edge in edges) == pytest.approx(x)
+    assert min(float(edge[1]) for edge in edges) == pytest.approx(y)
+    page.locator("[name=contour]").uncheck()
+    assert not paths.last.is_visible()
+    slide(page, 1e9)
+    assert "found 1 of 30" in page.locator(".charts:visible .counts").inner_text()
+    page.locator(".charts:visible input[type=number]").fill("1000")
+    assert paths.count() == 0
+    page.locator(".charts:visible input[type=number]").fill("0")
+    assert paths.count() == 6  # now all patches of all views fail
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_a_view_is_enlarged_to_its_original_size(tmp_path, visit, size, monkeypatch):
+    monkeypatch.setattr(report_page, "MOST_FULL", 1)
+    scored = write_scored(tmp_path, categories=("cap",), size=(900, 600))
+    page = visit(write_report(scored.folder, scored.index, scored.geometries), size)
+    detail = opened(page)
+    detail.locator(".enlarge").first.click()
+    zoom = page.locator("#zoom")
+    image = zoom.locator("img")
+    page.wait_for_function("image => image.naturalWidth === 900", arg=image.element_handle())
+    assert image.bounding_box()["width"] == pytest.approx(900)
+    assert zoom.locator("canvas").bounding_box()["height"] == pytest.approx(600)
+    assert zoom.locator(".bar-of-zoom").inner_text().startswith("C1 of cap_0001_NG_HS")
+    zoom.locator("button", has_text="Fit").click()
+    shown, room = image.bounding_box(), zoom.locator(".scroller").bounding_box()
+    assert shown["width"] <= room["width"] + 1
+    assert shown["height"] <= room["height"] + 1
+    page.keyboard.press("Escape")
+    assert not zoom.is_visible()
+    page.locator(".row").nth(1).click()
+    detail = page.locator(".detail:visible").nth(1)
+    detail.locator(".enlarge").first.click()
+    assert "this page holds a copy of 320 × 213" in zoom.inner_text()
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE])
+def test_a_gallery_has_the_samples_of_the_filters(report, visit, size):
+    page = visit(report, size)
+    choose(page, "outcome", "found")
+    count = page.locator("#list > li").count()
+    choose(page, "show", "gallery")
+    tiles = [one.bounding_box() for one in page.locator("#list > li").all()[:4]]
+    assert page.locator("#list > li").count() == count
+    assert tiles[0]["y"] == tiles[1]["y"]  # beside each other
+    assert tiles[1]["x"] > tiles[0]["x"] + 100
+    thumb = page.locator("#list .thumb").first.bounding_box()
+    assert thumb["width"] == pytest.approx(tiles[0]["width"], abs=3)
+    page.locator("#list .row").nth(1).click()
+    wide = page.locator("#list > li").nth(1).bounding_box()
+    assert wide["width"] == pytest.approx(page.locator("#list").bounding_box()["width"], abs=1)
+    choose(page, "defect", "HS")
+    assert page.locator("#list.gallery > li").count() > 1
+
+
+def test_a_phone_shows_charts_below_each_other_and_keeps_the_first_column(report, visit):
+    page = visit(report, PHONE)
+    boxes = [one.bounding_box() for one in page.locator(".charts:visible .chart").all()]
+    assert len(boxes) == 3
+    for one, other in itertools.pairwise(boxes):
+        assert other["y"] >= one["y"] + one["height"]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= PHONE[0] for box in boxes)
+    table = page.locator(".table")
+    name = page.locator(".table .choose").first
+    before = name.bounding_box()["x"]
+    table.evaluate("table => { table.scrollLeft = 1000; }")
+    assert table.evaluate("table => table.scrollLeft") > 20
+    assert name.bounding_box()["x"] == pytest.approx(before, abs=1)
+    last = page.locator(".table > table thead th").last.bounding_box()
+    assert last["x"] + last["width"] <= PHONE[0]  # all of it can be reached
+    verdict = page.locator(".verdict").bounding_box()
+    assert verdict["y"] + verdict["height"] < page.locator(".table").bounding_box()["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
+
+
 def test_a_missing_view_is_a_place_without_a_picture(report, visit):
     page = visit(report)
     page.locator("[name=text]").fill("cap_0058")
@@ -206,6 +399,48 @@ def test_a_missing_view_is_a_place_without_a_picture(report, visit):
     click_patch(detail.locator(".frame").first, 1, 2)
     assert detail.locator("line.epipolar").count() == 0  # C1 and C3 have no trusted geometry
     assert "No line in C3: no trusted geometry." in detail.locator(".told").inner_text()
+
+
+def test_labels_are_given_taken_back_and_downloaded(tmp_path, visit):
+    scored = write_scored(tmp_path, categories=("cap",), name="&<b>{number}_{kind}")
+    page = visit(write_report(scored.folder, scored.index, scored.geometries))
+    keep = page.locator("#labels")
+    assert not keep.is_visible()
+    page.locator("#list .row").nth(1).click()
+    first, second = (page.locator("#list > li").nth(at) for at in range(2))
+    first.locator(".labelling button", has_text="Good").click()
+    second.locator(".labelling button", has_text="Defective").click()
+    assert keep.inner_text() == "Download 2 labels"
+    assert "you: good" in first.locator(".chips").inner_text()
+    names = listed(page)
+    with page.expect_download() as download:
+        keep.click()
+    path = tmp_path / download.value.suggested_filename
+    download.value.save_as(path)
+    assert path.name == "labels.json"
+    assert read_labels(path) == [("test split", "cap", names[0])]
+    assert {one["sample"]: one["label"] for one in json.loads(path.read_text())["samples"]} == {
+        names[0]: "good",
+        names[1]: "defective",
+    }
+    second.locator(".labelling button", has_text="Defective").click()
+    assert keep.inner_text() == "Download 1 label"
+    assert second.locator(".chip.given").count() == 0
+
+
+def test_what_is_ignored_is_drawn_over_its_view_and_named(tmp_path, visit):
+    scored = write_scored(tmp_path, categories=("cap",))
+    mask = np.zeros((40, 60), bool)
+    mask[:, :30] = True
+    page = visit(write_report(scored.folder, scored.index, {}, ignored={"cap": {"C2": mask}}))
+    detail = opened(page)
+    assert detail.locator("path.ignored").count() == 1
+    frame, drawn = (detail.locator(one) for one in (".frame >> nth=1", "path.ignored"))
+    whole, part = frame.bounding_box(), drawn.bounding_box()
+    assert part["x"] == pytest.approx(whole["x"], abs=3)
+    assert part["width"] == pytest.approx(whole["width"] / 2, abs=6)
+    assert part["height"] == pytest.approx(whole["height"], abs=6)
+    assert "Grey: ignored, it never counts." in detail.locator(".legend").inner_text()
 
 
 def test_a_patch_shows_its_lines_and_what_it_attended_to(report, visit):
@@ -249,7 +484,7 @@ def test_a_sample_whose_attention_was_not_kept_says_so(report, visit):
 
 def test_everything_works_by_keys(report, visit):
     page = visit(report)
-    page.locator("[name=outline]").focus()
+    page.locator("[name=contour]").focus()
     page.keyboard.press("Tab")
     first = page.locator("#list > li").first.locator(".row")
     assert first.evaluate("row => row === document.activeElement")
@@ -307,9 +542,13 @@ def test_without_labels_there_is_no_outcome_to_choose(tmp_path, visit):
     page = visit(write_report(scored.folder, scored.index, {}))
     assert page.locator("[name=outcome]").count() == 0
     detail = opened(page)
-    assert detail.locator(".told").inner_text() == "Choose a patch of any view to see its score."
+    assert detail.locator(".told").inner_text() == ""  # without lines there is no patch to choose
     click_patch(detail.locator(".frame").first, 0, 0)
-    assert re.fullmatch(r"C1, row 1, column 1: patch score [\d.]+\.", detail.locator(".told").inner_text())
+    assert detail.locator(".choice").count() == 0
+    assert page.locator("#zoom").is_visible()
+    assert (
+        page.locator(".verdict").inner_text().startswith("No threshold is known, so nothing passes or fails")
+    )
 
 
 def test_decisions_are_shown_with_their_reason(tmp_path, visit):

@@ -12,9 +12,10 @@ from fake_realiad import edit_list, write_realiad
 
 from mvead_jax.config.io import override
 from mvead_jax.config.schema import BackboneConfig, DataConfig
+from mvead_jax.decision.by_hand import SCHEMA
 from mvead_jax.decision.calibration import read_calibrations
 from mvead_jax.decision.conformal import p_value, threshold
-from mvead_jax.decision.decide import OPTIMISTIC
+from mvead_jax.decision.decide import BY_USER, OPTIMISTIC
 from mvead_jax.decision.rates import clopper_pearson
 from mvead_jax.jobs.decision import check_held_out
 from mvead_jax.jobs.evaluate_again import evaluate_again
@@ -24,6 +25,7 @@ from mvead_jax.jobs.train import train
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import STATE, bank_sizes
+from mvead_jax.serving.inspector import Inspector
 
 SAMPLES = ["category", "sample", "label", "score", "worst_view"]
 IMAGES = ["category", "sample", "view", "image_path", "label", "score"]
@@ -393,6 +395,93 @@ def test_thresholds_from_test_labels_are_flagged_everywhere(run, root, tmp_path)
     )
     with pytest.raises(UserError, match="cap: a threshold from test labels needs good and defective samples"):
         score(run, tmp_path / "no", from_test_labels=True, overrides={"data.root": str(tmp_path / "data")})
+
+
+def test_a_users_threshold_decides_and_is_called_one_everywhere(run, tmp_path):
+    known = {line["sample"]: line for line in lines(run / "scores/samples.csv")}
+    scores = sorted(float(line["score"]) for line in known.values())
+    lowest = scores[len(scores) // 2]
+    told = score(run, tmp_path / "out", overrides={"decision.threshold": repr(lowest)})
+    assert told["protocol"]["decision"].startswith(
+        "set by the user: a sample fails if its score is at least bolt "
+    )
+    assert told["protocol"]["config_digest"] == lasting(run)["config_digest"]
+    for category, levels in told["categories"].items():
+        found = levels["decision"]
+        held = calibration(run, category).scores["111"].max(1)
+        target = (1 + int((held >= np.float32(lowest)).sum())) / 5
+        assert (found["basis"], found["target"], found["held_out"]) == ("user", target, 4)
+        assert found["threshold"] == pytest.approx(lowest)
+        assert found["held_out_threshold"] == pytest.approx(threshold(held, 0.25))
+        assert found["held_out_scores"] == pytest.approx(sorted(held))
+        own = [line for line in lines(tmp_path / "out/samples.csv") if line["category"] == category]
+        for line in own:
+            assert (line["decision"] == "fail") == (float(line["score"]) >= lowest)
+            assert BY_USER in line["reason"]
+            assert line["p_value"] == known[line["sample"]]["p_value"]  # the held-out samples still tell
+        counted = [line["decision"] for line in own if line["label"] == "1"].count("fail")
+        assert found["detections"]["count"] == counted
+    page = (tmp_path / "out/report/index.html").read_text()
+    assert "Outcomes follow the threshold that the user set." in page
+    again = evaluate_again(run, tmp_path / "out", report=False, overlays=True)
+    drawn = [line["file"] for line in lines(tmp_path / "out/overlays/overlays.csv")]
+    assert len(drawn) == len(lines(tmp_path / "out/images.csv"))
+    assert all((tmp_path / "out/overlays" / name).is_file() for name in drawn)
+    assert again["categories"] == told["categories"]
+
+
+def lasting(run):
+    return json.loads((run / "scores/metrics.json").read_text())["protocol"]
+
+
+def test_a_file_of_thresholds_is_taken_by_scoring_and_by_an_inspector_of_its_model_only(run, root, tmp_path):
+    digest = lasting(run)["scores_digest"]
+    path = tmp_path / "threshold.json"
+    path.write_text(json.dumps({"schema": SCHEMA, "model": digest, "thresholds": {"bolt": 0.0, "cap": 1e6}}))
+    done = call("score", "--workdir", run, "--output", tmp_path / "out", "--threshold", path, "--no-report")
+    assert done.returncode == 0, done.stderr
+    made = {(line["category"], line["decision"]) for line in lines(tmp_path / "out/samples.csv")}
+    assert made == {("bolt", "fail"), ("cap", "pass")}
+    images = {view: root / name for view, name in first_sample(run).items()}
+    inspector = Inspector.load(run, category="cap", threshold=path, warm=False)
+    found = inspector.inspect(images)
+    assert (found.decision.decision, found.decision.basis) == ("pass", "user")
+    assert found.as_json()["decision"]["basis"] == "user"
+    strict = Inspector.load(run, category="cap", threshold=0, warm=False)
+    assert strict.inspect(images).text.endswith(f"({BY_USER})")
+    assert (
+        len({one.digest for one in (inspector, strict, Inspector.load(run, category="cap", warm=False))}) == 3
+    )
+    other = {"score.distance": "hull"}
+    with pytest.raises(UserError, match="chosen for another model, or for scores by other settings"):
+        score(run, tmp_path / "no", overrides={"decision.threshold": str(path)} | other)
+    with pytest.raises(UserError, match="a file belongs to a trained model"):
+        train(config_for(root, decision__threshold=str(path)), tmp_path / "new")
+
+
+def first_sample(run):
+    of_cap = [line for line in lines(run / "scores/images.csv") if line["category"] == "cap"]
+    return {line["view"]: line["image_path"] for line in of_cap if line["sample"] == of_cap[0]["sample"]}
+
+
+def test_options_that_do_not_go_with_a_users_threshold_are_said(run, tmp_path):
+    for flags, message in (
+        (["--threshold", "1", "--from-maps"], "--threshold: decides while samples are scored"),
+        (
+            ["--threshold", "1", "--threshold-from-test-labels"],
+            "--threshold: decides while samples are scored",
+        ),
+        (["--threshold", "1", "--config.decision.threshold=2"], "leave out one of both"),
+        (["--config.decision.threshold=2", "--threshold-from-test-labels"], "leave out one of both"),
+        (["--threshold="], "--threshold: no value"),
+        (["--overlays", "--watch", f"--input={tmp_path}"], "--watch: writes decisions and no images"),
+        (["--threshold", "1.5x"], "threshold '1.5x': neither a number nor a file"),
+    ):
+        done = call("score", "--workdir", run, "--output", tmp_path / "out", *flags)
+        assert done.returncode == 2, flags
+        assert message in done.stderr
+        assert done.stderr.count("error:") == 1
+        assert done.stderr.splitlines()[-1].startswith("error:")
 
 
 def test_the_terminal_shows_the_decisions(run, tmp_path):

@@ -173,7 +173,10 @@ def test_names_are_inert_wherever_they_stand(tmp_path):
     assert [attrs.get("src") for tag, attrs in page.tags if tag == "script"] == [
         None,
         "common.js",
+        "threshold.js",
         "sample.js",
+        "labels.js",
+        "zoom.js",
         "list.js",
     ]
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
@@ -242,7 +245,7 @@ def test_decisions_of_a_calibrated_run_are_told(tmp_path):
     assert "Decision false alarms Decision found" in page.text
     assert "50.0 1–99 - " in page.text
     category = page.data["categories"][0]
-    assert (category["threshold"], category["calibrated"]) == (55.0, True)
+    assert (category["threshold"], category["basis"]) == (55.0, "held_out")
     assert "Outcomes follow the decisions" in page.text
     samples = {line["n"]: line for line in page.data["samples"]}
     assert [samples[n]["decision"] for n in range(3)] == ["fail", "pass", "undecided"]
@@ -264,7 +267,7 @@ def test_a_threshold_from_test_labels_is_not_called_calibrated(tmp_path):
     scored = write_scored(tmp_path, categories=("cap",), samples=6)
     add_decisions(scored, {"threshold": 55.0, "basis": "test_labels"}, ["fail", "pass"] * 3)
     page = written(scored)
-    assert not page.data["categories"][0]["calibrated"]
+    assert page.data["categories"][0]["basis"] == "test_labels"
     assert "which these labels chose" in page.text
 
 

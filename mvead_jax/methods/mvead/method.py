@@ -120,12 +120,27 @@ class Mvead:
         if self.training and fused_categories:
             pretrain(attention, samples, self.train, seed, run.checkpoints, self.spec.name)
         fused = attend_all(attention, samples, np.arange(len(samples)))
-        banks = {} if fused is None else self.memory.fill(data.index, fused, jax.random.fold_in(run.key, 0))
+        banks = {}
+        if fused is not None:
+            key, counted = jax.random.fold_in(run.key, 0), data.counted(fused.shape[2:4])
+            banks = self.memory.fill(data.index, fused, key, counted)
         return {"fusion": nnx.to_pure_dict(nnx.state(attention)), "banks": banks}
 
     def _fuses(self, keys: EpipolarKeys) -> bool:
         """Return whether any patch of a category attends to another view."""
         return self.fusion.kind != "eam" or bool(keys.mask.any())
+
+    @property
+    def grows(self) -> bool:
+        return self.bank.kind == "full"
+
+    def grow(self, state: State, data: TrainData, first: int) -> State:
+        """Return the banks with further samples, as the attention that is there makes of them; it stays as it is."""
+        attention = self.start(0)
+        nnx.update(attention, state["fusion"])
+        fused = attend_all(attention, self._samples(data), np.arange(first, len(data.index)))
+        counted = data.counted(fused.shape[2:4])
+        return dict(state) | {"banks": self.memory.grow(state["banks"], data.index, fused, first, counted)}
 
     def plan(self, keys: EpipolarKeys) -> Keys:
         """Return the keys of a category as the attention takes them: bands where they are narrow, else a mask."""

@@ -55,7 +55,20 @@ class PatchCore:
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Return banks of the patches of the training samples. Raises UserError: a view without any image."""
         check_views(data.index)
-        return {"banks": self.memory.fill(data.index, self._stored(data.features), run.key)}
+        features = self._stored(data.features)
+        counted = data.counted(features.shape[2:4])
+        return {"banks": self.memory.fill(data.index, features, run.key, counted)}
+
+    @property
+    def grows(self) -> bool:
+        return self.bank.kind == "full"
+
+    def grow(self, state: State, data: TrainData, first: int) -> State:
+        """Return the banks with the patches of further samples: what all of them together would have made."""
+        features = self._stored(data.features)
+        further = features[np.arange(first, len(data.index))]
+        counted = data.counted(features.shape[2:4])
+        return {"banks": self.memory.grow(state["banks"], data.index, further, first, counted)}
 
     def score(self, state: State, batch: Batch) -> Float32[Array, "B V h w"]:
         """Return the distance of every patch to the nearest row of its bank (eq. 1 of seed 001)."""

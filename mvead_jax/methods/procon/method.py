@@ -73,8 +73,11 @@ class Procon:
             embed = partial(_prepared_map, projection=projection)
             features = ComputedFeatures([data.features[tap]], embed, shape)
             key = jax.random.fold_in(run.key, len(self.section.taps) + number)
+            counted = data.counted(shape[:2])
             state["banks"][tap] = {
-                str(coreset): self.memory.fill(data.index, features, jax.random.fold_in(key, coreset))
+                str(coreset): self.memory.fill(
+                    data.index, features, jax.random.fold_in(key, coreset), counted
+                )
                 for coreset in range(1, self.section.coresets + 1)
             }
         return state

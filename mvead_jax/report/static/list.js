@@ -4,13 +4,18 @@
 (function () {
   const { element, number, data } = report;
   const AT_ONCE = 40;
+  const OUTCOMES = ["missed", "false alarm", "found", "passed"];
   const list = document.getElementById("list");
   const form = document.getElementById("filters");
   data.samples.forEach((sample, place) => {
     sample.place = place; // data.samples lies in the order of surprise
-    const { id, category, defect, outcome, decision, reason } = sample;
-    sample.words = [id, data.categories[category].name, defect, outcome, decision, reason].join(" ").toLowerCase();
   });
+
+  /** What the search looks through; an outcome follows the slider. */
+  function wordsOf({ id, category, defect, outcome, decision, reason }) {
+    return [id, data.categories[category].name, defect, outcome, decision, reason].join(" ").toLowerCase();
+  }
+
   let shown = [];
   let made = 0;
 
@@ -21,16 +26,20 @@
     name: (one, other) => one.n - other.n,
   };
 
-  /** Fills a select with the values that occur, in the order of `known`, then by name. */
+  /** Fills a select with the values that occur, in the order of `known`, then by name; keeps what is chosen. */
   function offer(name, known) {
     const select = form.elements[name];
     if (!select) return;
+    const chosen = select.value;
+    select.length = 1; // the first is "all"
     const counts = new Map();
     data.samples.forEach((sample) => sample[name] && counts.set(sample[name], (counts.get(sample[name]) || 0) + 1));
     const place = (value) => (known.includes(value) ? known.indexOf(value) : known.length);
     [...counts].sort(([one], [other]) => place(one) - place(other) || (one < other ? -1 : 1))
       .forEach(([value, count]) => select.append(element("option", { value }, `${value} (${count})`)));
-    select.closest("label").hidden = counts.size === 0;
+    if (chosen && !counts.has(chosen)) select.append(element("option", { value: chosen }, `${chosen} (0)`));
+    select.value = chosen;
+    select.closest("label").hidden = select.length === 1;
   }
 
   function refresh() {
@@ -39,7 +48,7 @@
     shown = data.samples.filter((sample) =>
       (value("category") === "" || sample.category === Number(value("category")))
       && ["defect", "outcome", "decision"].every((name) => value(name) === "" || sample[name] === value(name))
-      && words.every((word) => sample.words.includes(word)));
+      && (!words.length || words.every((word) => wordsOf(sample).includes(word))));
     shown.sort(ORDERS[value("order")]);
     made = 0;
     list.replaceChildren();
@@ -67,11 +76,11 @@
     const button = element(
       "button", { type: "button", class: "row", "aria-expanded": "false", "aria-controls": `detail-${sample.n}` },
       sample.pictured
-        ? element("img", { class: "thumb", src: `pictures/${sample.n}/${sample.worst}.webp`, loading: "lazy", width: 44, height: 44, alt: "" })
+        ? element("img", { class: "thumb", src: `pictures/${sample.n}/${sample.worst}.webp`, loading: "lazy", alt: "" })
         : element("span", { class: "thumb" }),
       element("span", { class: "name" }, element("span", {}, sample.id),
         element("small", {}, [category.name, sample.defect].filter(Boolean).join(" · "))),
-      element("span", { class: "chips" }, chip(sample.outcome || sample.decision)),
+      element("span", { class: "chips" }, ...chips(sample)),
       bars(sample, category),
       element("span", { class: "score" }, element("span", {}, number(sample.score)), element("small", {}, beside(sample, category))),
     );
@@ -79,15 +88,41 @@
     return element("li", { class: "sample", id: `sample-${sample.n}` }, button, detail);
   }
 
-  function chip(words) {
-    return words ? element("span", { class: `chip ${words.replace(" ", "-")}` }, words) : null;
+  function chips(sample) {
+    const words = sample.outcome || sample.decision;
+    const label = report.label(sample);
+    return [words ? element("span", { class: `chip ${words.replace(" ", "-")}` }, words) : null,
+      label ? element("span", { class: "chip given" }, `you: ${label}`) : null].filter(Boolean);
+  }
+
+  function mark(sample) {
+    document.getElementById(`sample-${sample.n}`).querySelector(".chips").replaceChildren(...chips(sample));
+  }
+
+  /** Heat and contours of the samples that are open. */
+  function repaint() {
+    list.querySelectorAll(".detail").forEach((detail) => detail.repaint && !detail.hidden && detail.repaint());
+  }
+
+  /** Another threshold of a category: its outcomes, where they are shown and where they are chosen by. */
+  function changed(category) {
+    offer("outcome", OUTCOMES);
+    if (form.elements.outcome && form.elements.outcome.value) refresh();
+    repaint();
+    shown.slice(0, made).forEach((sample) => {
+      if (sample.category !== category) return;
+      const item = document.getElementById(`sample-${sample.n}`);
+      mark(sample);
+      item.querySelector(".score small").textContent = beside(sample, data.categories[category]);
+    });
   }
 
   /** How the score stands to the threshold, as far as that is known. */
   function beside(sample, category) {
     const words = [];
     const whole = sample.views.length === category.views.length; // else its threshold is another one
-    if (whole && category.threshold > 0 && sample.score > 0) words.push(`${(sample.score / category.threshold).toFixed(2)} × threshold`);
+    const cut = report.isMoved(sample.category) ? report.cut(sample.category) : category.threshold;
+    if (whole && cut > 0 && sample.score > 0) words.push(`${(sample.score / cut).toFixed(2)} × threshold`);
     if (sample.p !== undefined) words.push(report.pValue(sample.p));
     return words.join(", ") || `highest in ${category.views[sample.worst]}`;
   }
@@ -108,7 +143,9 @@
     const open = button.getAttribute("aria-expanded") !== "true";
     button.setAttribute("aria-expanded", open);
     detail.hidden = !open;
+    detail.closest(".sample").classList.toggle("open", open);
     detail.replaceChildren();
+    detail.repaint = null;
     if (open) report.showSample(sample, detail);
   }
 
@@ -123,13 +160,18 @@
   }
 
   offer("defect", []);
-  offer("outcome", ["missed", "false alarm", "found", "passed"]);
+  offer("outcome", OUTCOMES);
   offer("decision", ["defective"]);
   form.elements.category.closest("label").hidden = data.categories.length < 2;
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
     if (event.target.type === "checkbox") {
       document.body.classList.toggle(`no-${event.target.name}`, !event.target.checked);
+    } else if (event.target.name === "scale") {
+      repaint();
+    } else if (event.target.name === "show") {
+      list.classList.toggle("gallery", event.target.value === "gallery");
+      refresh(); // closes what is open
     } else {
       refresh();
     }
@@ -149,6 +191,8 @@
   new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && made < shown.length && more(), { rootMargin: "800px" })
     .observe(document.getElementById("more"));
   addEventListener("hashchange", openByAddress);
+  report.onCut(changed);
+  report.onLabel(mark);
   form.reset(); // a browser keeps fields over a reload
   refresh();
   openByAddress();

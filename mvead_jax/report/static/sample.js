@@ -47,7 +47,9 @@
       place.append(element("p", { class: "note" }, `samples/${sample.n}.js is missing: this folder is not whole.`));
       return;
     }
-    new Sample(sample, content, place).show();
+    const made = new Sample(sample, content, place);
+    place.repaint = () => made.paint();
+    made.show();
   };
 
   /** The part of the line l in the unit square, [x1, y1, x2, y2]; null where it passes by. */
@@ -70,6 +72,8 @@
       this.place = place;
       this.category = report.data.categories[sample.category];
       this.frames = new Map(); // of views that the sample has
+      this.maps = new Map(content.views.map((one) => [one.view, report.halves(one.map)]));
+      this.choosable = Object.keys(this.category.lines.F).length > 0 || this.category.attention;
       if (content.attended) this.weights = report.halves(content.attended.weights);
     }
 
@@ -80,9 +84,48 @@
       views.style.setProperty("--columns", Math.min(many, 5));
       category.views.forEach((name, view) => views.append(this.figure(name, view)));
       this.told = element("p", { class: "told", "aria-live": "polite" });
+      this.legend = element("div", {});
       this.tell(null);
       if (sample.reason) this.place.append(element("p", { class: "reason" }, `${WORDS[sample.decision]}: ${sample.reason}`));
-      this.place.append(views, element("div", { class: "below" }, this.told, report.legend(category)));
+      this.place.append(views, element("div", { class: "below" }, this.told, this.legend), report.labelling(sample));
+      this.paint();
+    }
+
+    /** Heat, its legend and the contour of the decision, by the scale and the threshold that are chosen now. */
+    paint() {
+      const own = document.getElementById("filters").elements.scale.value === "own";
+      const scale = report.scale(this.category, [...this.maps.values()], own);
+      for (const [view, { frame, drawing }] of this.frames) {
+        frame.querySelector(".heat").replaceWith(report.heat(this.category, this.maps.get(view), scale));
+        drawing.querySelectorAll(".contour").forEach((one) => one.remove());
+        const d = this.contour(view);
+        if (d) drawing.append(element("path", { class: "halo contour", d }), element("path", { class: "contour", d }));
+      }
+      this.legend.replaceChildren(report.legend(this.category, scale, own));
+    }
+
+    /** The edge of the patches that fail by themselves; empty where patches do not decide. */
+    contour(view) {
+      const cut = report.cut(this.sample.category);
+      if (cut === null || !this.category.contour) return "";
+      const [rows, columns] = this.category.grid;
+      const scores = this.maps.get(view);
+      // A map holds float16: its highest patch is the score of the view, which decides.
+      const limit = cut - Math.abs(cut) * 2 ** -11;
+      const fails = (row, column) => row >= 0 && row < rows && column >= 0 && column < columns && scores[row * columns + column] >= limit;
+      const [across, down] = [UNITS / columns, UNITS / rows];
+      const parts = [];
+      for (let row = 0; row < rows; row += 1) {
+        for (let column = 0; column < columns; column += 1) {
+          if (!fails(row, column)) continue;
+          const [x, y] = [column * across, row * down];
+          if (!fails(row - 1, column)) parts.push(`M${x} ${y}h${across}`);
+          if (!fails(row + 1, column)) parts.push(`M${x} ${y + down}h${across}`);
+          if (!fails(row, column - 1)) parts.push(`M${x} ${y}v${down}`);
+          if (!fails(row, column + 1)) parts.push(`M${x + across} ${y}v${down}`);
+        }
+      }
+      return parts.join("");
     }
 
     figure(name, view) {
@@ -92,23 +135,34 @@
           element("figcaption", {}, element("strong", {}, name)));
       }
       const [, score, label, p] = this.sample.views.find((one) => one[0] === view);
-      const scores = report.halves(found.map);
+      const scores = this.maps.get(view);
       const drawing = element("svg", { class: "lines", viewBox: `0 0 ${UNITS} ${UNITS}`, preserveAspectRatio: "none", "aria-hidden": "true" });
       const [width, height] = found.size;
       const frame = element(
         "div",
-        { class: "frame", tabindex: "0", role: "application", "aria-label": `${name}: choose a patch by a click or the arrow keys` },
+        this.choosable
+          ? { class: "frame", tabindex: "0", role: "application", "aria-label": `${name}: choose a patch by a click or the arrow keys` }
+          : { class: "frame still" },
         element("img", { src: `pictures/${this.sample.n}/${view}.webp`, width, height, loading: "lazy", draggable: "false", alt: `${name} of ${this.sample.id}` }),
-        report.heat(this.category, scores),
+        element("canvas", { class: "heat" }),
         drawing,
       );
       frame.style.aspectRatio = `${width} / ${height}`;
+      const ignored = this.category.ignored[view];
+      if (ignored) drawing.append(element("path", { class: "ignored", d: ignored }));
       if (found.outline) {
         drawing.append(element("path", { class: "halo outline", d: found.outline }), element("path", { class: "outline", d: found.outline }));
       }
       this.frames.set(view, { frame, drawing, scores });
-      frame.addEventListener("click", (event) => this.choose(view, this.patchAt(frame, event)));
-      frame.addEventListener("keydown", (event) => this.key(view, event));
+      const enlarge = () => report.zoom(this.sample, found, name, frame);
+      if (this.choosable) {
+        frame.addEventListener("click", (event) => this.choose(view, this.patchAt(frame, event)));
+        frame.addEventListener("keydown", (event) => this.key(view, event));
+      } else {
+        frame.addEventListener("click", enlarge);
+      }
+      const button = element("button", { type: "button", class: "enlarge", "aria-label": `Enlarge ${name}` }, "Enlarge");
+      button.addEventListener("click", enlarge);
       const words = label === 1 ? "defective" : label === 0 ? "normal" : "";
       return element(
         "figure", { class: view === this.sample.worst ? "view worst" : "view" },
@@ -117,6 +171,7 @@
           element("strong", {}, name), words ? element("span", { class: "quiet" }, words) : null,
           element("span", { class: "figure" }, number(score)),
           p === null ? null : element("span", { class: "quiet p" }, report.pValue(p)),
+          button,
           this.bar(score)),
       );
     }
@@ -216,10 +271,9 @@
     tell(chosen) {
       const { category } = this;
       if (!chosen) {
-        this.told.replaceChildren(Object.keys(category.lines.F).length || category.attention
-          ? "Choose a patch of any view to see its epipolar lines in the others"
-            + (category.attention ? " and the patches that it attended to." : ".")
-          : "Choose a patch of any view to see its score.");
+        this.told.replaceChildren(!this.choosable ? ""
+          : "Choose a patch of any view to see its epipolar lines in the others"
+            + (category.attention ? " and the patches that it attended to." : "."));
         return;
       }
       const columns = category.grid[1];

@@ -25,8 +25,8 @@ from mvead_jax.backbones.stored import STORED, write_stored
 from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import Config
 from mvead_jax.data.readers import open_configured
+from mvead_jax.decision.by_hand import check_before_training
 from mvead_jax.decision.split import hold_out
-from mvead_jax.jobs.decision import Decider
 from mvead_jax.jobs.estimate_geometry import geometry_path
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.provenance import patch_score_words
@@ -80,6 +80,9 @@ def export(
 def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, str]) -> None:
     """`export` of a workdir in which nothing changes meanwhile."""
     config = trained_config(workdir, overrides, OVERRIDDEN)
+    check_before_training(
+        config.decision.threshold
+    )  # an artefact keeps a number, and no path of this machine
     if config.data.foreground != "none":
         raise UserError(
             f"{workdir}: trained with data.foreground={config.data.foreground}, whose masks no exported function can "
@@ -114,8 +117,7 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
                     bar.advance()
         write_golden(folder, index.root, samples, inspector)
         environments = {"trained": read_json(workdir / "environment.json", "of train.py")}
-        decider = Decider(inspector.calibrations, inspector.false_alarms)
-        decision = decider.words() if decider else None
+        decision = inspector.decider.words() if inspector.decider else None
         if metrics := _metrics(workdir, patch_score_words(config, method), decision):
             write_json(folder / "metrics.json", metrics)
             environments["measured"] = read_json(workdir / "scores/environment.json", "of score.py")
@@ -156,7 +158,9 @@ def verify(artefact: Path) -> tuple[list[str], str]:
 
 def _shipped(config: Config) -> Config:
     """The config with what scoring changed in it, and without places of this machine."""
-    return replace(config, data=replace(config.data, root=""), features=replace(config.features, cache=""))
+    return replace(
+        config, data=replace(config.data, root="", ignore=""), features=replace(config.features, cache="")
+    )
 
 
 def _metrics(workdir: Path, patch_score: str, decision: str | None) -> dict[str, Any] | None:

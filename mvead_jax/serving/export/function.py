@@ -28,6 +28,8 @@ from mvead_jax.backbones.info import Loaded
 from mvead_jax.backbones.stored import STORED
 from mvead_jax.bank.fill import Bank
 from mvead_jax.config.schema import Config
+from mvead_jax.data.ignored import FILE as IGNORED
+from mvead_jax.data.ignored import ignored_patches, read_stored
 from mvead_jax.data.loading import IMAGENET_MEAN, IMAGENET_STD
 from mvead_jax.features.cache import as_stored
 from mvead_jax.geometry.masks import EpipolarKeys
@@ -40,6 +42,7 @@ from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, whole, write_json, write_tensors
 from mvead_jax.scoring.model_store import STATE, named_leaves, with_leaves
+from mvead_jax.scoring.uncounted import Uncounted, evidence_without, without_uncounted
 
 FOLDER = "exported"
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -50,7 +53,12 @@ Function = Callable[[Arguments, Float32[Array, "V S S 3"], Bool[Array, " V"]], A
 
 
 def export_function(
-    artefact: Path, config: Config, network: Loaded, method: Method, category: str, keys: EpipolarKeys
+    artefact: Path,
+    config: Config,
+    network: Loaded,
+    method: Method,
+    category: str,
+    keys: EpipolarKeys,
 ) -> None:
     """Write the function of a category beside the files that an artefact has already.
 
@@ -62,8 +70,11 @@ def export_function(
     leaves, form = jax.tree.flatten(planned)
     own = {f"geometry.{number}": np.asarray(leaf) for number, leaf in enumerate(leaves)}
     score = config.score
+    masks = read_stored(model_folder(artefact, name) / IGNORED).get(category, {})
+    uncounted = ignored_patches(masks, spec.views, map_shape(method), category) if masks else None
     if score.evidence != "none" or score.image_evidence != "none":
-        own["evidence.mask"] = np.asarray(keys.mask)
+        mask = keys.mask if uncounted is None else evidence_without(keys.mask, uncounted, keys.grid)
+        own["evidence.mask"] = np.asarray(mask)
     files = {}
     weights, state = artefact / WEIGHTS / STORED, model_folder(artefact, name) / STATE
     for prefix, path in (("backbone", weights), ("state", state)):
@@ -98,7 +109,7 @@ def export_function(
         one: jax.ShapeDtypeStruct(a.shape, a.dtype) for one, a in read_arguments(artefact, calling).items()
     }
     statistics = ScoreStatistics.read(model_folder(artefact, name) / STATISTICS, spec.views)
-    function = scoring_function(config, network, method, category, statistics, form, keys.grid)
+    function = scoring_function(config, network, method, category, statistics, form, keys.grid, uncounted)
     images = jax.ShapeDtypeStruct(calling["images"]["shape"], jnp.float32)
     present = jax.ShapeDtypeStruct((views,), jnp.bool_)
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(arguments, images, present)
@@ -114,11 +125,13 @@ def scoring_function(
     statistics: ScoreStatistics,
     form: jax.tree_util.PyTreeDef,
     grid: tuple[int, int],
+    uncounted: Uncounted | None = None,
 ) -> Function:
     """Return what Inspector computes between preprocessing and the maps, of one sample, as a pure function.
 
     Args:
       form: of what the method planned of the category's geometry. grid: of its keys.
+      uncounted: patches that never count, in the shape of the maps; None: all do.
     """
     forward, state = as_function(network.network, tuple(method.spec.maps))
     parameters = nnx.to_flat_state(state)
@@ -145,9 +158,13 @@ def scoring_function(
             jnp.where(has, images, 0)[None] if method.requires.images else None,
         )
         raw = found = method.score(_state(like, own["state"]), batch)[0]
+        if uncounted is not None:
+            raw = jnp.where(jnp.asarray(uncounted), -jnp.inf, found)
         others = present, own["evidence"].get("mask"), grid, statistics, config.score
         if config.score.evidence != "none":
             found = with_evidence(raw, *others)
+        if uncounted is not None:
+            found = without_uncounted(found[None], uncounted)[0]
         found = jnp.where(present[:, None, None], found, jnp.nan)
         if config.score.image_evidence == "none":
             return found
