@@ -3,7 +3,7 @@
 python scripts/score.py --workdir runs/realiad [--protocol mvad,official] [--config.data.root=DIR ...]
 python scripts/score.py --workdir runs/realiad --from-maps [--protocol mvad,official]
 python scripts/score.py --workdir runs/realiad --input DIR [--output DIR] [--dry_run]
-python scripts/score.py --workdir runs/realiad --input DIR --watch [--timeout S] [--category NAME]
+python scripts/score.py --workdir runs/realiad --input DIR --watch [--timeout S] [--category NAME] [--mqtt ADDRESS]
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
 metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
@@ -21,7 +21,8 @@ A run trained with decision.held_out says pass or fail too, for a false-alarm ra
 are scored, to see what could be had at best: optimistic, and flagged so in all results.
 
 --watch scores images as they come into DIR and appends a line for each sample to decisions.jsonl in the
-output folder (docs/serving.md); it ends by Ctrl-C (exit code 130) or SIGTERM (143), after the sample in hand.
+output folder (docs/serving.md), and with --mqtt sends it to a broker; it ends by Ctrl-C (exit code 130) or
+SIGTERM (143), after the sample in hand.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
@@ -116,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"with --watch: seconds without news until a sample that lacks views is scored; {TIMEOUT:g}",
     )
     parser.add_argument("--category", help="with --watch: what is photographed, if the run has several")
+    parser.add_argument("--mqtt", help="with --watch: send each line to mqtt[s]://[user@]host[:port]/topic")
     return parser
 
 
@@ -140,7 +142,7 @@ def _check_watch(arguments: argparse.Namespace) -> None:
     if arguments.watch and arguments.dry_run:
         raise UserError("--watch: there is no plan of what may come; leave out --dry_run")
     if not arguments.watch:
-        for option in ("timeout", "category"):
+        for option in ("timeout", "category", "mqtt"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option}: belongs to --watch")
         return
@@ -157,13 +159,15 @@ def _watch(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from mvead_jax.jobs.scores_folder import default_output
     from mvead_jax.jobs.workdir import refuse_artefact
     from mvead_jax.serving.inspector import Inspector
-    from mvead_jax.serving.watch.watcher import watch
+    from mvead_jax.serving.watch.mqtt import published
+    from mvead_jax.serving.watch.watcher import JOURNAL, watch
 
     output = arguments.output or default_output(arguments.workdir, arguments.input)
     refuse_artefact(output, "--output")
     timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
-    inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
-    watch(inspector, arguments.input, output, timeout=timeout)
+    with published(arguments.mqtt, output / JOURNAL):
+        inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
+        watch(inspector, arguments.input, output, timeout=timeout)
 
 
 def _print_plan(

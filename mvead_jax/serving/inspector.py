@@ -60,6 +60,7 @@ from mvead_jax.runtime.paths import expanded
 from mvead_jax.scoring.model_store import read_facts
 from mvead_jax.scoring.scorer import Inputs, Scorer
 from mvead_jax.serving.inspection import Inspection
+from mvead_jax.serving.overlay import shown
 
 Given = str | ImageFile | Image.Image | UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]
 log = logging.getLogger(__name__)
@@ -196,13 +197,15 @@ class Inspector:
             another shape than in training if data.strict is set; or a forked process.
         """
         category = self._category(category)
-        pictures, present, sizes, warnings = self._read_pictures(images, category)
+        pictures, present, sizes, warnings, small = self._read_pictures(images, category)
         maps, views, images = self.scored(category, pictures, present)
         if not np.isfinite(maps[present]).all():
             raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
         pooling = self._scorers[category].model.method.requires.sample_score
         found = Inspection(
-            *(category, self.views(category), maps, views, images, sizes, pooling), warnings=warnings
+            *(category, self.views(category), maps, views, images, sizes, pooling),
+            warnings=warnings,
+            shown=small,
         )
         if category not in self.calibrations:
             return found
@@ -217,8 +220,8 @@ class Inspector:
         size (W, H) of each upright image. Arguments and errors as `inspect`."""
         return self._read_pictures(images, self._category(category))[:3]
 
-    def _read_pictures(self, images: Any, category: str) -> tuple[Any, Any, Any, tuple[str, ...]]:
-        """Return what `preprocess` returns, and the warnings about the images."""
+    def _read_pictures(self, images: Any, category: str) -> tuple[Any, Any, Any, tuple[str, ...], dict]:
+        """Return what `preprocess` returns, the warnings about the images, and the images to be shown."""
         views = self.views(category)
         given = _by_view(images, views, category)
         size = self.backbone.image_size
@@ -226,19 +229,20 @@ class Inspector:
 
         depth = self._trained.bit_depth
 
-        def load(view: str) -> tuple[tuple[int, int], str | None]:
+        def load(view: str) -> tuple[tuple[int, int], str | None, Any]:
             decoded = is_decoded(given[view])  # an image that Pillow has yet to decode has all its bits
             mirrored = view in self._mirrored.get(category, frozenset())
             image = flipped_image(image_of(given[view], f"view {view}", depth), mirrored)
             pictures[views.index(view)] = preprocess(image, size)
-            return image.size, lost_bits(image, depth) if decoded else None
+            return image.size, lost_bits(image, depth) if decoded else None, shown(image)
 
         with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
             found = dict(zip(given, pool.map(load, given), strict=True))
-        sizes = {view: size for view, (size, _) in found.items()}
-        lost = [f"view {view}: {words}" for view, (_, words) in found.items() if words]
+        sizes = {view: size for view, (size, *_) in found.items()}
+        lost = [f"view {view}: {words}" for view, (_, words, _) in found.items() if words]
         warnings = self._warnings(category, sizes, lost)
-        return pictures, np.array([view in given for view in views]), sizes, warnings
+        small = {view: own for view, (*_, own) in found.items()}
+        return pictures, np.array([view in given for view in views]), sizes, warnings, small
 
     @computing()
     def scored(
