@@ -1,7 +1,7 @@
 """Make one folder to ship of a trained run: models, thresholds, backbone, geometry, golden samples, the
 scoring function for cpu, cuda and tpu, and hashes of all of it.
 
-python scripts/export.py --workdir runs/realiad --output artefacts/realiad [--golden N]
+python scripts/export.py --workdir runs/realiad --output artefacts/realiad [--golden N] [--onnx]
     [--config.data.root=DIR ...]
 
 Golden samples are taken from the data set that the run was trained on (--config.data.root if it has moved).
@@ -30,6 +30,7 @@ def main() -> None:
         "--workdir", required=True, type=expanded, help="folder of a finished scripts/train.py"
     )
     parser.add_argument("--output", required=True, type=expanded, help="the artefact, a new folder")
+    parser.add_argument("--onnx", action="store_true", help="write the scoring functions as ONNX models too")
     parser.add_argument(
         "--golden", type=int, default=2, help="samples of each category to keep with their scores; default 2"
     )
@@ -39,7 +40,8 @@ def main() -> None:
 
     from mvead_jax.serving.export.artefact import export  # not before: --help needs no JAX
 
-    export(arguments.workdir, arguments.output, golden=arguments.golden, overrides=overrides)
+    options = {"golden": arguments.golden, "overrides": overrides, "onnx": arguments.onnx}
+    export(arguments.workdir, arguments.output, **options)
     print(f"written to {arguments.output}; check it by scripts/verify.py {arguments.output}")
 
 

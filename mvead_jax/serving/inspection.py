@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -28,7 +31,7 @@ class Place:
     box: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What was found on one part.
 
@@ -130,6 +133,25 @@ class Inspection:
         self._given(view)
         width, height = self.sizes[view]
         return enlarge(self.map_of(view)[None], height, width)[0]
+
+    def __repr__(self) -> str:
+        return f"Inspection({self.category}: {self.text})"
+
+    def _repr_html_(self) -> str:
+        """Return the text and the overlays of all views, as a notebook shows them."""
+        figures = []
+        for view, score in self.scores.items():
+            content = io.BytesIO()
+            self.overlay(view).save(content, "PNG")
+            source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+            words = escape(f"{view}: {score:.4g}")
+            figures.append(
+                f'<figure style="display:inline-block;margin:0 .5em 0 0"><img style="height:12em" src="{source}" '
+                f'alt="{words}"><figcaption>{words}</figcaption></figure>'
+            )
+        return (
+            f"<div><strong>{escape(self.category)}: {escape(self.text)}</strong><br>{''.join(figures)}</div>"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """All but the maps, in plain types."""

@@ -51,8 +51,8 @@ Function = Callable[[Arguments, Float32[Array, "V S S 3"], Bool[Array, " V"]], A
 
 def export_function(
     artefact: Path, config: Config, network: Loaded, method: Method, category: str, keys: EpipolarKeys
-) -> None:
-    """Write the function of a category beside the files that an artefact has already.
+) -> Function:
+    """Write the function of a category beside the files that an artefact has already, and return it.
 
     Args:
       network: the backbone. method: of the model, whose spec has its name. keys: of the category.
@@ -104,6 +104,7 @@ def export_function(
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(arguments, images, present)
     with whole(folder / f"{category}.bin") as temporary:
         temporary.write_bytes(exported.serialize())
+    return function
 
 
 def scoring_function(
