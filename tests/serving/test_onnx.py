@@ -41,7 +41,7 @@ def run(request, tmp_path_factory):
         backbone=BackboneConfig(name="efficientnet-lite0", batch_size=5),
         **KINDS[request.param],
     )
-    folder = tmp_path_factory.mktemp("runs") / "run"
+    folder = tmp_path_factory.mktemp(request.param) / "run"
     train(config, folder)
     return folder
 
@@ -50,6 +50,11 @@ def test_the_model_scores_golden_samples_as_the_inspector_does_and_verify_runs_i
     pytest.importorskip("jax2onnx", reason="the extra onnx: pip install '.[onnx]'")
     runtime = pytest.importorskip("onnxruntime", reason="the extra onnx: pip install '.[onnx]'")
     artefact = tmp_path / "artefact"
+    if "mvead" in run.parent.name:  # jax2onnx makes a loop of double numbers of its evidence
+        with pytest.raises(UserError, match=r"--onnx: bolt can't be converted \(onnxruntime: .*Loop"):
+            export(run, artefact, golden=1, onnx=True)
+        assert not artefact.exists()
+        return
     export(run, artefact, golden=1, onnx=True)
     session = runtime.InferenceSession(artefact / "exported/bolt.onnx", providers=["CPUExecutionProvider"])
     inspector = Inspector.load(artefact, warm=False)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def write_onnx(artefact: Path, category: str, function: Function) -> None:
             model = to_onnx(
                 lambda images, present: function(arguments, images, present),
                 like,
-                model_name="mvead",
+                model_name="anomaly_maps",
                 input_names=["images", "present"],
                 output_names=calling["returns"],
             )
@@ -74,6 +75,13 @@ def write_onnx(artefact: Path, category: str, function: Function) -> None:
             ) from error
     with whole(artefact / FOLDER / f"{category}.onnx") as temporary:
         temporary.write_bytes(model.SerializeToString())
+        try:
+            _session(temporary)
+        except Exception as error:  # jax2onnx converts some operations into what no runtime takes
+            raise UserError(
+                f"--onnx: {category} can't be converted (onnxruntime: {str(error).splitlines()[0]}); export "
+                "without --onnx"
+            ) from error
 
 
 def load_onnx(
@@ -88,17 +96,11 @@ def load_onnx(
     path = artefact / FOLDER / f"{category}.onnx"
     if not path.exists():
         return None
-    try:
-        import onnxruntime
-    except ImportError:
+    if find_spec("onnxruntime") is None:
         log.warning("%s: not run, for onnxruntime is not installed (pip install 'mvead_jax[onnx]')", path)
         return None
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = (
-        3  # shapes of broadcasts that it infers less exactly are no warning for users
-    )
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = _session(path)
     except Exception as error:  # onnxruntime has no common class of errors
         raise UserError(f"{path}: not a model of scripts/export.py ({str(error).splitlines()[0]})") from error
     names = [one.name for one in session.get_outputs()]
@@ -107,6 +109,17 @@ def load_onnx(
         return dict(zip(names, session.run(None, {"images": images, "present": present}), strict=True))
 
     return run
+
+
+def _session(path: Path) -> Any:
+    """Return a model at work in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = (
+        3  # shapes of broadcasts that it infers less exactly are no warning for users
+    )
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 @contextmanager

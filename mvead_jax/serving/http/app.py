@@ -136,7 +136,7 @@ def application(inspector: Inspector, limits: Limits | None = None, keep: int = 
         yield
         parts.close()
 
-    app = FastAPI(title="mvead", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="mvead_jax", docs_url=None, redoc_url=None, lifespan=lifespan)
 
     def refused(status: int, text: str) -> Any:
         parts.numbers.refused.labels(str(status)).inc()
