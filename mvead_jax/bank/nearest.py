@@ -23,8 +23,10 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 from mvead_jax.bank.search import sharded
 from mvead_jax.bank.search.bounds import Precision
 from mvead_jax.bank.search.exact import MOST_NEIGHBOURS, Neighbours, in_parts, search
+from mvead_jax.bank.search.plain import plain_k_nearest
 from mvead_jax.bank.search.rows import check_finite, check_rows
 from mvead_jax.bank.search.sharded import ShardedRows, shard_rows
+from mvead_jax.runtime.plain import is_plain
 
 __all__ = [
     "MOST_NEIGHBOURS",
@@ -100,6 +102,9 @@ def k_nearest(
     where = None if where is None else jnp.asarray(where, bool)
     _check(queries.shape, bank.shape, bank.shape[:1] if where is None else where.shape, k, precision)
     where = None if where is None else jnp.atleast_2d(where)
+    if is_plain() and k <= bank.shape[0]:
+        distance, index = plain_k_nearest(queries, bank, where, k)
+        return distance, index, jnp.full(len(queries), bank.shape[0], jnp.int32)
 
     def of_part(part: slice) -> Neighbours:
         own = where if where is None or where.shape[0] == 1 else where[part]

@@ -1,7 +1,7 @@
 """Make one folder to ship of a trained run: models, thresholds, backbone, geometry, golden samples, the
 scoring function for cpu, cuda and tpu, and hashes of all of it.
 
-mvead export --workdir runs/realiad --output artefacts/realiad [--golden N]
+mvead export --workdir runs/realiad --output artefacts/realiad [--golden N] [--onnx]
     [--config.data.root=DIR ...]
 
 Golden samples are taken from the data set that the run was trained on (--config.data.root if it has moved).
@@ -25,6 +25,7 @@ def parser() -> Parser:
     own = command_parser("export", __doc__, console.flags())
     own.add_argument("--workdir", required=True, type=expanded, help="folder of a finished training")
     own.add_argument("--output", required=True, type=expanded, help="the artefact, a new folder")
+    own.add_argument("--onnx", action="store_true", help="write the scoring functions as ONNX models too")
     own.add_argument(
         "--golden", type=int, default=2, help="samples of each category to keep with their scores; default 2"
     )
@@ -38,5 +39,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from mvead_jax.serving.export.artefact import export  # not before: --help needs no JAX
 
-    export(given.workdir, given.output, golden=given.golden, overrides=overrides)
+    export(given.workdir, given.output, golden=given.golden, overrides=overrides, onnx=given.onnx)
     print(f"written to {given.output}; check it by: mvead verify {given.output}")

@@ -31,6 +31,7 @@ COMMANDS = {
     "train": Command("train", "learn what good parts look like"),
     "score": Command("score", "score the test split, or new images (--input)"),
     "watch": Command("score", "score images as they come into a folder: score --watch", ("--watch",)),
+    "serve": Command("serve", "score parts that are sent over HTTP (extra: serve)"),
     "export": Command("export", "make one folder to ship of a trained run"),
     "verify": Command("verify", "check an exported folder: hashes and golden samples"),
     "compare": Command("compare", "compare two scored runs"),

@@ -3,7 +3,7 @@
 mvead score --workdir runs/realiad [--protocol mvad,official] [--config.data.root=DIR ...]
 mvead score --workdir runs/realiad --from-maps [--protocol mvad,official]
 mvead score --workdir runs/realiad --input DIR [--output DIR] [--dry_run]
-mvead score --workdir runs/realiad --input DIR --watch [--timeout S] [--category NAME]
+mvead score --workdir runs/realiad --input DIR --watch [--timeout S] [--category NAME] [--mqtt ADDRESS]
 
 metrics.json is by the run's own protocol (--config.eval.protocol, default mvead); --protocol adds
 metrics_<name>.json and regions_<name>.csv by each of the named ones; `custom` is what the fields
@@ -23,7 +23,8 @@ are scored, to see what could be had at best: optimistic, and flagged so in all 
 file that the report saves under its histogram, decides by a threshold of your own (docs/decision.md).
 
 --watch scores images as they come into DIR and appends a line for each sample to decisions.jsonl in the
-output folder (docs/serving.md); it ends by Ctrl-C (exit code 130) or SIGTERM (143), after the sample in hand.
+output folder (docs/serving.md), and with --mqtt sends it to a broker; it ends by Ctrl-C (exit code 130) or
+SIGTERM (143), after the sample in hand.
 
 All devices of this machine are used; with --distributed, or --coordinator, --processes and --process, those
 of all processes.
@@ -123,6 +124,7 @@ def parser() -> Parser:
         help=f"with --watch: seconds without news until a sample that lacks views is scored; {TIMEOUT:g}",
     )
     own.add_argument("--category", help="with --watch: what is photographed, if the run has several")
+    own.add_argument("--mqtt", help="with --watch: send each line to mqtt[s]://[user@]host[:port]/topic")
     return own
 
 
@@ -163,7 +165,7 @@ def _check_watch(arguments: argparse.Namespace) -> None:
     if arguments.watch and arguments.dry_run:
         raise UserError("--watch: there is no plan of what may come; leave out --dry_run")
     if not arguments.watch:
-        for option in ("timeout", "category"):
+        for option in ("timeout", "category", "mqtt"):
             if getattr(arguments, option) is not None:
                 raise UserError(f"--{option}: belongs to --watch")
         return
@@ -182,13 +184,15 @@ def _watch(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     from mvead_jax.jobs.scores_folder import default_output
     from mvead_jax.jobs.workdir import refuse_artefact
     from mvead_jax.serving.inspector import Inspector
-    from mvead_jax.serving.watch.watcher import watch
+    from mvead_jax.serving.watch.mqtt import published
+    from mvead_jax.serving.watch.watcher import JOURNAL, watch
 
     output = arguments.output or default_output(arguments.workdir, arguments.input)
     refuse_artefact(output, "--output")
     timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
-    inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
-    watch(inspector, arguments.input, output, timeout=timeout)
+    with published(arguments.mqtt, output / JOURNAL):
+        inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
+        watch(inspector, arguments.input, output, timeout=timeout)
 
 
 def _print_plan(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
+from PIL import Image
 
 from mvead_jax.decision.decide import Decision
 from mvead_jax.evaluation.enlarging import enlarge
 from mvead_jax.postprocess.pooling import Pooling, pooled
+from mvead_jax.report.heat import heat_scale
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.serving.overlay import overlay
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class Place:
     box: tuple[int, int, int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What was found on one part.
 
@@ -38,6 +44,7 @@ class Inspection:
       decision: pass or fail, if the run holds samples out for that, or the user set a threshold
         (docs/decision.md).
       warnings: what speaks against the scores: images of another shape than in training, by view.
+      shown: the upright images by view, reduced to at most overlay.SIDE pixels, for `overlay`.
     """
 
     category: str
@@ -49,6 +56,7 @@ class Inspection:
     pooling: Pooling = "max"
     decision: Decision | None = None
     warnings: tuple[str, ...] = ()
+    shown: Mapping[str, UInt8[np.ndarray, "H W 3"]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def scores(self) -> dict[str, float]:
@@ -101,12 +109,51 @@ class Inspection:
         """The patch scores of one view."""
         return self.maps[self.views.index(view)]
 
-    def pixel_map(self, view: str) -> Float32[np.ndarray, "H W"]:
-        """The scores of one view at the size of its upright image, bilinear."""
+    def overlay(self, view: str | None = None, scale: tuple[float, float] | None = None) -> Image.Image:
+        """Return the image of a view under the heat of its scores; what is above the view's threshold is outlined.
+
+        Args:
+          view: None: the worst one.
+          scale: the scores where heat begins and where it is full. None: from the score that 90 % of this part's
+            patches stay below, to that of 99.9 % or, where it is higher, the view's threshold.
+        """
+        view = self._given(self.worst_view if view is None else view)
+        threshold = None if self.decision is None else self.decision.view(view).threshold
+        if scale is None:
+            low, high = heat_scale(self.maps)
+            scale = low, high if threshold is None else max(high, threshold)
+        return overlay(self.shown[view], self.map_of(view), scale, threshold)
+
+    def _given(self, view: str) -> str:
+        """Return the name of a view that the sample has, or raise a UserError."""
         if view not in self.sizes:
             raise UserError(f"view {view}: the sample has none; it has {', '.join(self.sizes)}")
+        return view
+
+    def pixel_map(self, view: str) -> Float32[np.ndarray, "H W"]:
+        """The scores of one view at the size of its upright image, bilinear."""
+        self._given(view)
         width, height = self.sizes[view]
         return enlarge(self.map_of(view)[None], height, width)[0]
+
+    def __repr__(self) -> str:
+        return f"Inspection({self.category}: {self.text})"
+
+    def _repr_html_(self) -> str:
+        """Return the text and the overlays of all views, as a notebook shows them."""
+        figures = []
+        for view, score in self.scores.items():
+            content = io.BytesIO()
+            self.overlay(view).save(content, "PNG")
+            source = f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"
+            words = escape(f"{view}: {score:.4g}")
+            figures.append(
+                f'<figure style="display:inline-block;margin:0 .5em 0 0"><img style="height:12em" src="{source}" '
+                f'alt="{words}"><figcaption>{words}</figcaption></figure>'
+            )
+        return (
+            f"<div><strong>{escape(self.category)}: {escape(self.text)}</strong><br>{''.join(figures)}</div>"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """All but the maps, in plain types."""

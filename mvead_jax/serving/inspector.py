@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +62,17 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.paths import expanded
 from mvead_jax.scoring.model_store import read_facts
-from mvead_jax.scoring.scorer import Inputs, Scorer
+from mvead_jax.scoring.scorer import Inputs, Scored, Scorer
 from mvead_jax.serving.inspection import Inspection
+from mvead_jax.serving.overlay import shown
 
 Given = str | ImageFile | Image.Image | UInt8[np.ndarray, "H W 3"] | UInt16[np.ndarray, "H W 3"]
 log = logging.getLogger(__name__)
 
 _THREADS = 8
+# Programs over several devices that two threads begin in turns wait for each other for ever. Of all inspectors of a
+# process one computes at a time; images are read meanwhile.
+_AT_WORK = threading.Lock()
 
 
 class Inspector:
@@ -210,19 +216,58 @@ class Inspector:
             another shape than in training if data.strict is set; or a forked process.
         """
         category = self._category(category)
-        pictures, present, sizes, warnings = self._read_pictures(images, category)
-        maps, views, images = self.scored(category, pictures, present)
-        if not np.isfinite(maps[present]).all():
+        return self._inspect([self._read_pictures(images, category)], category, 1)[0]
+
+    def inspect_many(
+        self,
+        parts: Iterable[Sequence[Given | None] | Mapping[str, Given | None]],
+        category: str | None = None,
+        batch: int = 8,
+    ) -> Iterator[Inspection]:
+        """Yield what `inspect` finds on each of many parts, in their order; `batch` parts are read and computed
+        at a time, whatever their number in all.
+
+        Raises:
+          UserError: as `inspect`, with the number of the part, from 0 on.
+        """
+        if batch < 1:
+            raise UserError(f"batch={batch}: must be at least 1")
+        category, numbered = self._category(category), enumerate(parts)
+        while group := list(islice(numbered, batch)):
+            read = []
+            for number, images in group:
+                try:
+                    read.append(self._read_pictures(images, category))
+                except UserError as error:
+                    raise UserError(f"part {number}: {error}") from None
+            yield from self._inspect(read, category, batch)
+
+    @computing()
+    def _inspect(self, read: Sequence[Any], category: str, batch: int) -> list[Inspection]:
+        """Return what is found on parts that were read, at most `batch`."""
+        pictures, present = (np.stack([one[at] for one in read]) for at in (0, 1))
+        found = self._scored(category, pictures, present, batch)
+        if not np.isfinite(found.maps[present]).all():
             raise UserError(f"{category}: scores that are not finite; check the weights of the backbone")
         pooling = self._scorers[category].model.method.requires.sample_score
-        found = Inspection(
-            *(category, self.views(category), maps, views, images, sizes, pooling), warnings=warnings
-        )
-        if not self.decider.decides(category):
+        inspections = []
+        for at, (_, has, sizes, warnings, small) in enumerate(read):
+            own = Inspection(
+                *(category, self.views(category), found.maps[at], found.views[at], found.images[at]),
+                *(sizes, pooling),
+                warnings=warnings,
+                shown=small,
+            )
+            inspections.append(self._decided(own, has))
+        return inspections
+
+    def _decided(self, found: Inspection, present: Bool[np.ndarray, " V"]) -> Inspection:
+        """Return what was found with the decision, where the run decides."""
+        if not self.decider.decides(found.category):
             return found
-        decision = self.decider.one(category, self.views(category), views, present, pooling)
-        maps_by_view = {view: found.map_of(view) for view in sizes}
-        return replace(found, decision=located(decision, maps_by_view, sizes))
+        decision = self.decider.one(found.category, found.views, found.view_scores, present, found.pooling)
+        maps = {view: found.map_of(view) for view in found.sizes}
+        return replace(found, decision=located(decision, maps, found.sizes))
 
     def preprocess(
         self, images: Sequence[Given | None] | Mapping[str, Given | None], category: str | None = None
@@ -231,8 +276,8 @@ class Inspector:
         size (W, H) of each upright image. Arguments and errors as `inspect`."""
         return self._read_pictures(images, self._category(category))[:3]
 
-    def _read_pictures(self, images: Any, category: str) -> tuple[Any, Any, Any, tuple[str, ...]]:
-        """Return what `preprocess` returns, and the warnings about the images."""
+    def _read_pictures(self, images: Any, category: str) -> tuple[Any, Any, Any, tuple[str, ...], dict]:
+        """Return what `preprocess` returns, the warnings about the images, and the images to be shown."""
         views = self.views(category)
         given = _by_view(images, views, category)
         size = self.backbone.image_size
@@ -240,34 +285,52 @@ class Inspector:
 
         depth = self._trained.bit_depth
 
-        def load(view: str) -> tuple[tuple[int, int], str | None]:
+        def load(view: str) -> tuple[tuple[int, int], str | None, Any]:
             decoded = is_decoded(given[view])  # an image that Pillow has yet to decode has all its bits
             mirrored = view in self._mirrored.get(category, frozenset())
             image = flipped_image(image_of(given[view], f"view {view}", depth), mirrored)
             pictures[views.index(view)] = preprocess(image, size)
-            return image.size, lost_bits(image, depth) if decoded else None
+            return image.size, lost_bits(image, depth) if decoded else None, shown(image)
 
         with ThreadPoolExecutor(_THREADS) as pool:  # decoding releases Python's lock
             found = dict(zip(given, pool.map(load, given), strict=True))
-        sizes = {view: size for view, (size, _) in found.items()}
-        lost = [f"view {view}: {words}" for view, (_, words) in found.items() if words]
+        sizes = {view: size for view, (size, *_) in found.items()}
+        lost = [f"view {view}: {words}" for view, (_, words, _) in found.items() if words]
         warnings = self._warnings(category, sizes, lost)
-        return pictures, np.array([view in given for view in views]), sizes, warnings
+        small = {view: own for view, (*_, own) in found.items()}
+        return pictures, np.array([view in given for view in views]), sizes, warnings, small
 
     @computing()
     def scored(
         self, category: str, pictures: Float32[np.ndarray, "V S S 3"], present: Bool[np.ndarray, " V"]
     ) -> tuple[Float32[np.ndarray, "V h w"], Float32[np.ndarray, " V"], Float32[np.ndarray, " V"]]:
         """Return maps, view scores and image scores of preprocessed images; NaN where there is none."""
-        features = {
-            tap: np.asarray(as_stored(own, self._dtype), np.float32)[None]
-            for tap, own in self.backbone(pictures).items()
-        }
-        scorer = self._scorers[category]
-        images = (lambda rows: pictures[None]) if scorer.model.method.requires.images else None
-        inputs = Inputs(features, present[None], images, self._foreground(features, scorer))
-        found = next(scorer.score(inputs, np.array([0]), most=1))
+        found = self._scored(category, pictures[None], present[None], 1)
         return found.maps[0], found.views[0], found.images[0]
+
+    def _scored(
+        self,
+        category: str,
+        pictures: Float32[np.ndarray, "n V S S 3"],
+        present: Bool[np.ndarray, "n V"],
+        batch: int,
+    ) -> Scored:
+        """Return what the scorer says of up to `batch` parts; fewer are filled up, so that one program does."""
+        count, views = present.shape
+        filled = np.zeros((batch * views, *pictures.shape[2:]), np.float32)
+        filled[: count * views] = pictures.reshape(-1, *pictures.shape[2:])
+        with _AT_WORK:
+            features = {
+                tap: np.asarray(as_stored(own, self._dtype), np.float32).reshape(batch, views, *own.shape[1:])
+                for tap, own in self.backbone(filled).items()
+            }
+            scorer = self._scorers[category]
+            images = (lambda rows: pictures[rows]) if scorer.model.method.requires.images else None
+            filled_up = np.zeros((batch, views), bool)
+            filled_up[:count] = present
+            inputs = Inputs(features, filled_up, images, self._foreground(features, scorer))
+            found = [*scorer.score(inputs, np.arange(count), most=batch)]
+        return found[0] if len(found) == 1 else Scored(*map(np.concatenate, zip(*found, strict=True)))
 
     def _warnings(
         self, category: str, sizes: Mapping[str, tuple[int, int]], lost: Sequence[str]
@@ -292,11 +355,11 @@ class Inspector:
         return words
 
     def _foreground(self, features: Mapping[str, np.ndarray], scorer: Scorer) -> Masks | None:
-        """Return what gives the masks of one sample; None where every patch counts."""
+        """Return what gives the masks of samples; None where every patch counts."""
         if not self._automatic_foreground:
             return None
-        own = features[foreground_tap(scorer.model.method.spec.maps)][0]
-        return lambda rows: np.stack([automatic_foreground(view) for view in own])[None]
+        own = features[foreground_tap(scorer.model.method.spec.maps)]
+        return lambda rows: np.stack([[automatic_foreground(view) for view in own[row]] for row in rows])
 
     def _category(self, category: str | None) -> str:
         if category is None and len(self._scorers) == 1:

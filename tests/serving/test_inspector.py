@@ -1,8 +1,10 @@
 """One part at a time: the same scores as score.py, and what is said of images that do not fit."""
 
 import csv
+import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +158,62 @@ def test_the_place_is_where_the_defect_was_drawn_in_pixels_of_each_picture(two, 
     assert (left, right) == (round(column * width / 6), round((column + 1) * width / 6))
     assert (top, bottom) == (round(row * height / 6), round((row + 1) * height / 6))
     assert found.pixel_map("C3").max() <= found.scores["C3"]
+
+
+def test_many_parts_and_parts_in_threads_are_scored_as_one_at_a_time(run, root):
+    inspector = Inspector.load(run, warm=False)
+    samples = [{view: path for view, (path, _) in own.items()} for own in pictures_of(run, root).values()]
+    samples = [{**samples[0], "C2": None}, *samples[1:3]]
+    alone = [inspector.inspect(images) for images in samples]
+    with ThreadPoolExecutor(3) as pool:
+        together = list(pool.map(inspector.inspect, samples))
+    for found in (list(inspector.inspect_many(iter(samples), batch=2)), together):
+        assert [one.as_json() for one in found] == [one.as_json() for one in alone]
+        for one, expected in zip(found, alone, strict=True):
+            np.testing.assert_array_equal(one.maps, expected.maps)
+    assert list(inspector.inspect_many([])) == []
+
+
+def test_of_many_parts_the_wrong_one_is_named_and_no_later_one_is_read(two):
+    inspector = Inspector.load(two, category="cap", warm=False)
+    read = []
+
+    def parts():
+        for number, images in enumerate([arrays(5), arrays(5), arrays(4), arrays(5)]):
+            read.append(number)
+            yield images
+
+    found = inspector.inspect_many(parts(), batch=1)
+    assert (next(found).missing, next(found).missing, read) == ((), (), [0, 1])
+    with pytest.raises(UserError, match="part 2: 4 images; cap has 5 views"):
+        next(found)
+    assert read == [0, 1, 2]
+    with pytest.raises(UserError, match="batch=0: must be at least 1"):
+        next(inspector.inspect_many([], batch=0))
+
+
+def test_an_inspection_is_shown_in_words_as_json_and_as_heat_over_its_images(two):
+    inspector = Inspector.load(two, category="cap", warm=False)
+    five = dict(zip(inspector.views(), arrays(5), strict=True))
+    five["C3"] = np.full((700, 1400, 3), 90, np.uint8)
+    five["C3"][350:, :700] = np.random.default_rng(0).integers(0, 255, (350, 700, 3))
+    found = inspector.inspect({**five, "C5": None})
+    assert repr(found) == f"Inspection(cap: {found.text})"
+    assert len(repr(found)) < 300
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False)) == found.as_json()
+    html = found._repr_html_()
+    assert html.count("data:image/png;base64,") == 4
+    assert all(f"<figcaption>{view}: " in html for view in ("C1", "C2", "C3", "C4"))
+    np.testing.assert_array_equal(found.overlay(), found.overlay(found.worst_view))
+    assert found.overlay("C3").size == (640, 320)
+    low = float(found.map_of("C3").min())
+    heat = np.asarray(found.overlay("C3", scale=(low, float(found.map_of("C3").max()))), int)
+    row, column = np.unravel_index(found.map_of("C3").argmax(), (6, 6))
+    changed = np.abs(heat - found.shown["C3"]).sum(-1)
+    assert changed[row * 320 // 6 + 26, column * 640 // 6 + 53] > 50
+    np.testing.assert_array_equal(found.overlay("C1", scale=(1e9, 2e9)), five["C1"])
+    with pytest.raises(UserError, match="view C5: the sample has none"):
+        found.overlay("C5")
 
 
 def test_every_misuse_is_one_line_that_names_the_value(two):

@@ -33,6 +33,7 @@ from mvead_jax.backbones.efficientnet.layers import (
 from mvead_jax.backbones.efficientnet.variants import STEM_KERNEL, Variant, block_of, block_shapes
 from mvead_jax.backbones.random_weights import Normal
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.plain import is_plain
 
 CLASSES = 1000
 
@@ -145,6 +146,8 @@ class EfficientNet(nnx.Module):
         def one_by_one(images):
             return jax.lax.map(lambda image: jax.tree.map(lambda out: out[0], network(image[None])), images)
 
+        if is_plain():
+            return network(images.astype(jnp.float32))
         return jax.lax.platform_dependent(images.astype(jnp.float32), cpu=one_by_one, default=network)
 
 

@@ -49,6 +49,7 @@ from mvead_jax.serving.export.card import model_card
 from mvead_jax.serving.export.checksums import SEAL, broken, seal
 from mvead_jax.serving.export.function import export_function
 from mvead_jax.serving.export.golden import check_golden, choose, write_golden
+from mvead_jax.serving.export.onnx_model import check_onnx, write_onnx
 from mvead_jax.serving.inspector import Inspector
 
 log = logging.getLogger(__name__)
@@ -58,12 +59,18 @@ _GOLDEN = 2  # samples of each category
 
 @computing()
 def export(
-    workdir: Path, artefact: Path, *, golden: int = _GOLDEN, overrides: Mapping[str, str] | None = None
+    workdir: Path,
+    artefact: Path,
+    *,
+    golden: int = _GOLDEN,
+    overrides: Mapping[str, str] | None = None,
+    onnx: bool = False,
 ) -> None:
     """Make an artefact of a finished workdir, whole or not at all, and verifies it.
 
     Args:
       golden: samples of each category to keep with their scores. overrides: as of score.py.
+      onnx: write each function as an ONNX model too.
 
     Raises:
       UserError: an unfinished workdir, a folder that is there already, no data set to take samples from, or
@@ -73,11 +80,13 @@ def export(
         raise UserError(f"--golden={golden}: must be at least 1, for verify.py has nothing else to score")
     if artefact.exists() or artefact.is_symlink():
         raise UserError(f"--output {artefact}: is there already; name a new folder")
+    if onnx:
+        check_onnx()
     with reading(workdir):
-        _export(workdir, artefact, golden, overrides or {})
+        _export(workdir, artefact, golden, overrides or {}, onnx)
 
 
-def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, str]) -> None:
+def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, str], onnx: bool) -> None:
     """`export` of a workdir in which nothing changes meanwhile."""
     config = trained_config(workdir, overrides, OVERRIDDEN)
     check_before_training(
@@ -113,7 +122,9 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
                 for category in one["categories"]:
                     keys = checked_keys(job, name, one, [category])[category]
                     method = job.method(name, one["views"], one["categories"])
-                    export_function(folder, config, network, method, category, keys)
+                    function = export_function(folder, config, network, method, category, keys)
+                    if onnx:
+                        write_onnx(folder, category, function)
                     bar.advance()
         write_golden(folder, index.root, samples, inspector)
         environments = {"trained": read_json(workdir / "environment.json", "of train.py")}

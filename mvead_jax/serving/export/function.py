@@ -53,14 +53,9 @@ Function = Callable[[Arguments, Float32[Array, "V S S 3"], Bool[Array, " V"]], A
 
 
 def export_function(
-    artefact: Path,
-    config: Config,
-    network: Loaded,
-    method: Method,
-    category: str,
-    keys: EpipolarKeys,
-) -> None:
-    """Write the function of a category beside the files that an artefact has already.
+    artefact: Path, config: Config, network: Loaded, method: Method, category: str, keys: EpipolarKeys
+) -> Function:
+    """Write the function of a category beside the files that an artefact has already, and return it.
 
     Args:
       network: the backbone. method: of the model, whose spec has its name. keys: of the category.
@@ -115,6 +110,7 @@ def export_function(
     exported = jax.export.export(jax.jit(function), platforms=PLATFORMS)(arguments, images, present)
     with whole(folder / f"{category}.bin") as temporary:
         temporary.write_bytes(exported.serialize())
+    return function
 
 
 def scoring_function(

@@ -20,6 +20,7 @@ from mvead_jax.data.records import DatasetIndex, Sample, spread_evenly
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_json, write_tensors
 from mvead_jax.serving.export.function import load_exported
+from mvead_jax.serving.export.onnx_model import ONNX_TOLERANCE, load_onnx
 from mvead_jax.serving.inspection import Inspection
 from mvead_jax.serving.inspector import Inspector
 
@@ -77,7 +78,7 @@ def check_golden(artefact: Path, inspector: Inspector) -> tuple[list[str], int, 
     lines = read_json(artefact / FOLDER / "expected.json", "the golden samples of an artefact")
     expected = load_file(artefact / FOLDER / "maps.safetensors")
     problems, largest = [], 0.0
-    exported = {}
+    exported, models = {}, {}
     for number, line in enumerate(lines):
         category, name = line["category"], f"golden sample {number} ({line['sample']})"
         found = _inspect(inspector, artefact, category, line["pictures"])
@@ -86,15 +87,22 @@ def check_golden(artefact: Path, inspector: Inspector) -> tuple[list[str], int, 
         pictures = {view: artefact / path for view, path in line["pictures"].items()}
         images, present, _ = inspector.preprocess(pictures, category)
         own, wanted = exported[category](images, present), expected[str(number)]
-        compared = [("maps", found.maps, wanted), ("maps of the exported function", own["maps"], wanted)]
-        if "image_scores" in own:
-            scores = own["image_scores"], found.image_scores
-            compared.append(("image scores of the exported function", *scores))
-        for what, values, wanted in compared:
+        functions = [("the exported function", own, TOLERANCE)]
+        if category not in models:
+            models[category] = load_onnx(artefact, category)
+        if models[category] is not None:
+            functions.append(("the ONNX model", models[category](images, present), ONNX_TOLERANCE))
+        compared = [("maps", found.maps, wanted, TOLERANCE)]
+        for what, said, tolerance in functions:
+            compared.append((f"maps of {what}", said["maps"], wanted, tolerance))
+            if "image_scores" in said:
+                scores = said["image_scores"], found.image_scores
+                compared.append((f"image scores of {what}", *scores, tolerance))
+        for what, values, wanted, tolerance in compared:
             difference = difference_of(values, wanted)
             largest = max(largest, difference)
-            if not difference <= TOLERANCE:
-                allowed = f"of its largest score, {TOLERANCE:g} allowed"
+            if not difference <= tolerance:
+                allowed = f"of its largest score, {tolerance:g} allowed"
                 problems.append(f"{name}: {what} differ by {difference:.1e} {allowed}")
         said, again = ({**own, "text": ""} for own in (line["expected"], found.as_json()))  # rounded figures
         problems += [f"{name}: {one}" for one in _changed(said, again)]

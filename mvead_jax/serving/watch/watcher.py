@@ -46,9 +46,9 @@ class Inspects(Protocol):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The bytes of an image as they were read once: what is hashed is what is scored."""
+    """The bytes of an image as they came once: what is hashed is what is scored. name: in messages."""
 
-    name: Path
+    name: Path | str
     content: bytes
 
     def open(self, mode: str = "rb") -> BinaryIO:
