@@ -1,6 +1,6 @@
 """The lines of a watcher as a subscriber of a real broker gets them.
 
-Needs mosquitto, of the path or named by MOSQUITTO (apt-get install mosquitto).
+Needs mosquitto, of the path or named by MOSQUITTO (apt-get install mosquitto); .ci/run installs it.
 """
 
 import json
@@ -31,7 +31,8 @@ ROOT = Path(__file__).parents[2]
 def mosquitto():
     """The path of the broker's program. Debian keeps it out of the path of ordinary users."""
     path = os.environ.get("MOSQUITTO") or shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert path, "no mosquitto: install it (apt-get install mosquitto) or name one by MOSQUITTO"
+    if not path:
+        pytest.skip("no mosquitto: install it (apt-get install mosquitto) or name one by MOSQUITTO")
     return path
 
 
