@@ -87,6 +87,6 @@ def test_a_score_that_is_typed_as_it_is_printed_fails():
     lowest = thresholds_of("52.3", ["bolt"], MODEL)["bolt"]
     made = decide_by(("C1",), np.array([score]), np.ones(1, bool), lowest, "max", "user")
     assert made.decision == "fail"
-    assert made.reason() == f"C1 scores 1.0 x its threshold ({BY_USER})"
+    assert made.reason() == f"the sample scores 1.0 x its threshold; highest in C1 ({BY_USER})"
     assert made.p_value is None
     assert np.isnan(made.false_alarms)

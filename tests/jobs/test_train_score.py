@@ -549,7 +549,9 @@ def test_maps_are_evaluated_again_by_the_script(run, tmp_path):
     shutil.rmtree(tmp_path / "run/models")
     (tmp_path / "run/manifest.json").unlink()
     before = (tmp_path / "run/scores/metrics.json").read_bytes()
-    done = call("score", "--workdir", tmp_path / "run", "--from-maps", "--protocol", "mvad,official")
+    done = call(
+        "score", "--workdir", tmp_path / "run", "--from-maps", "--protocol", "mvad,official", "--verbose"
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("| pixel") == 2
     assert "evaluation: mvad: " in done.stdout
@@ -763,6 +765,7 @@ def test_the_demo_in_small(tmp_path):
     fields = [f"--config.data.root={tmp_path / 'rig'}", f"--config.features.cache={tmp_path / 'cache'}"]
     fields += ["--config.data.image_size=32", "--config.backbone.batch_size=2"]
     fields += ["--config.train.epochs=2", "--config.train.centers=2"]
+    fields += ["--config.geometry.on_failure=unconstrained"]  # of four small samples no pair is trusted
     done = call("train", "--config", "configs/demo.py", "--workdir", tmp_path / "run", *fields)
     assert done.returncode == 0, done.stderr
     done = call("score", "--workdir", tmp_path / "run")
