@@ -3,7 +3,7 @@
 Published backbones cannot be had where the project was measured, so that all have EfficientNet-Lite0 with its
 ImageNet weights, images of 128 x 128, and as many steps of training as two cores do in minutes: far fewer than the
 papers'. Figures compare methods on that budget; they say nothing about the papers' own. A name with an ending is
-the method without a part of it; those and rd4ad to destseg were not run to the end there.
+the method without a part of it; docs/results.md says which were run to the end there.
 
 python scripts/train.py --config configs/table.py:multiflow --workdir runs/multiflow --config.data.root=data/rig-0
 python scripts/reproduce.py compare --output runs/table --root data/rig-0 --root data/rig-1 --root data/rig-2 \\
