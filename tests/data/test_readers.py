@@ -290,7 +290,8 @@ def test_a_reader_of_an_installed_package_is_found_and_named_as_the_others(toy):
     assert (len(index), index.categories, index.notes) == (6, ("toy",), ("a note",))
     assert open_data(toy, reader="toy").samples == index.samples
     found = check_data(toy)
-    assert (found.problems, found.notes) == ([], ["a note", "toys: 6"])
+    assert (found.problems, found.notes[:2]) == ([], ["a note", "toys: 6"])
+    assert [note.split(":")[1] for note in found.notes[2:]] == [" no test samples"]
     with pytest.raises(DataProblems, match="no image; put one there"):
         open_data(toy, options=["suffix=.jpg"])
     with pytest.raises(UserError, match="suffix 'jpg': begin it with a dot"):

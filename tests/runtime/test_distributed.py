@@ -211,7 +211,12 @@ def test_only_the_first_process_writes_but_for_the_others_features(two):
 
 
 def test_processes_say_nothing_twice(two):
-    assert ["trained; now" in said for said in two[2]] == [True, False, False, False]  # train, then score
+    assert ["model cap: trained in" in said for said in two[2]] == [
+        True,
+        False,
+        False,
+        False,
+    ]  # train, then score
     for said in two[2]:
         assert "Gloo" not in said
 

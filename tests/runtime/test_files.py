@@ -295,13 +295,15 @@ def test_a_file_system_without_locks_is_told_and_smb_says_permission_of_a_lock_t
 
 
 def test_progress_without_a_terminal_prints_plain_lines_with_the_time_left(capsys):
-    with progress("work", 3, "images", every=0) as bar:
+    with progress("work", 4, "images", every=0) as bar:
+        bar.advance()
         bar.advance()
         bar.advance(2)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("work 1/3 images, ")
-    assert "s left" in lines[0]
-    assert lines[1].startswith("work 3/3 images, ")
+    assert lines[0].startswith("work 1/4 images, ")
+    assert "left" not in lines[0]  # the first compiles
+    assert "s left" in lines[1]
+    assert lines[2].startswith("work 4/4 images, ")
 
 
 def test_a_line_goes_behind_what_a_killed_writer_left(tmp_path):
