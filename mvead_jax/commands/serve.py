@@ -3,9 +3,10 @@
 mvead serve --workdir artefacts/realiad [--host 127.0.0.1] [--port 8000] [--category NAME]
 curl -F C1=@C1.jpg -F C2=@C2.jpg -F C3=@C3.jpg http://127.0.0.1:8000/parts
 
-It writes nothing to the disk. A page at / shows the last parts; /health and /metrics (Prometheus) are for the machines around it. There is no
-password: whoever reaches the address may score. Beyond this machine (--host 0.0.0.0) put a proxy before it that
-knows its users. It ends by Ctrl-C (exit code 130) or SIGTERM (143), after the part in hand.
+It writes nothing to the disk. A page at / shows the last parts; /health and /metrics (Prometheus) are for the
+machines around it. There is no password: whoever reaches the address may score. Beyond this machine (--host
+0.0.0.0) put a proxy before it that knows its users. It ends by Ctrl-C (exit code 130) or SIGTERM (143), after the
+part in hand.
 
 exit codes: 2 a mistake in the command or the workdir, said in one line; 130 Ctrl-C; 143 SIGTERM; 1 a bug
 """
