@@ -25,11 +25,9 @@ from mvead_jax.data.records import Incomplete, Listing, Sample, View, natural_ke
 from mvead_jax.data.safe_paths import (
     Folder,
     decoded,
-    forward_slashes,
     normal_form,
     read_at_most,
     unsafe_name,
-    unsafe_path,
 )
 from mvead_jax.data.sample_rules import chosen_categories, defects_learned, handle_views
 from mvead_jax.runtime.errors import UserError, printable
@@ -227,16 +225,8 @@ def _line(number: int, row: dict[str, str], only: str | None, inside: Folder) ->
     for column in ("label", "sample_label"):
         if values.get(column, "") not in _LABELS:
             raise ValueError(f"{column} {values[column]!r}; write 0, 1, or nothing if it is unknown")
-    paths = []
-    for column in ("path", "mask"):
-        path = forward_slashes(values[column])
-        if path or column == "path":
-            if why := unsafe_path(path):
-                raise ValueError(f"{column} {path!r} {why}")
-            found, why = inside.find(path)
-            if why:
-                raise ValueError(f"{column} {path!r} {why}")
-            paths.append(found)
+    columns = ("path", "mask") if values["mask"] else ("path",)
+    paths = [inside.named(values[column], column) for column in columns]
     own = View(view, paths[0], _LABELS[values["label"]], *paths[1:])
     return _Line(number, (category, split, sample), own, _LABELS[values.get("sample_label", "")])
 

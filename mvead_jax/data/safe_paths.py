@@ -157,6 +157,20 @@ class Folder:
             found /= part if part in names else names[0]
         return str(found), self.problem(str(found))
 
+    def named(self, text: str, column: str) -> str:
+        """Return the path, as the disk spells it, of a file that a column of a list names.
+
+        Raises:
+          ValueError: why it can't be used, with the column.
+        """
+        path = forward_slashes(text)
+        if why := unsafe_path(path):
+            raise ValueError(f"{column} {path!r} {why}")
+        found, why = self.find(path)
+        if why:
+            raise ValueError(f"{column} {path!r} {why}")
+        return found
+
     def _list(self, folder: Path) -> _Entries:
         if folder not in self._listed:
             own = _Entries(None, set(), set(), {})

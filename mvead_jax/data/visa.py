@@ -19,7 +19,7 @@ from mvead_jax.data.csv_list import no_csv, read_rows
 from mvead_jax.data.made_images import MadeFolder, marked
 from mvead_jax.data.published_counts import other_counts
 from mvead_jax.data.records import GOOD, Incomplete, Listing, Sample, View
-from mvead_jax.data.safe_paths import Folder, forward_slashes, normal_form, unsafe_name, unsafe_path
+from mvead_jax.data.safe_paths import Folder, normal_form, unsafe_name
 from mvead_jax.data.sample_rules import chosen_categories, defects_learned, repeated_images
 from mvead_jax.data.single_view import VIEW
 from mvead_jax.runtime.errors import UserError
@@ -108,17 +108,8 @@ def _sample(row: dict[str, str], inside: Folder) -> Sample:
         raise ValueError(f"split {split!r}; write train or test")
     if label not in _LABELS:
         raise ValueError(f"label {label!r}; write {' or '.join(_LABELS)}")
-    paths = []
-    for column in ("image", "mask"):
-        path = forward_slashes(values[column])
-        if not path and column == "mask":
-            continue
-        if why := unsafe_path(path):
-            raise ValueError(f"{column} {path!r} {why}")
-        found, why = inside.find(path)
-        if why:
-            raise ValueError(f"{column} {path!r} {why}")
-        paths.append(found)
+    columns = ("image", "mask") if values["mask"] else ("image",)
+    paths = [inside.named(values[column], column) for column in columns]
     kind = label if _LABELS[label] else GOOD
     view = View(VIEW, paths[0], _LABELS[label], *paths[1:])
     return Sample(f"{kind}/{PurePosixPath(paths[0]).stem}", category, split, (view,))

@@ -17,9 +17,10 @@ from jaxtyping import Bool, Float32
 
 from mvead_jax.data.records import DatasetIndex, Sample
 from mvead_jax.evaluation.ranking import auroc
+from mvead_jax.jobs.checked_scoring import check_images, checked_scoring
 from mvead_jax.jobs.inputs import load_method_backbone, models
-from mvead_jax.jobs.score import OpenedModel, check_images, opened_model, samples_of
-from mvead_jax.jobs.workdir import OVERRIDDEN, Job, reading, trained_config, trained_geometries
+from mvead_jax.jobs.score import OpenedModel, opened_model
+from mvead_jax.jobs.workdir import Job, reading, trained_geometries
 from mvead_jax.postprocess.pooling import pooled
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.host import computing
@@ -59,9 +60,8 @@ def score_with_missing_views(workdir: Path, draws: int = 3, seed: int = 0) -> li
     Raises:
       UserError: anything wrong with the workdir or the data; too few views to leave one out.
     """
-    config = trained_config(workdir, {}, OVERRIDDEN)
     with reading(workdir):
-        index = samples_of(config, workdir, None)
+        config, index, *_ = checked_scoring(workdir, None, None, {})
         check_images(config, index, workdir)
         backbone = load_method_backbone(config)
         job = Job(config, workdir, backbone, trained_geometries(config, workdir, index.categories))

@@ -123,7 +123,6 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False, add: Sequ
             check_room(parts)
     check_same_run(config, workdir)
     with ExitStack() as held:
-        geometries: dict[str, CategoryGeometry] = {}
         with shared_errors():
             if is_first():
                 make_folder(workdir)
@@ -135,18 +134,8 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False, add: Sequ
                 write_json(workdir / "command.json", command())
                 keep_lines(workdir / EVENTS, lambda event: True)  # a kill may have cut one short
                 record(workdir, {"stage": "start", "environment": environment()})
-                if uses_geometry(config):
-                    measured = without_added(index, added)
-                    _check_geometry(config, measured, workdir)
-                    geometries = estimate_geometries(config, measured, workdir)
         manifest = Manifest(workdir)
-        with shared_errors():
-            if is_first():
-                for category in geometries:
-                    manifest.record(geometry_path(workdir, category))
-            elif uses_geometry(config):
-                paths = {category: geometry_path(workdir, category) for category in index.categories}
-                geometries = {category: read_geometry(path) for category, path in paths.items()}
+        geometries = _geometries(config, without_added(index, added), workdir, manifest)
         asked, config = config, with_trust(config, geometries)
         with shared_errors():
             if is_first():
@@ -165,6 +154,28 @@ def train(config: Config, workdir: Path, *, tensorboard: bool = False, add: Sequ
                 calibrate_decision(job, name, part, manifest)
         if is_first():
             manifest.record(workdir / "config.json")
+
+
+def _geometries(
+    config: Config, index: DatasetIndex, workdir: Path, manifest: Manifest
+) -> dict[str, CategoryGeometry]:
+    """Return how the views of each category see each other, estimated by the first process; empty where nothing asks.
+
+    Args: index: the samples by which it is measured.
+    """
+    if not uses_geometry(config):
+        return {}
+    with shared_errors():
+        if is_first():
+            _check_geometry(config, index, workdir)
+            geometries = estimate_geometries(config, index, workdir)
+            for category in geometries:
+                manifest.record(geometry_path(workdir, category))
+    with shared_errors():
+        if not is_first():
+            paths = {category: geometry_path(workdir, category) for category in index.categories}
+            geometries = {category: read_geometry(path) for category, path in paths.items()}
+    return geometries
 
 
 def _train_model(

@@ -49,7 +49,7 @@ def test_the_search(platform, precision, bank):  # noqa: F811
 
 def test_the_search_of_a_bank_over_devices(platform):  # noqa: F811
     mesh = local_mesh()
-    lowered(
+    program = lowered(
         *(sharded._search_shares, platform, shape(QUERIES, WIDTH), shape(4096 * mesh.size, WIDTH)),
         shape(1, 4096 * mesh.size, dtype=np.bool_),
         mesh=mesh,
@@ -58,33 +58,35 @@ def test_the_search_of_a_bank_over_devices(platform):  # noqa: F811
         block_size=None,
         precision="float32",
     )
+    assert program.nr_devices == mesh.size
+    assert [out.shape for out in program.out_avals][:2] == [(QUERIES, NEAREST)] * 2
 
 
 def test_distances_to_hulls(platform):  # noqa: F811
     some = shape(QUERIES, WIDTH), shape(4096, WIDTH), shape(QUERIES, NEAREST, dtype=np.int32)
     assert lowered(hull._in_chunks, platform, *some, ridge=1e-3, chunk=64).out_avals[0].shape == (QUERIES,)
     mesh = local_mesh()
-    lowered(hull._of_shares, platform, *some, mesh=mesh, axis="data", ridge=1e-3, chunk=64)
+    program = lowered(hull._of_shares, platform, *some, mesh=mesh, axis="data", ridge=1e-3, chunk=64)
+    assert program.nr_devices == mesh.size
 
 
 def test_the_coreset(platform):  # noqa: F811
     height, centres, candidates = 4096, 16, 32
-    number = shape(dtype=np.int32)
-    lowered(
-        *(coreset._advance, platform, shape(height, WIDTH), shape(height), shape(centres, WIDTH)),
-        *(shape(centres, dtype=np.int32), shape(WIDTH), number),
-        candidates=candidates,
-    )
-    places = shape(candidates, dtype=np.int32)
-    lowered(
-        coreset._farthest, platform, [(shape(candidates), places)] * 2, height=height, candidates=candidates
-    )
-    lowered(coreset._gather_from, platform, shape(height, WIDTH), None, places)
-    lowered(coreset._gather_from, platform, shape(height, WIDTH), shape(candidates, WIDTH), places)
-    near = shape(candidates, WIDTH), shape(candidates), places, number
-    lowered(coreset._replay, platform, *near, steps=centres)
-    lowered(projection.project, platform, shape(height, WIDTH), shape(WIDTH), shape(WIDTH, 8))
-    lowered(rows._extremes, platform, shape(height, WIDTH))
+    number, places = shape(dtype=np.int32), shape(candidates, dtype=np.int32)
+
+    def outputs(function, *arguments, **static):
+        return [out.shape for out in lowered(function, platform, *arguments, **static).out_avals]
+
+    bank, chosen = shape(height, WIDTH), shape(candidates, WIDTH)
+    advanced = (shape(height), shape(centres, WIDTH), shape(centres, dtype=np.int32), shape(WIDTH), number)
+    assert (height,) in outputs(coreset._advance, bank, *advanced, candidates=candidates)
+    farthest = [(shape(candidates), places)] * 2
+    assert (candidates,) in outputs(coreset._farthest, farthest, height=height, candidates=candidates)
+    assert outputs(coreset._gather_from, bank, None, places) == [(candidates, WIDTH)]
+    assert outputs(coreset._gather_from, bank, chosen, places) == [(candidates, WIDTH)]
+    assert (centres,) in outputs(coreset._replay, chosen, shape(candidates), places, number, steps=centres)
+    assert outputs(projection.project, bank, shape(WIDTH), shape(WIDTH, 8)) == [(height, 8)]
+    assert outputs(rows._extremes, bank)
 
 
 def test_the_mask_of_epipolar_lines(platform):  # noqa: F811
