@@ -19,8 +19,8 @@ from sklearn import metrics as sklearn_metrics
 
 from mvead_jax.config.io import load_config, override
 from mvead_jax.config.schema import BackboneConfig, DataConfig, EvalConfig
+from mvead_jax.jobs import checked_scoring as checked_scoring_module
 from mvead_jax.jobs import evaluate_again as evaluate_again_module
-from mvead_jax.jobs import score as score_module
 from mvead_jax.jobs import train as train_module
 from mvead_jax.jobs.evaluate_again import evaluate_again
 from mvead_jax.jobs.score import score
@@ -349,7 +349,9 @@ def test_a_model_is_not_trained_between_reading_its_thresholds_and_its_state(run
     shutil.copytree(run, tmp_path / "run")
     seen = []
     for name in ("read_for_scoring", "check_files"):
-        between(monkeypatch, score_module, name, lambda: seen.append(assert_at_work(tmp_path / "run")))
+        between(
+            monkeypatch, checked_scoring_module, name, lambda: seen.append(assert_at_work(tmp_path / "run"))
+        )
     score(tmp_path / "run", tmp_path / "scores")
     assert len(seen) == 2
     with locked(tmp_path / "run"):
@@ -379,7 +381,7 @@ def test_what_another_scoring_wrote_before_the_lock_was_had_is_not_overwritten(r
         (tmp_path / "scores").mkdir()
         (tmp_path / "scores/unfinished.json").write_text(other)
 
-    between(monkeypatch, score_module, "check_files", meanwhile)
+    between(monkeypatch, checked_scoring_module, "check_files", meanwhile)
     with pytest.raises(UserError, match="holds the scores of elsewhere; name another folder"):
         score(run, tmp_path / "scores")
     assert (tmp_path / "scores/unfinished.json").read_text() == other
