@@ -18,6 +18,7 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -121,8 +122,13 @@ def permutations(seed: int, views: int, width: int) -> tuple[tuple[int, ...], ..
 
 
 def permuted(x: Float[Array, "H W C"], order: Sequence[int]) -> Float[Array, "H W C"]:
-    """Return the channels of x in another order."""
-    return x[..., np.asarray(order)]
+    """Return the channels of x in another order.
+
+    A product with a matrix of zeros and ones: on a CPU it takes less time than gathering, whose derivative scatters,
+    and finite numbers stay the same to the bit.
+    """
+    matrix = jax.nn.one_hot(np.asarray(order), len(order), axis=0, dtype=x.dtype)
+    return jnp.matmul(x, matrix, precision="highest")
 
 
 def inverse_order(order: Sequence[int]) -> tuple[int, ...]:
