@@ -33,6 +33,7 @@ from mvead_jax.runtime.paths import expanded
 
 BENCHMARKS = (
     "features",
+    "engines",
     "attention",
     "epoch",
     "nearest",
@@ -58,7 +59,10 @@ def main() -> None:
                 raise UserError(f"--{option}={value}: must be at least 1")
         alone = getattr(args, "own", False)  # ours only, with no peer
         if not alone and (missing := _missing(args.benchmark)):
-            raise UserError(f"{args.benchmark}: needs {missing}; pip install -c constraints.txt -e .[bench]")
+            extra = "engines" if args.benchmark == "engines" else "bench"
+            raise UserError(
+                f"{args.benchmark}: needs {missing}; pip install -c constraints.txt -e .[{extra}]"
+            )
         results = _module(args.benchmark).measure(args)
     if args.json:
         content = {"environment": environment(), "quick": args.quick, "benchmarks": results}

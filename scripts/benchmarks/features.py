@@ -62,10 +62,16 @@ def measure(args: argparse.Namespace) -> list[dict]:
     return [report("features", "images", args.batch, seconds, facts)]
 
 
-def backbones(name: str, block: int) -> tuple[Callable, Callable]:
-    """Our DINOv2 and transformers', of the same random weights, up to a block: images to [B,1+N,D].
+def backbones(
+    name: str, block: int, precision: str = "float32", image_size: int | None = None
+) -> tuple[Callable, Callable]:
+    """Return our DINOv2 and transformers', of the same random weights, up to a block: images to [B,1+N,D].
 
-    Ours takes [B,H,W,3], theirs [B,3,H,W] and leaves out the final layer norm, as ours does.
+    Ours is a jitted function of [B,H,W,3] that computes in `precision`; theirs a module of [B,3,H,W] in float32, which
+    leaves out the final layer norm, as ours does.
+
+    Args:
+      image_size: that the weights are made for; the published one by default, and position embeddings are resized.
     """
     import jax
     import torch
@@ -82,15 +88,24 @@ def backbones(name: str, block: int) -> tuple[Callable, Callable]:
     torch.manual_seed(0)
     size = DINOV2_SIZES[name]
     shared = ("hidden_size", "num_hidden_layers", "num_attention_heads", "image_size", "use_swiglu_ffn")
-    config = Dinov2Config(**{field: getattr(size, field) for field in shared}, attn_implementation="sdpa")
+    fields = {field: getattr(size, field) for field in shared}
+    if image_size is not None:
+        fields["image_size"] = image_size
+    config = Dinov2Config(**fields, attn_implementation="sdpa")
     theirs = Dinov2Model(config).eval()
     with tempfile.TemporaryDirectory() as directory:
         theirs.save_pretrained(directory)
-        ours = load_dinov2(directory, num_blocks=block)
+        ours = load_dinov2(directory, num_blocks=block, dtype=precision)
     theirs.encoder.layer = theirs.encoder.layer[:block]
     graph, state = nnx.split(ours)
     forward = jax.jit(lambda state, images: nnx.merge(graph, state).tokens(images)[f"block{block}"])
-    return (
-        lambda images: forward(state, images),
-        lambda images: theirs.encoder(theirs.embeddings(images)).last_hidden_state,
-    )
+
+    class UpToBlock(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.whole = theirs
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.whole.encoder(self.whole.embeddings(images)).last_hidden_state
+
+    return lambda images: forward(state, images), UpToBlock().eval()

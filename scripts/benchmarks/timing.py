@@ -19,6 +19,8 @@ _PACKAGES = (
     "flax",
     "torch",
     "transformers",
+    "onnxruntime",
+    "openvino",
     "faiss-cpu",
     "scikit-learn",
     "scikit-image",
