@@ -20,7 +20,6 @@ from typing import Any
 from urllib.parse import quote
 
 from mvead_jax.runtime.errors import UserError, printable
-from mvead_jax.runtime.files import finite
 from mvead_jax.runtime.templates import rendered
 from mvead_jax.serving.http.numbers import Numbers
 from mvead_jax.serving.http.upload import Limits, Refused, Upload, read_upload
@@ -49,7 +48,7 @@ class Part:
 
     def as_json(self) -> dict[str, Any]:
         own = {"id": self.id, "time": self.time, "sample": self.sample}
-        return finite({**own, **self.found.as_json(), "overlays": self.overlays})
+        return {**own, **self.found.as_json(), "overlays": self.overlays}
 
 
 class Parts:
