@@ -12,8 +12,10 @@ from mvead_jax.decision.decide import Basis, Decision
 
 
 class ViewJson(TypedDict):
-    """A view beside the same view of the held-out samples; None where there is no calibration."""
+    """A view beside the same view of the held-out samples; None where there is no calibration. score: which the
+    threshold is for; of a run with score.image_evidence the image's own score, beside it in the result, is another."""
 
+    score: float
     p_value: float | None
     threshold: float | None
 
@@ -57,5 +59,8 @@ def decision_json(decision: Decision) -> DecisionJson:
         "held_out": decision.calibration,
         "view": decision.blamed,
         "place": None if decision.place is None else list(decision.place),
-        "views": {one.view: {"p_value": one.p_value, "threshold": one.threshold} for one in decision.views},
+        "views": {
+            one.view: {"score": one.score, "p_value": one.p_value, "threshold": one.threshold}
+            for one in decision.views
+        },
     }
