@@ -195,7 +195,7 @@ def _fastapi() -> tuple[Any, ...]:
         from fastapi.responses import HTMLResponse, JSONResponse, Response
         from starlette.exceptions import HTTPException
     except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'mvead_jax[serve]'") from None
+        raise UserError(f"serving needs {error.name}: pip install '.[serve]' in the checkout") from None
     return FastAPI, Request, HTTPException, HTMLResponse, JSONResponse, Response
 
 
