@@ -97,10 +97,8 @@ def evidence_grid(shape: tuple[int, int]) -> tuple[int, int]:
 
 def _anywhere(mask: Bool[Array, "V V N N"]) -> Bool[Array, "V V N N"]:
     """Every patch of the other views."""
-    others = ~np.eye(len(mask), dtype=bool)[
-        ..., None, None
-    ]  # a constant: ONNX has no such matrix of truth values
-    return jnp.broadcast_to(others, mask.shape)
+    others = ~np.eye(len(mask), dtype=bool)  # a constant: onnxruntime makes no such matrix of truth values
+    return jnp.broadcast_to(others[..., None, None], mask.shape)
 
 
 def _highest_in_patches(maps: Float[Array, "V h w"], grid: tuple[int, int]) -> Float[Array, "V r c"]:
