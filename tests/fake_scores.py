@@ -47,6 +47,7 @@ def write_scored(
     attention=True,
     missing=(),
     name="{category}_{number:04d}_{kind}",
+    cold=(),
 ) -> Scored:
     """Grey images, the same for all samples. Every second sample is defective, with one hot patch, of row 2
     and column 3, and a mask there in its first view; the first defective one has no heat: it is missed.
@@ -55,6 +56,7 @@ def write_scored(
       size: (W, H) of the images.
       missing: (category, number of the sample, view) that are left out.
       name: of a sample; kind is OK or NG_HS.
+      cold: numbers of samples that score below all others.
     """
     rng = np.random.default_rng(0)
     listed, maps = [], {}
@@ -64,6 +66,7 @@ def write_scored(
             own_name = name.format(category=category, number=number, kind="NG_HS" if defective else "OK")
             scores = rng.normal(50, 2, (len(views), *GRID)).astype(np.float32)
             scores[0, 1, 2] += 15 if defective and number > 1 else 0
+            scores -= 30 if number in cold else 0
             own = []
             for at, view in enumerate(views):
                 if (category, number, view) in missing:

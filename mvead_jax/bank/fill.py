@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32, Int, Int32
-from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.bank.config import BankConfig
 from mvead_jax.bank.coreset import greedy_coreset
@@ -163,5 +162,7 @@ def _filled(rows: PatchRows, rule: BankConfig, seed: int) -> Bank:
         return Bank(everything, rows.sample)
     if len(everything) <= _FEW_ROWS:  # a large bank has more different rows than centres
         size = min(size, len(np.unique(everything, axis=0)))  # or centres would be the same
+    from sklearn.cluster import MiniBatchKMeans  # here: it takes a second, and an Inspector needs none
+
     k_means = MiniBatchKMeans(size, random_state=seed, n_init=1, batch_size=4096)
     return Bank(k_means.fit(everything).cluster_centers_, np.full(size, NO_SAMPLE, np.int32))

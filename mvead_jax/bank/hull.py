@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float, Float32
 from mvead_jax.bank.nearest import ShardedRows, k_nearest, shard_rows, sharded_k_nearest
 from mvead_jax.bank.search.bounds import Precision
 from mvead_jax.bank.search.sharded import over
+from mvead_jax.runtime.plain import is_plain
 
 _NUMBERS = 2**22  # of differences at a time: 16 MiB
 _QUERIES = 256  # at a time: their matrices G fit a cache
@@ -136,6 +137,10 @@ def _solve(matrix: Float32[Array, "k k n"], right: Bool[Array, "k n"]) -> Float3
 
     LAPACK on CPUs and cuSOLVER take such small systems one by one, and an exported program would need them.
     """
+    if is_plain():
+        raise NotImplementedError(
+            "score.distance=hull solves systems of equations in a loop; nearest does not"
+        )
     k = len(matrix)
     numbers = jnp.arange(k, dtype=jnp.int32)[:, None]
 

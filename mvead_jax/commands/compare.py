@@ -1,10 +1,11 @@
 """Compare two scored runs: metrics with paired intervals, scores, ranks, settings, machines; pass or fail.
 
-mvead compare A B [--tolerance-score 1e-4] [--tolerance-metric 1e-3] [--json FILE]
+mvead compare A B [--tolerance-score 1e-4] [--tolerance-metric 1e-3] [--json FILE] [--html FILE]
 
 A and B are workdirs that `mvead score` has scored, or their scores folders. Differences are B - A. With
 two methods the verdict says that they are two; the intervals and p say whether one is better. Writes nothing
-but --json.
+but --json and --html: one page with both runs side by side, the parts on which they disagree first, with the heat of
+both over the pictures of A's report (of B's, if A has none).
 
 exit codes: 0 the same experiment with the same result, within the tolerances; 1 not; 2 an error
 """
@@ -42,6 +43,7 @@ def parser() -> Parser:
     )
     own.add_argument("--tolerance-metric", default="1e-3", help="of a metric in [0,1]; default %(default)s")
     own.add_argument("--json", type=expanded, help="write everything that is printed, and more, to this file")
+    own.add_argument("--html", type=expanded, help="write both runs side by side as a page to this file")
     return own
 
 
@@ -50,12 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser().parse(arguments)
 
     from mvead_jax.comparison.agreement_text import format_comparison
-    from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
+    from mvead_jax.comparison.two_runs import Tolerances, compare, read_run, scores_folder
     from mvead_jax.runtime.files import write_json  # not before: --help needs no NumPy
 
     tolerances = Tolerances(_number(given.tolerance_score), _number(given.tolerance_metric))
     found = compare(read_run(given.a), read_run(given.b), tolerances)
     if given.json:
         write_json(given.json, found)
+    if given.html:
+        from mvead_jax.report.two_runs_page import write_two_runs
+
+        write_two_runs(given.html, scores_folder(given.a), scores_folder(given.b), found)
     print(format_comparison(found))
     sys.exit(0 if found["pass"] else 1)

@@ -4,7 +4,7 @@
 
 makes two part families with 40 normal training samples, 16 normal and 24 defective test samples each, every
 sample seen by five cameras at 256 x 256 pixels: 160 samples, about a minute on two cores and 24 MB.
-Run again, it finds the finished set and returns at once. Needs the extra: pip install 'mvead_jax[rig]'.
+Run again, it finds the finished set and returns at once. Needs the extra: pip install '.[rig]' in the checkout.
 
 exit codes: 0 the set is there; 2 a mistake in the command; 130 Ctrl-C; 1 a bug
 """

@@ -191,7 +191,9 @@ def _watch(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> None:
     refuse_artefact(output, "--output")
     timeout = TIMEOUT if arguments.timeout is None else arguments.timeout
     with published(arguments.mqtt, output / JOURNAL):
-        inspector = Inspector.load(arguments.workdir, category=arguments.category, overrides=overrides)
+        inspector = Inspector.load(
+            arguments.workdir, category=arguments.category, overrides=overrides, warm=True
+        )
         watch(inspector, arguments.input, output, timeout=timeout)
 
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from mvead_jax.serving.inspector import Inspector
 
     with listening(given.host, given.port) as listener:
-        inspector = Inspector.load(given.workdir, category=given.category, overrides=overrides)
+        inspector = Inspector.load(given.workdir, category=given.category, overrides=overrides, warm=True)
         limits = Limits(given.most_megabytes * 2**20, given.most_megapixels * 10**6, given.waiting)
         serve(inspector, limits, given.keep, listener)
 

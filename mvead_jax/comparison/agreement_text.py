@@ -77,5 +77,17 @@ def _difference(one: Mapping[str, Any]) -> str:
     return f"{value} [{100 * low:+.2f}, {100 * high:+.2f}] p {one['p']:.3f}"
 
 
+def difference_cells(one: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Return a metric of A, of B, their difference, its interval and p, as cells of a table."""
+    if math.isnan(one["difference"]):
+        return _percent(one["a"]), _percent(one["b"]), "-", "", ""
+    value = f"{100 * one['difference']:+.2f}"
+    if math.isnan(one["p"]):
+        return _percent(one["a"]), _percent(one["b"]), value, "", ""
+    low, high = one["interval"]
+    interval = f"{100 * low:+.2f} to {100 * high:+.2f}"
+    return _percent(one["a"]), _percent(one["b"]), value, interval, f"{one['p']:.3f}"
+
+
 def _percent(value: float) -> str:
     return "-" if math.isnan(value) else f"{100 * value:.2f}"

@@ -87,9 +87,7 @@ def read_run(path: Path) -> ScoredRun:
     Raises:
       UserError: neither, or not finished.
     """
-    folder = path if (path / "images.csv").exists() else path / "scores"
-    if not (folder / "images.csv").exists():
-        raise UserError(f"{path}: holds no images.csv or scores/images.csv; name a workdir or scores folder")
+    folder = scores_folder(path)
     metrics = read_sealed(folder / "metrics.json", "the scores of a finished mvead score")
     check_files(folder, metrics, ["images.csv", "samples.csv"])
     images = {(line.category, line.sample, line.view): line for line in read_images(folder)}
@@ -116,6 +114,14 @@ def read_run(path: Path) -> ScoredRun:
             name: read_json(place, "of train.py") for name, place in places.items() if place.exists()
         },
     )
+
+
+def scores_folder(path: Path) -> Path:
+    """Return the scores folder of a workdir, or the folder itself if it is one. Raises UserError: neither."""
+    for folder in (path, path / "scores"):
+        if (folder / "images.csv").exists():
+            return folder
+    raise UserError(f"{path}: holds no images.csv or scores/images.csv; name a workdir or scores folder")
 
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
@@ -213,7 +219,8 @@ def setting_differences(a: ScoredRun, b: ScoredRun) -> list[str]:
     pairs = [(f"protocol {key}", *(own.get(key) for own in told)) for key in keys]
     if a.config and b.config:
         own, other = dict(flatten(a.config)), dict(flatten(b.config))
-        pairs += [(f"config {key}", own[key], other[key]) for key in own if not key.startswith(_PLACES)]
+        both = [key for key in own if key in other]  # a field of one method alone is no difference
+        pairs += [(f"config {key}", own[key], other[key]) for key in both if not key.startswith(_PLACES)]
     return [f"{name}: {one!r} and {two!r}" for name, one, two in pairs if one != two]
 
 

@@ -75,7 +75,8 @@ class SingleViewCategory(CategoryReader):
             for name in sorted(own.keys() - masks.get(kind, {}).keys()) if kind != GOOD else ():
                 self.problem(
                     f"{self.place}{self.truth}/{kind}/{name}",
-                    "no such mask, and others of this category are there; unpack the data set again",
+                    "no such mask, and others of this category are there; unpack the data set again, or mark the "
+                    "defect in an image of your own",
                 )
 
     def kinds(self, split: str) -> dict[str, Images]:

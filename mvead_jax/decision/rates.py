@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from scipy.stats import beta
-
 
 def clopper_pearson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
     """The exact interval of a rate: hits of count independent trials. (0, 1) without a trial."""
+    from scipy.stats import beta  # here: it takes a second, and an Inspector needs none
+
     tail = (1 - level) / 2
     low = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
     high = float(beta.ppf(1 - tail, hits + 1, count - hits)) if hits < count else 1.0

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from mvead_jax.config.schema import ScoreConfig
@@ -96,7 +97,8 @@ def evidence_grid(shape: tuple[int, int]) -> tuple[int, int]:
 
 def _anywhere(mask: Bool[Array, "V V N N"]) -> Bool[Array, "V V N N"]:
     """Every patch of the other views."""
-    return jnp.broadcast_to(~jnp.eye(len(mask), dtype=bool)[..., None, None], mask.shape)
+    others = ~np.eye(len(mask), dtype=bool)  # a constant: onnxruntime makes no such matrix of truth values
+    return jnp.broadcast_to(others[..., None, None], mask.shape)
 
 
 def _highest_in_patches(maps: Float[Array, "V h w"], grid: tuple[int, int]) -> Float[Array, "V r c"]:

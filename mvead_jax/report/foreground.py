@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mvead_jax.report.lines import any_letter
@@ -27,6 +25,9 @@ def draw_foreground(
     Args:
       images, masks: by view.
     """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: an Inspector draws no figure
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(_CELL_INCHES * len(images) + 0.2, _CELL_INCHES + 0.4), dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(images), squeeze=False)[0]

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mvead_jax.geometry.category import CategoryGeometry
@@ -39,6 +37,9 @@ def draw_lines(geometry: CategoryGeometry, images: Sequence[Image.Image], path: 
     """
     count = len(geometry.views)
     F = geometry.fundamental()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # here: an Inspector draws no figure
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(_CELL_INCHES * count + 0.3, _CELL_INCHES * count + 0.3), dpi=_DPI)
     FigureCanvasAgg(figure)
     axes = figure.subplots(count, count, squeeze=False)

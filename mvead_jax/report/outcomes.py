@@ -67,15 +67,21 @@ def cut_of(samples: Sequence[FoundSample], decided: Mapping[str, Any] | None = N
     return Cut(best, "test_labels", spread)
 
 
+def called(sample: FoundSample, cut: Cut) -> str:
+    """Return what a sample is called: the run's decision, else by the threshold; empty where none is known."""
+    if sample.decision or cut.threshold is None:
+        return sample.decision
+    return FAIL if sample.score >= cut.threshold else "pass"
+
+
 def outcome(sample: FoundSample, cut: Cut) -> Outcome:
     """What became of a labelled sample; empty where the label or the threshold is not known."""
-    unknown = sample.decision == UNDECIDED if sample.decision else cut.threshold is None
-    if sample.label is None or unknown:
+    word = called(sample, cut)
+    if sample.label is None or word in ("", UNDECIDED):
         return ""
-    called = sample.decision == FAIL if sample.decision else sample.score >= cut.threshold
     if sample.label:
-        return "found" if called else "missed"
-    return "false alarm" if called else "passed"
+        return "found" if word == FAIL else "missed"
+    return "false alarm" if word == FAIL else "passed"
 
 
 def rank(sample: FoundSample, cut: Cut) -> tuple[bool, float, int]:

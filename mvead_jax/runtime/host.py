@@ -1,4 +1,4 @@
-"""What the process around the program decides: which devices JAX has, its default precision, and forks.
+"""What the process around the program decides: which devices JAX has, its default precision, forks, compiled programs.
 
     @computing()
     def train(...): ...
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import jax
 
+from mvead_jax.runtime.compiled import keep_programs
 from mvead_jax.runtime.errors import UserError
 
 _computes: int | None = None  # the process in which JAX was set to work
@@ -27,7 +28,8 @@ _FORK = (
 
 @contextmanager
 def computing() -> Iterator[None]:
-    """While it lasts, JAX may be used: it has devices, 32-bit types, and is not that of another process.
+    """While it lasts, JAX may be used: it has devices, 32-bit types, and is not that of another process. What it
+    compiles is kept on disk for the next process (compiled.py).
 
     A decorator too, as every function of contextlib.
 
@@ -37,6 +39,7 @@ def computing() -> Iterator[None]:
     global _computes
     check_fork()
     check_devices()
+    keep_programs()
     _computes = os.getpid()
     with jax.enable_x64(False):
         yield

@@ -1,15 +1,18 @@
 """Tracing for a format that knows plain operations only (ONNX).
 
-What adapts itself to the device or to its data asks `is_plain()` while it is traced, and then does without.
+What adapts itself to the device or to its data asks `is_plain()` while it is traced, and then does without; `mapped`
+writes its loop out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 _plain: ContextVar[bool] = ContextVar("plain", default=False)
 
@@ -29,3 +32,12 @@ def traced_plainly() -> Iterator[None]:
     finally:
         _plain.reset(token)
         jax.clear_caches()
+
+
+def mapped(function: Callable[[Any], Any], rows: Any) -> Any:
+    """Return `jax.lax.map`: the function of each row, one after the other."""
+    if not is_plain():
+        return jax.lax.map(function, rows)
+    count = len(jax.tree.leaves(rows)[0])
+    found = [function(jax.tree.map(lambda own, at=at: own[at], rows)) for at in range(count)]
+    return jax.tree.map(lambda *own: jnp.stack(own), *found)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-import math
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -20,6 +19,7 @@ from mvead_jax.postprocess.pooling import Pooling, pooled
 from mvead_jax.report.heat import heat_scale
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.serving.overlay import overlay
+from mvead_jax.serving.result import ResultJson, decision_json
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,12 @@ class Inspection:
             f"<div><strong>{escape(self.category)}: {escape(self.text)}</strong><br>{''.join(figures)}</div>"
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """All but the maps, in plain types."""
+    def to_json(self) -> str:
+        """Return `as_json` as one line of JSON."""
+        return json.dumps(self.as_json(), allow_nan=False)
+
+    def as_json(self) -> ResultJson:
+        """Return all but the maps, in plain types."""
         return {
             "category": self.category,
             "score": self.score,
@@ -165,21 +169,6 @@ class Inspection:
             "views": self.scores,
             "missing": list(self.missing),
             "warnings": list(self.warnings),
-            "decision": None if self.decision is None else _as_json(self.decision),
+            "decision": None if self.decision is None else decision_json(self.decision),
             "text": self.text,
         }
-
-
-def _as_json(decision: Decision) -> dict[str, Any]:
-    """Without the score, which stands beside it, and words."""
-    return {
-        "decision": decision.decision,
-        "p_value": decision.p_value,
-        "threshold": decision.threshold,
-        "basis": decision.basis,
-        "false_alarms": None if math.isnan(decision.false_alarms) else decision.false_alarms,
-        "held_out": decision.calibration,
-        "view": decision.blamed,
-        "place": None if decision.place is None else list(decision.place),
-        "views": {one.view: {"p_value": one.p_value, "threshold": one.threshold} for one in decision.views},
-    }

@@ -6,8 +6,8 @@
     found = inspector.inspect({"C1": "C1.jpg", "C2": pil_image, "C3": uint8_array})
     print(found.score, found.worst_view, found.text)
 
-Its scores are those of score.py: the same images go the same way. Everything is loaded, checked and
-compiled once; a call decodes, computes and returns.
+Its scores are those of score.py: the same images go the same way. Everything is loaded and checked once, and compiled
+once, with the first part or by `warm_up`; a call decodes, computes and returns.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Inspector:
         category: str | None = None,
         overrides: Mapping[str, str] | None = None,
         threshold: float | str | Path | None = None,
-        warm: bool = True,
+        warm: bool = False,
     ) -> Inspector:
         """Return an inspector of the models of a workdir or an artefact, whose files are checked by their manifest.
 
@@ -125,7 +125,7 @@ class Inspector:
           category: the only one to load; None: all that the workdir has.
           overrides: config fields to change, as score.py takes them.
           threshold: of the user: a number, or the file that the report saved; None: as decision.threshold says.
-          warm: compile now, so that the first part takes no longer than the others.
+          warm: compile now, so that the first part takes no longer than the others; else the first part compiles.
 
         Raises:
           UserError: not a finished workdir, files that changed, no such category, weights that can't be

@@ -304,3 +304,22 @@ def test_runs_without_a_common_picture_are_refused(run, tmp_path):
     evaluate(tmp_path / "scores", index, WORDS, config_for(root))
     with pytest.raises(UserError, match="have no image in common; compare runs of one test split"):
         agree(run, tmp_path / "scores")
+
+
+def test_two_methods_whose_configs_have_other_sections_are_compared(run, make, tmp_path):
+    make(tmp_path / "b", scores=5)
+    other = PatchCoreConfig(data=DataConfig(root="elsewhere", image_size=64))
+    write_json(tmp_path / "b/config.json", to_dict(other))
+    found = agree(run, tmp_path / "b")
+    assert not found["pass"]
+    assert [one for one in found["settings"] if one.startswith("config ")]
+    assert agree(tmp_path / "b", run)["settings"]
+
+
+def test_the_page_of_two_runs_needs_a_report_and_is_written_by_the_command(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["compare_runs.py", str(run), str(run), f"--html={tmp_path / 'two.html'}"]
+    )
+    with pytest.raises(UserError, match="--html: neither"):
+        main()
+    assert not (tmp_path / "two.html").exists()

@@ -13,7 +13,7 @@ from mvead_jax.bank.nearest import k_nearest
 from mvead_jax.config.io import config_of
 from mvead_jax.config.schema import BackboneConfig, DataConfig, GeometryConfig
 from mvead_jax.jobs.train import train
-from mvead_jax.methods.mvead.config import PretrainConfig
+from mvead_jax.methods.mvead.config import FusionConfig, PretrainConfig
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.plain import is_plain, traced_plainly
 from mvead_jax.serving.export import onnx_model
@@ -23,50 +23,59 @@ from mvead_jax.serving.inspector import Inspector
 
 KINDS = {
     "patchcore": {"bank": BankConfig(kind="coreset", share=0.5)},
+    "patchcore on DINOv2": {
+        "backbone": BackboneConfig(name="dinov2-small", block=2, weights="random", batch_size=5),
+        "bank": BankConfig(kind="coreset", share=0.5),
+    },
     "mvead": {
         "train": PretrainConfig(epochs=1, centers=2),
+        "fusion": FusionConfig(heads=2),
         "geometry": GeometryConfig(cameras="cameras.json"),
         "score": BankScoreConfig(evidence="epipolar", image_evidence="all"),
     },
 }
+SIZES = {"patchcore on DINOv2": 70}
+EXTRA = "the extra onnx: pip install '.[onnx]'"
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def run(request, tmp_path_factory):
     root = write_realiad(tmp_path_factory.mktemp("data"), size=40, train=6)
     write_cameras(root, 40, bolt=range(5))
-    config = config_of(
-        request.param,
-        data=DataConfig(root=str(root), image_size=96, categories=("bolt",)),
-        backbone=BackboneConfig(name="efficientnet-lite0", batch_size=5),
-        **KINDS[request.param],
-    )
-    folder = tmp_path_factory.mktemp(request.param) / "run"
-    train(config, folder)
+    sections = {"backbone": BackboneConfig(name="efficientnet-lite0", batch_size=5)} | KINDS[request.param]
+    size = SIZES.get(request.param, 96)
+    data = DataConfig(root=str(root), image_size=size, categories=("bolt",))
+    folder = tmp_path_factory.mktemp("onnx") / "run"
+    train(config_of(request.param.split()[0], data=data, **sections), folder)
     return folder
 
 
-def test_the_model_scores_golden_samples_as_the_inspector_does_and_verify_runs_it(run, tmp_path):
-    pytest.importorskip("jax2onnx", reason="the extra onnx: pip install '.[onnx]'")
-    runtime = pytest.importorskip("onnxruntime", reason="the extra onnx: pip install '.[onnx]'")
-    artefact = tmp_path / "artefact"
-    if "mvead" in run.parent.name:  # jax2onnx makes a loop of double numbers of its evidence
-        with pytest.raises(UserError, match=r"--onnx: bolt can't be converted \(onnxruntime: .*Loop"):
-            export(run, artefact, golden=1, onnx=True)
-        assert not artefact.exists()
-        return
-    export(run, artefact, golden=1, onnx=True)
-    session = runtime.InferenceSession(artefact / "exported/bolt.onnx", providers=["CPUExecutionProvider"])
-    inspector = Inspector.load(artefact, warm=False)
+@pytest.fixture(scope="module")
+def artefact(run):
+    pytest.importorskip("jax2onnx", reason=EXTRA)
+    pytest.importorskip("onnxruntime", reason=EXTRA)
+    export(run, run.parent / "artefact", golden=1, onnx=True)
+    return run.parent / "artefact"
+
+
+def golden(artefact):
+    """Yield the inputs of each golden sample, with one view missing too, and its maps."""
+    inspector = Inspector.load(artefact)
     expected = load_file(artefact / "golden/maps.safetensors")
     lines = json.loads((artefact / "golden/expected.json").read_text())
     assert [line["expected"]["missing"] for line in lines] == [[], ["C5"]]
     for number, line in enumerate(lines):
         given = {view: artefact / path for view, path in line["pictures"].items()}
         images, present, _ = inspector.preprocess(given)
+        yield images, present, expected[str(number)]
+
+
+def test_onnxruntime_scores_golden_samples_as_the_inspector_does_and_verify_runs_it(artefact, tmp_path):
+    runtime = pytest.importorskip("onnxruntime", reason=EXTRA)
+    session = runtime.InferenceSession(artefact / "exported/bolt.onnx", providers=["CPUExecutionProvider"])
+    for images, present, wanted in golden(artefact):
         found = session.run(["maps"], {"images": images, "present": present})[0]
-        wanted = expected[str(number)]
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.nanmax(wanted))
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.nanmax(np.abs(wanted)))
     assert verify(artefact)[0] == []
     copied = shutil.copytree(artefact, tmp_path / "changed")
     model = (copied / "exported/bolt.onnx").read_bytes()
@@ -74,6 +83,17 @@ def test_the_model_scores_golden_samples_as_the_inspector_does_and_verify_runs_i
     seal(copied)
     with pytest.raises(UserError, match=r"bolt\.onnx: not a model of scripts/export\.py"):
         verify(copied)
+
+
+def test_openvino_scores_golden_samples_as_the_inspector_does(artefact):
+    openvino = pytest.importorskip("openvino", reason="no extra of ours: pip install openvino")
+    # Its CPU plugin may take bfloat16 or float16 where the processor has them, unless it is told what to compute with.
+    model = openvino.Core().compile_model(
+        artefact / "exported/bolt.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    for images, present, wanted in golden(artefact):
+        found = model({"images": images, "present": present})["maps"]
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * np.nanmax(np.abs(wanted)))
 
 
 def test_what_cannot_be_converted_is_said_by_name_and_nothing_is_written(run, tmp_path, monkeypatch):
@@ -88,7 +108,7 @@ def test_what_cannot_be_converted_is_said_by_name_and_nothing_is_written(run, tm
 
 def test_without_the_extra_the_option_says_what_to_install(monkeypatch):
     monkeypatch.setattr(onnx_model, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"--onnx needs jax2onnx: pip install 'mvead_jax\[onnx\]'"):
+    with pytest.raises(UserError, match=r"--onnx needs jax2onnx: pip install '\.\[onnx\]' in the checkout"):
         onnx_model.check_onnx()
 
 

@@ -460,6 +460,14 @@ def test_score_py_watches_until_it_is_stopped_and_goes_on_where_it_was(run, tmp_
     assert [line["sample"] for line in lines] == ["bolt_0005_OK", "bolt_0006_OK"]
     paths = {view: folder / one["path"] for view, one in lines[0]["pictures"].items()}
     direct = Inspector.load(workdir, warm=False).inspect(paths)
+    assert lines[0].keys() - direct.as_json().keys() == {
+        "number",
+        "time",
+        "sample",
+        "revises",
+        "pictures",
+        "model",
+    }
     for view, value in direct.scores.items():
         assert lines[0]["views"][view] == pytest.approx(value, rel=1e-6)
 

@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.plain import is_plain
 
 
 @dataclass(frozen=True)
@@ -102,8 +104,32 @@ def resize_positions(
         return positions
     width = positions.shape[2]
     cells = positions[0, 1:].reshape(side, side, width)
-    cells = jax.image.resize(cells, (*grid, width), "cubic-pytorch", antialias=antialias)
+    if is_plain():
+        rows, columns = (_resizing(side, size, antialias) for size in grid)
+        cells = jnp.einsum("rs,stw,ct->rcw", rows, cells, columns, precision="highest")
+    else:
+        cells = jax.image.resize(cells, (*grid, width), "cubic-pytorch", antialias=antialias)
     return jnp.concatenate([positions[:, :1], cells.reshape(1, grid[0] * grid[1], width)], axis=1)
+
+
+def _resizing(side: int, size: int, antialias: bool) -> Float[np.ndarray, "size side"]:
+    """Return the matrix that resizes one axis of the square as `resize_positions` does."""
+    centre = (np.arange(size)[:, None] + 0.5) * side / size - 0.5  # in cells of the square
+    if antialias:
+        weight = _cubic(np.abs(centre - np.arange(side)) / max(side / size, 1), -0.5)
+        return (weight / weight.sum(1, keepdims=True)).astype(np.float32)
+    found = np.zeros((size, side))
+    cells = np.floor(centre).astype(int) + np.arange(-1, 3)  # the four around each place; border cells repeat
+    np.add.at(
+        found, (np.arange(size)[:, None], np.clip(cells, 0, side - 1)), _cubic(np.abs(centre - cells), -0.75)
+    )
+    return found.astype(np.float32)
+
+
+def _cubic(x: Float[np.ndarray, ...], a: float) -> Float[np.ndarray, ...]:
+    """Return the cubic kernel at distances from its middle."""
+    inner, outer = (a + 2) * x**3 - (a + 3) * x**2 + 1, a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+    return np.where(x <= 1, inner, np.where(x < 2, outer, 0))
 
 
 def _einsum(subscripts: str, x: Array, y: Array, dtype: jnp.dtype) -> Array:

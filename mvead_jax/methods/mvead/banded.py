@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mvead_jax.geometry.epipolar import epipolar_lines, patch_centers
+from mvead_jax.runtime.plain import mapped
 
 
 @jax.tree_util.register_dataclass
@@ -118,7 +119,7 @@ def banded_attention(
     q, k, v = (
         x.reshape(views * patches, heads, width).transpose(1, 0, 2) for x in (query * width**-0.5, key, value)
     )
-    mixed = jax.lax.map(lambda qkv: _one_head(*qkv, mask, plan), (q, k, v))  # [H,VN,d]
+    mixed = mapped(lambda qkv: _one_head(*qkv, mask, plan), (q, k, v))  # [H,VN,d]
     return mixed.transpose(1, 0, 2).reshape(views, patches, heads, width)
 
 

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from mvead_jax.runtime.plain import mapped
+
 
 def masked_attention(
     query: Float[Array, "V N H d"],
@@ -48,5 +50,5 @@ def masked_attention(
         return jnp.einsum("qk,kd->qd", weights, v, precision="highest") / jnp.where(total > 0, total, 1)
 
     qkv = (x.reshape(views * patches, heads, width).transpose(1, 0, 2) for x in (query, key, value))
-    mixed = jax.lax.map(one_head, tuple(qkv))  # [H,VN,d]
+    mixed = mapped(one_head, tuple(qkv))  # [H,VN,d]
     return mixed.transpose(1, 0, 2).reshape(views, patches, heads, width)

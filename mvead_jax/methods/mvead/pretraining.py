@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
-from sklearn.cluster import MiniBatchKMeans
 
 from mvead_jax.data.records import spread_evenly
 from mvead_jax.methods.base import PATCHES, TrainData
@@ -141,6 +140,8 @@ def _check_attended(outputs: Float[np.ndarray, "n V h w D"], names: list[str]) -
 def _k_means(rows: Float[np.ndarray, "n D"], count: int, seed: int) -> Float[np.ndarray, "K D"]:
     if count == 1:
         return rows.mean(0, keepdims=True, dtype=np.float64)
+    from sklearn.cluster import MiniBatchKMeans  # here: it takes a second, and an Inspector needs none
+
     k_means = MiniBatchKMeans(min(count, len(rows)), random_state=seed, n_init=3, batch_size=4096)
     return np.resize(k_means.fit(rows).cluster_centers_, (count, rows.shape[1]))
 

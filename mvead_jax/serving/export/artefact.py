@@ -97,7 +97,7 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
             f"{workdir}: trained with data.foreground={config.data.foreground}, whose masks no exported function can "
             "make; train with data.foreground=none to export, or load the workdir itself by Inspector"
         )
-    inspector = Inspector.load(workdir, overrides=overrides, warm=False)
+    inspector = Inspector.load(workdir, overrides=overrides)
     backbone, categories = inspector.backbone, inspector.categories
     index = open_configured(replace(config.data, categories=tuple(categories)))
     index = hold_out(index, config.decision.held_out, config.seed)
@@ -158,7 +158,7 @@ def verify(artefact: Path) -> tuple[list[str], str]:
         raise UserError(f"{artefact}: no such folder")
     if problems := broken(artefact):
         return problems, "golden samples were not scored: the files are not those that were exported"
-    inspector = Inspector.load(artefact, warm=False)
+    inspector = Inspector.load(artefact)
     problems, scorings, largest = check_golden(artefact, inspector)
     digest = (artefact / SEAL).read_text().split()[0]
     return problems, (

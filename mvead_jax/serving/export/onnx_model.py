@@ -33,7 +33,7 @@ def check_onnx() -> None:
     """Raise a UserError unless the extra `onnx` is installed."""
     for package in ("jax2onnx", "onnxruntime"):
         if find_spec(package) is None:
-            raise UserError(f"--onnx needs {package}: pip install 'mvead_jax[onnx]'")
+            raise UserError(f"--onnx needs {package}: pip install '.[onnx]' in the checkout")
 
 
 def write_onnx(artefact: Path, category: str, function: Function) -> None:
@@ -97,7 +97,9 @@ def load_onnx(
     if not path.exists():
         return None
     if find_spec("onnxruntime") is None:
-        log.warning("%s: not run, for onnxruntime is not installed (pip install 'mvead_jax[onnx]')", path)
+        log.warning(
+            "%s: not run, for onnxruntime is not installed (pip install '.[onnx]' in the checkout)", path
+        )
         return None
     try:
         session = _session(path)

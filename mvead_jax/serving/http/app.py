@@ -11,6 +11,7 @@ import io
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
@@ -20,7 +21,6 @@ from typing import Any
 from urllib.parse import quote
 
 from mvead_jax.runtime.errors import UserError, printable
-from mvead_jax.runtime.files import finite
 from mvead_jax.runtime.templates import rendered
 from mvead_jax.serving.http.numbers import Numbers
 from mvead_jax.serving.http.upload import Limits, Refused, Upload, read_upload
@@ -29,7 +29,7 @@ from mvead_jax.serving.inspector import Inspector
 
 log = logging.getLogger(__name__)
 
-_POLICY = {"Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'unsafe-inline'"}
+_POLICY = {"Content-Security-Policy": "default-src 'none'; img-src 'self' data:; style-src 'unsafe-inline'"}
 _PICTURE = {"Cache-Control": "private, max-age=3600", "X-Content-Type-Options": "nosniff"}
 
 
@@ -47,9 +47,14 @@ class Part:
         """The address of the overlay of each view."""
         return {view: f"/parts/{self.id}/{quote(view, safe='')}.png" for view in self.found.sizes}
 
+    @property
+    def outcome(self) -> str:
+        """Return pass, fail or undecided; scored where the run decides nothing."""
+        return "scored" if self.found.decision is None else self.found.decision.decision
+
     def as_json(self) -> dict[str, Any]:
         own = {"id": self.id, "time": self.time, "sample": self.sample}
-        return finite({**own, **self.found.as_json(), "overlays": self.overlays})
+        return {**own, **self.found.as_json(), "overlays": self.overlays}
 
 
 class Parts:
@@ -94,8 +99,7 @@ class Parts:
         self.last[part.id] = part
         while len(self.last) > self._keep:
             del self.last[next(iter(self.last))]
-        outcome = "scored" if found.decision is None else found.decision.decision
-        self.numbers.parts.labels(found.category, outcome).inc()
+        self.numbers.parts.labels(found.category, part.outcome).inc()
         self.numbers.last.labels(found.category).set(found.score)
         log.info("%s %s: %s", found.category, printable(upload.sample or part.id), found.text)
         return part
@@ -165,7 +169,9 @@ def application(inspector: Inspector, limits: Limits | None = None, keep: int = 
 
     @app.get("/")
     async def page() -> Any:
-        text = rendered("mvead_jax.serving.http", "parts.html.jinja", parts=[*reversed(parts.last.values())])
+        shown = [*reversed(parts.last.values())]
+        counts = Counter(part.outcome for part in shown)
+        text = rendered("mvead_jax.serving.http", "parts.html.jinja", parts=shown, counts=counts)
         return HTMLResponse(text, headers=_POLICY)
 
     @app.get("/health")
@@ -189,7 +195,7 @@ def _fastapi() -> tuple[Any, ...]:
         from fastapi.responses import HTMLResponse, JSONResponse, Response
         from starlette.exceptions import HTTPException
     except ImportError as error:
-        raise UserError(f"serving needs {error.name}: pip install 'mvead_jax[serve]'") from None
+        raise UserError(f"serving needs {error.name}: pip install '.[serve]' in the checkout") from None
     return FastAPI, Request, HTTPException, HTMLResponse, JSONResponse, Response
 
 

@@ -102,7 +102,7 @@ class Publisher:
             from paho.mqtt.client import Client, MQTTv311
             from paho.mqtt.enums import CallbackAPIVersion
         except ImportError:
-            raise UserError("--mqtt needs paho-mqtt: pip install 'mvead_jax[mqtt]'") from None
+            raise UserError("--mqtt needs paho-mqtt: pip install '.[mqtt]' in the checkout") from None
         client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv311)
         client.reconnect_delay_set(1, 30)
         if self._broker.user is not None:

@@ -16,7 +16,7 @@ from mvead_jax.backbones.efficientnet.params import from_state_dict
 from mvead_jax.backbones.torch_pickle import parse_state_dict
 from mvead_jax.runtime.errors import UserError
 
-torch = pytest.importorskip("torch", reason="needs PyTorch: pip install mvead_jax[parity]")
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install .[parity]")
 pytestmark = pytest.mark.parity
 
 # (input channels, output channels, depthwise kernel, expansion) of the 16 blocks, written out.
