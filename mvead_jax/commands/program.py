@@ -34,6 +34,7 @@ COMMANDS = {
     "serve": Command("serve", "score parts that are sent over HTTP (extra: serve)"),
     "export": Command("export", "make one folder to ship of a trained run"),
     "verify": Command("verify", "check an exported folder: hashes and golden samples"),
+    "check-weights": Command("check_weights", "compare downloaded weights with published numbers"),
     "compare": Command("compare", "compare two scored runs"),
     "reproduce": Command("reproduce", "make the papers' tables, or a table of your own configs"),
     "geometry": Command("geometry", "estimate how the views see each other, and draw it"),
@@ -69,7 +70,7 @@ def main() -> None:
     """
     name, *rest = sys.argv[1:] or [""]
     if name in ("", "-h", "--help", "help"):
-        lines = [f"  {name:<11} {command.about}" for name, command in COMMANDS.items()]
+        lines = [f"  {name:<13} {command.about}" for name, command in COMMANDS.items()]
         print(_HEAD, *lines, _FOOT, sep="\n")
         sys.exit(0 if name else 2)
     if name == "--version":
