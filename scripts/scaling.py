@@ -1,10 +1,11 @@
 """What all of Real-IAD costs in one model, computed (not measured) from the sizes and the devices' data
 sheets.
 
-python scripts/scaling.py [--share 0.4]
+python scripts/scaling.py [--share 0.4] [--compiled]
 
 Prints the tables of docs/scaling.md: memory, arithmetic, bytes moved and seconds on one device and on eight,
-for MVEAD on DINOv2-base, 224 x 224, full banks. Writes nothing.
+for MVEAD on DINOv2-base, 224 x 224, full banks. --compiled compiles each stage for this device instead, runs
+nothing, and prints what XLA counts and the memory that it needs (compiled_costs.py); minutes. Writes nothing.
 
 exit codes: 0 printed; 2 a mistake in the command
 """
@@ -80,9 +81,14 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--share", type=float, default=0.4, help="of the peak rate that products reach")
-    share = parser.parse_args().share
+    parser.add_argument("--compiled", action="store_true", help="what XLA says of the compiled stages")
+    arguments = parser.parse_args()
+    share = arguments.share
     if not 0 < share <= 1:
         raise UserError(f"--share={share}: must be above 0 and at most 1")
+    if arguments.compiled:
+        print("\n".join(_compiled()))
+        return
     rows, features = TRAINING * PATCHES, TRAINING * PATCHES * WIDTH * 4
     print(f"Banks: {rows:,} rows of {WIDTH} float32, {features / 1e9:.1f} GB, a fifth of it for each view.")
     print(f"Features of the test split: {TEST * PATCHES * WIDTH * 4 / 1e9:.0f} GB, read once.")
@@ -97,6 +103,45 @@ def main() -> None:
     for device in DEVICES:
         for count in (1, 8):
             print(_line(device, count, share))
+
+
+def _compiled() -> list[str]:
+    import jax  # not before: the computed plan needs none
+    from compiled_costs import DEVICES as MEMORIES
+    from compiled_costs import Sizes, costs
+
+    sizes = Sizes()
+    per_call = dict(zip(("features", "pre-training", "fusing", "search"), stages(), strict=True))
+    calls = {
+        "features": (TRAINING + TEST) / sizes.images,
+        "pre-training": EPOCHS * TRAINING / VIEWS / sizes.samples,
+        "fusing": (TRAINING + TEST) / VIEWS / sizes.samples,
+        "search": TEST * PATCHES / sizes.queries,
+    }
+    fits = [f"fits {memory / 1e9:.0f} GB" for memory in MEMORIES]
+    header = [
+        "one call of",
+        "GFLOP counted",
+        "of the plan",
+        "GB moved, counted",
+        "GB given",
+        "GB set aside",
+        *fits,
+    ]
+    lines = [
+        f"Compiled by jax {jax.__version__} for {jax.devices()[0].device_kind}; nothing was run. {sizes}",
+        "",
+        f"| {' | '.join(header)} |",
+        "|---" * len(header) + "|",
+    ]
+    for cost in costs(sizes):
+        counted = ["-" if value is None else f"{value / 1e9:.1f}" for value in (cost.operations, cost.moved)]
+        planned = f"{per_call[cost.name].operations / calls[cost.name] / 1e9:.1f}"
+        memory = [f"{value / 1e9:.2f}" for value in (cost.given, cost.aside)]
+        room = ["yes" if cost.memory < 0.9 * size else "no" for size in MEMORIES]
+        cells = [cost.name, counted[0], planned, counted[1], *memory, *room]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _line(device: Device, count: int, share: float) -> str:
