@@ -5,7 +5,7 @@ python scripts/scaling.py [--share 0.4] [--compiled]
 
 Prints the tables of docs/scaling.md: memory, arithmetic, bytes moved and seconds on one device and on eight,
 for MVEAD on DINOv2-base, 224 x 224, full banks. --compiled compiles each stage for this device instead, runs
-nothing, and prints what XLA counts and the memory that it needs (compiled_costs.py); minutes. Writes nothing.
+nothing, and prints what XLA counts and the memory that it needs (compiled_costs.py). Writes nothing.
 
 exit codes: 0 printed; 2 a mistake in the command
 """
@@ -129,7 +129,9 @@ def _compiled() -> list[str]:
         *fits,
     ]
     lines = [
-        f"Compiled by jax {jax.__version__} for {jax.devices()[0].device_kind}; nothing was run. {sizes}",
+        f"Compiled by jax {jax.__version__} for {jax.devices()[0].device_kind}; nothing was run. {sizes.backbone} to "
+        f"block {sizes.blocks}, {sizes.images} images, {sizes.samples} samples of {sizes.views} views, "
+        f"{sizes.rows:,} rows, {sizes.queries:,} queries",
         "",
         f"| {' | '.join(header)} |",
         "|---" * len(header) + "|",
