@@ -40,6 +40,7 @@ COMMANDS = {
     "prepare": Command("prepare", "write a data set once as whole samples, for fast reading"),
     "render-rig": Command("render_rig", "render the demo's inspection rig (extra: rig)"),
     "benchmark": Command("benchmark", "time the program beside its peers (in a checkout)"),
+    "study-device": Command("study_device", "check a device: right, repeatable, how fast"),
     "completion": Command("completion", "print the completion script of a shell"),
 }
 
@@ -69,7 +70,7 @@ def main() -> None:
     """
     name, *rest = sys.argv[1:] or [""]
     if name in ("", "-h", "--help", "help"):
-        lines = [f"  {name:<11} {command.about}" for name, command in COMMANDS.items()]
+        lines = [f"  {name:<12} {command.about}" for name, command in COMMANDS.items()]
         print(_HEAD, *lines, _FOOT, sep="\n")
         sys.exit(0 if name else 2)
     if name == "--version":
