@@ -12,7 +12,7 @@ from mvead_jax.methods.checks import Check
 from mvead_jax.study.budget import FAILED, PASSED, Budget, Item, not_run
 from mvead_jax.study.references import all_checks, largest_difference, read_references
 
-_SHARE = 0.45
+_SHARE = 0.5
 
 
 def correctness(budget: Budget) -> list[Item]:

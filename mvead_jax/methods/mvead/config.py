@@ -30,8 +30,8 @@ class FusionConfig:
       heads: of the attention; 0 = the backbone's number, 1 where it has none. Decision D4.
       combine: one softmax over the patches of all other views (`joint`), or the `mean` of one for each view.
         Decision D3.
-      gradient: of the keys and values of `eam` in bands: summed by a `scatter`, or by a `gather`, whose order is
-        fixed: on a GPU too a training then gives the same bytes again (docs/reproducibility.md).
+      gradient: of what several patches read: summed by a `scatter`, which a GPU does in any order, or by a `gather`
+        (of `eam` in bands, and of negatives), whose order is fixed (docs/reproducibility.md).
       windows: MVAS: windows along a side of a view. top_windows: MVAS: how many of them a window sees.
     """
 

@@ -207,7 +207,8 @@ class Mvead:
         return parts.workloads()
 
     def _samples(self, data: TrainData) -> NormalSamples:
-        return NormalSamples(data, tuple(self.plan(data.geometry[category]) for category in data.categories))
+        keys = tuple(self.plan(data.geometry[category]) for category in data.categories)
+        return NormalSamples(data, keys, self.fusion.gradient == "gather")
 
     def _fusion_words(self) -> str:
         own, backbone = self.fusion, self.spec.backbone
