@@ -40,7 +40,7 @@ def controls(budget: Budget, kept: Repeated) -> list[Item]:
             relative_difference(first.scores, other.scores), TOLERANCE, "the scores of seed 1"
         )
 
-    found.append(budget.item("control", "another seed", 20, seed, _SHARE))
+    found.append(budget.item("control", "another seed", 50, seed, _SHARE))
     if "bfloat16" not in kept.outcomes:
         return [*found, not_run("bfloat16 run", "the runs in bfloat16 did not run")]
 
