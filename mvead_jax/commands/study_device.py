@@ -1,6 +1,6 @@
 """Study a device: is what it computes right and repeatable, and how fast is it?
 
-mvead study-device --output DIR [--minutes 8]
+mvead study-device --output DIR [--minutes 8] [--only STAGE,STAGE]
 
 Needs nothing but the installed package, and no network: a small rendered data set and the references are part of it.
 In this order, as far as the minutes reach:
@@ -26,6 +26,7 @@ import sys
 from collections.abc import Sequence
 
 from mvead_jax.commands.parsing import Parser, command_parser
+from mvead_jax.config.validation import nearest
 from mvead_jax.runtime import console
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.memory import keep_freed_memory
@@ -43,6 +44,16 @@ def _minutes(text: str) -> float:
     return value
 
 
+def _stages(text: str) -> tuple[str, ...]:
+    from mvead_jax.study.report import STAGES  # not before: --help needs no NumPy
+
+    for name in text.split(","):
+        if name not in STAGES:
+            hint = nearest(name, STAGES)
+            raise UserError(f"--only {text}: no stage {name!r}{hint}; the stages are {', '.join(STAGES)}")
+    return tuple(text.split(","))
+
+
 def parser() -> Parser:
     """Return the parser of the command."""
     own = command_parser("study-device", __doc__, console.flags(), flags())
@@ -50,6 +61,7 @@ def parser() -> Parser:
     own.add_argument(
         "--minutes", type=_minutes, default=8.0, help="after which nothing new begins; default 8"
     )
+    own.add_argument("--only", type=_stages, metavar="STAGES", help="of these stages, comma-separated")
     return own
 
 
@@ -65,11 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(guard())
 
     from mvead_jax.runtime.sharding import is_first, joined  # not before: a guard needs no JAX
-    from mvead_jax.study.report import PAGE, failures, left_out
+    from mvead_jax.study.report import PAGE, STAGES, failures, left_out
     from mvead_jax.study.study import study_device
 
     with joined(processes):
-        study = study_device(given.output, given.minutes)
+        study = study_device(given.output, given.minutes, given.only or STAGES)
         if is_first():
             for line in failures(study):
                 print(f"failed: {line}")

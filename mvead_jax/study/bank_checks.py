@@ -22,7 +22,7 @@ _QUERIES, _ROWS, _WIDTH = 2048, 16384, 384  # of the time
 def bank_checks() -> list[Check]:
     """Return the checks: indices must be those of float64."""
     searches = [
-        Check(f"search {precision}", partial(_search, precision), _expected_search, 1e-6, 4)
+        Check(f"search {precision}", partial(_search, precision), _expected_search, 1e-6, 8)
         for precision in _PRECISIONS
     ]
     return [*searches, Check("hull", _hull, _expected_hull, 1e-5, 4)]

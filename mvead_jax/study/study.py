@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from mvead_jax.runtime import progress
 from mvead_jax.runtime.files import make_folder
 from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.sharding import barrier, is_first, shared_errors
-from mvead_jax.study.budget import Budget
+from mvead_jax.study.budget import Budget, Item, not_run
 from mvead_jax.study.controls import controls
 from mvead_jax.study.correctness import correctness
 from mvead_jax.study.repeatability import Repeated, repeatability
-from mvead_jax.study.report import failures, write_study
+from mvead_jax.study.report import STAGES, failures, write_study
 from mvead_jax.study.runs import study_config
 from mvead_jax.study.scaling import scaling
 from mvead_jax.study.surroundings import surroundings
@@ -28,13 +28,14 @@ _WORK = "work"  # folder of the runs, which goes at the end
 
 
 @computing()
-def study_device(output: Path, minutes: float) -> dict[str, Any]:
+def study_device(output: Path, minutes: float, only: Sequence[str] = STAGES) -> dict[str, Any]:
     """Return the study of the devices of this process, and of those that work with it; write it into a folder.
 
     All processes must call, with a folder that they share; the first writes.
 
     Args:
       minutes: after which nothing new begins.
+      only: the stages to run; the others are listed as not run.
 
     Raises:
       UserError: the disk refuses, or a part of the installation is missing.
@@ -54,12 +55,18 @@ def study_device(output: Path, minutes: float) -> dict[str, Any]:
             "minutes": minutes,
             "environment": surroundings(),
             "weights": "trained on ImageNet" if weights == "auto" else weights,
-            "correctness": correctness(budget),
-            "repeatability": repeatability(budget, kept),
-            "controls": controls(budget, kept),
-            "throughput": throughput(budget, kept),
-            "scaling": scaling(budget),
         }
+        works: dict[str, Callable[[], list[Item]]] = {
+            "correctness": lambda: correctness(budget),
+            "repeatability": lambda: repeatability(budget, kept),
+            "controls": lambda: controls(budget, kept),
+            "throughput": lambda: throughput(budget, kept),
+            "scaling": lambda: scaling(budget),
+        }
+        for stage in STAGES:
+            study[stage] = (
+                works[stage]() if stage in only else [not_run("all", "it was not asked for (--only)")]
+            )
     study |= {"seconds": round(time.monotonic() - budget.begin, 1), "passed": not failures(study)}
     barrier()
     with shared_errors():

@@ -51,6 +51,16 @@ def test_a_study_without_time_lists_everything_as_not_run_and_writes_both_files(
     assert not (tmp_path / "work").exists()
 
 
+def test_stages_that_were_not_asked_for_are_listed_so(tmp_path):
+    with pytest.raises(SystemExit):
+        main(["--output", str(tmp_path), "--minutes", "0.0001", "--only", "throughput", "--quiet"])
+    study = read_study(tmp_path)
+    assert study["correctness"] == [
+        {"name": "all", "status": "not run", "seconds": 0, "reason": "it was not asked for (--only)"}
+    ]
+    assert len(study["throughput"]) > 5
+
+
 def test_runs_that_are_the_same_pass_and_say_so(made):
     float32, bfloat16 = repeatability.repeatability(Budget(1e4, shown=False), made())
     assert (float32["status"], float32["runs"], float32["compiled_anew"]) == ("passed", 5, True)
@@ -155,6 +165,7 @@ def test_a_failure_is_named_on_the_page():
     [
         (["--output", "x", "--minutes", "soon"], "--minutes soon: give a number above 0"),
         (["--output", "x", "--minutes", "-1"], "--minutes -1"),
+        (["--output", "x", "--only", "scalling"], "no stage 'scalling'.*scaling"),
         (["--minute", "3"], "--minutes"),
         ([], "--output"),
     ],
