@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
+
 from mvead_jax.runtime import sharding
 from mvead_jax.runtime.errors import Stopped
 
@@ -65,6 +67,8 @@ class Budget:
             except Stopped:
                 raise
             except Exception as error:  # whatever a device cannot do is a result of its study
+                if jax.process_count() > 1:  # the others would wait for this one
+                    raise
                 found = {"name": name, "status": FAILED, "reason": f"{type(error).__name__}: {_line(error)}"}
             found["seconds"] = round(time.monotonic() - begin, 2)
             self.expected, self.measured = self.expected + expected, self.measured + found["seconds"]

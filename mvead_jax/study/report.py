@@ -72,6 +72,7 @@ def page(study: Mapping[str, Any]) -> str:
         f"{'PASS' if study['passed'] else 'FAIL'} in {study['seconds']:.0f} s of {60 * study['minutes']:.0f} s. "
         f"jax {packages['jax']}, jaxlib {packages['jaxlib']}, Python {own['python']}, driver {own['driver']}, "
         f"XLA_FLAGS `{own['xla_flags']}`. Backbone of the runs: {study['weights']}.",
+        _of_gpus(own) if own["backend"] == "gpu" else "",
         _list("Failed:", failures(study)),
         _list("Not run:", left_out(study)),
         "## Correctness, beside float64",
@@ -91,6 +92,11 @@ def page(study: Mapping[str, Any]) -> str:
         _table(("what", "rate", "efficiency"), study["scaling"], _grown),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _of_gpus(own: Mapping[str, Any]) -> str:
+    cache = "with" if own.get("compilation_cache") else "without"
+    return f"{', '.join(f'{name} {value}' for name, value in own['of_gpus'].items())}; {cache} a compilation cache."
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ from mvead_jax.study.scaling import scaling
 from mvead_jax.study.surroundings import surroundings
 from mvead_jax.study.throughput import throughput
 
-_WORK = "work"  # folder of the runs, which goes at the end
+_WORK = ".study-device"  # folder of the runs in the output, which goes at the end
 
 
 @computing()

@@ -28,6 +28,9 @@ def surroundings() -> dict[str, Any]:
         "device_count": jax.device_count(),
         "driver": device.client.platform_version,
         "xla_flags": " ".join(f"--{name}={value}" for name, value in flags.items()),
+        "compilation_cache": bool(
+            jax.config.jax_compilation_cache_dir
+        ),  # of GPUs it holds their autotuning too
         "of_gpus": {name: flags.get(name, "default") for name in _OF_GPUS},
     }
 
