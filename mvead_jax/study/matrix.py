@@ -116,7 +116,7 @@ def _line(row: Mapping[str, Any], names: Sequence[str], numbers: Mapping[str, st
             row["jax"],
             row["flags"] or "-",
         ),
-        *(row["precision"], f"{row['checks'][0]} of {row['checks'][1]}"),
+        *(row["precision"], f"{row['checks'][0]} of {row['checks'][1]}" if row["checks"][1] else _NONE),
         f"{floor} ({row['runs']} runs)" if row["runs"] else _NONE,
         *(*cells, _cell(row["own_float32"])),
     ]

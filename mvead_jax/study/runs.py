@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ class Outcome:
     score_again: Callable[[Path], int]
 
 
+@cache
 def study_config(precision: str = "float32", seed: int = 0) -> Config:
     """Return the config of the runs, with random weights where the package of the trained ones is missing."""
     found = load_config("study_device", {"data.root": str(RIG), "seed": str(seed)})

@@ -2,13 +2,17 @@
 
 import copy
 import json
+from pathlib import Path
 
 import pytest
 
 from mvead_jax.commands.compare import main
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.study.matrix import BIT_EQUAL, DECISIONS, DIFFERENT, WITHIN, format_matrix, matrix
+from mvead_jax.study.report import read_study
 from mvead_jax.study.runs import STAGES
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def study(devices=1, offset=0.0, decisions=(False, False, True), weights="random", **digests):
@@ -101,3 +105,12 @@ def test_mistakes_are_told_in_a_line(tmp_path):
     ):
         with pytest.raises(UserError, match=words):
             main(arguments)
+
+
+def test_the_committed_studies_make_the_matrix_of_the_docs():
+    paths = sorted((DOCS / "studies").glob("*.json"))
+    assert len(paths) >= 4
+    found = matrix({f"docs/studies/{path.name}": read_study(path) for path in paths})
+    assert found["pass"]
+    page = (DOCS / "reproducibility.md").read_text()
+    assert all(line in page for line in format_matrix(found).splitlines())
