@@ -1,7 +1,9 @@
 """What `mvead study-device` trains and scores over and over, on the fourteen rendered samples that it brings along.
 
 MVEAD on EfficientNet-Lite0 at 256 x 256, so that its attention runs in bands, with known cameras; two epochs at ten
-times the usual learning rate, so that another seed tells.
+times the usual learning rate, so that another seed tells. By itself:
+
+python scripts/train.py --config configs/study_device.py --workdir runs/device --config.data.root=mvead_jax/study/rig
 """
 
 from mvead_jax.config.io import config_of, override
