@@ -16,7 +16,7 @@ PACKAGE = ROOT / "mvead_jax"
 ROOMS = (
     *("runtime", "the registries", "config", "data", "geometry", "rig", "backbones", "features", "bank"),
     *("training", "methods", "postprocess", "scoring", "decision", "evaluation", "comparison", "report"),
-    *("jobs", "serving", "commands"),
+    *("jobs", "serving", "study", "commands"),
 )
 # Text only, from names to modules: they import nothing but runtime, and so stand above all rooms.
 REGISTRIES = ("methods.registry", "backbones.registry")

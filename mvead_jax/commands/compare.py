@@ -1,20 +1,27 @@
-"""Compare two scored runs: metrics with paired intervals, scores, ranks, settings, machines; pass or fail.
+"""Compare two scored runs, or any number of studies of devices.
 
 mvead compare A B [--tolerance-score 1e-4] [--tolerance-metric 1e-3] [--json FILE] [--html FILE]
+mvead compare STUDY STUDY ... [--json FILE]
 
-A and B are workdirs that `mvead score` has scored, or their scores folders. Differences are B - A. With
-two methods the verdict says that they are two; the intervals and p say whether one is better. Writes nothing
-but --json and --html: one page with both runs side by side, the parts on which they disagree first, with the heat of
-both over the pictures of A's report (of B's, if A has none).
+A and B are workdirs that `mvead score` has scored, or their scores folders: metrics with paired intervals, scores,
+ranks, settings, machines; pass or fail. Differences are B - A. With two methods the verdict says that they are two;
+the intervals and p say whether one is better. --html is one page with both runs side by side, the parts on which they
+disagree first, with the heat of both over the pictures of A's report (of B's, if A has none).
+
+A STUDY is a folder of `mvead study-device`, or its study.json: device x precision x flags, against how far the runs
+of each differ by themselves. Writes nothing but --json and --html.
 
 exit codes: 0 the same experiment with the same result, within the tolerances; 1 not; 2 an error
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from mvead_jax.commands.parsing import Parser, command_parser
 from mvead_jax.runtime.errors import UserError
@@ -34,8 +41,9 @@ def _number(text: str) -> float:
 def parser() -> Parser:
     """Return the parser of the command."""
     own = command_parser("compare", __doc__)
-    own.add_argument("a", type=expanded, metavar="A", help="workdir or scores folder")
-    own.add_argument("b", type=expanded, metavar="B", help="workdir or scores folder")
+    own.add_argument("a", type=expanded, metavar="A", help="workdir or scores folder, or a study")
+    own.add_argument("b", type=expanded, metavar="B", help="as A")
+    own.add_argument("others", type=expanded, nargs="*", metavar="STUDY", help="further studies")
     own.add_argument(
         "--tolerance-score",
         default="1e-4",
@@ -51,17 +59,49 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; sys.argv if no arguments are given."""
     given = parser().parse(arguments)
 
-    from mvead_jax.comparison.agreement_text import format_comparison
-    from mvead_jax.comparison.two_runs import Tolerances, compare, read_run, scores_folder
     from mvead_jax.runtime.files import write_json  # not before: --help needs no NumPy
+    from mvead_jax.study.report import is_study
 
-    tolerances = Tolerances(_number(given.tolerance_score), _number(given.tolerance_metric))
-    found = compare(read_run(given.a), read_run(given.b), tolerances)
+    paths = [given.a, given.b, *given.others]
+    are_studies = [is_study(path) for path in paths]
+    if any(are_studies) and not all(are_studies):
+        raise UserError(
+            f"{paths[are_studies.index(False)]}: no study, and others are; compare studies with studies"
+        )
+    if given.html and all(are_studies):
+        raise UserError(
+            f"--html {given.html}: a page of two scored runs; studies have their matrix, and --json"
+        )
+    found, text = _studies(paths) if all(are_studies) else _runs(given)
     if given.json:
         write_json(given.json, found)
     if given.html:
+        from mvead_jax.comparison.two_runs import scores_folder
         from mvead_jax.report.two_runs_page import write_two_runs
 
         write_two_runs(given.html, scores_folder(given.a), scores_folder(given.b), found)
-    print(format_comparison(found))
+    print(text)
     sys.exit(0 if found["pass"] else 1)
+
+
+def _runs(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    from mvead_jax.comparison.agreement_text import format_comparison
+    from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
+
+    if given.others:
+        raise UserError(
+            f"{given.others[0]}: scored runs are compared two by two; more are for mvead reproduce compare"
+        )
+    tolerances = Tolerances(_number(given.tolerance_score), _number(given.tolerance_metric))
+    found = compare(read_run(given.a), read_run(given.b), tolerances)
+    return found, format_comparison(found)
+
+
+def _studies(paths: Sequence[Path]) -> tuple[dict[str, Any], str]:
+    from mvead_jax.study.matrix import format_matrix, matrix
+    from mvead_jax.study.report import read_study
+
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("the same study twice; name different ones")
+    found = matrix({str(path): read_study(path) for path in paths})
+    return found, format_matrix(found)

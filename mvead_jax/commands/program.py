@@ -41,6 +41,7 @@ COMMANDS = {
     "prepare": Command("prepare", "write a data set once as whole samples, for fast reading"),
     "render-rig": Command("render_rig", "render the demo's inspection rig (extra: rig)"),
     "benchmark": Command("benchmark", "time the program beside its peers (in a checkout)"),
+    "study-device": Command("study_device", "check a device: right, repeatable, how fast"),
     "completion": Command("completion", "print the completion script of a shell"),
 }
 

@@ -169,7 +169,8 @@ def test_what_is_installed_holds_configs_templates_and_the_command(tmp_path):
     build = [sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path / "lib"]
     subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
     lib = tmp_path / "lib/mvead_jax"
-    for folder, pattern in (("mvead_jax", "*.jinja"), ("mvead_jax", "*.csv"), ("configs", "*.py")):
+    data = [("mvead_jax", f"*.{kind}") for kind in ("jinja", "csv", "json", "npz", "jpg", "png")]
+    for folder, pattern in (*data, ("configs", "*.py")):
         kept = lib / "configs" if folder == "configs" else lib
         assert {one.relative_to(ROOT / folder) for one in (ROOT / folder).rglob(pattern)} == {
             one.relative_to(kept) for one in kept.rglob(pattern)

@@ -31,12 +31,16 @@ class BandPlan:
     keys: of each block, the union over its queries, padded with masked ones.
     mask: may the query attend to the key?
     places: where query (a, j) stands among the V G B rows of a shift.
+    readers: of each patch the rows of `keys`, counted through all blocks, in which it is a key, at most R; padded with
+      their number. With them a gradient is summed by reading, in an order of its own; None: by scattering, which a GPU
+      does by atomic additions, in any order.
     """
 
     queries: Int[Array, "S V G B"]
     keys: Int[Array, "S V G U"]
     mask: Bool[Array, "S V G B U"]
     places: Int[Array, "S V N"]
+    readers: Int[Array, "VN R"] | None = None
 
 
 def pencil_order(F_ab: Float[np.ndarray, "3 3"], centers: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
@@ -60,12 +64,15 @@ def plan_bands(
     grid: tuple[int, int],
     patch_size: float,
     block: int = 64,
+    *,
+    gather: bool = False,
 ) -> BandPlan:
     """The plan of a category's mask (host, NumPy). Exact for any mask in which no view attends to itself.
 
     Args:
       mask, F, grid, patch_size: the result and the arguments of `geometry.epipolar.epipolar_mask`.
       block: queries a block. 32 and 64 are equally fast on a CPU, at 16 x 16 patches and at 37 x 37.
+      gather: plan the readers too.
     """
     mask, F = np.asarray(mask), np.asarray(F)
     views, patches = len(mask), mask.shape[2]
@@ -93,7 +100,31 @@ def plan_bands(
         keys[place] = b * patches
         keys[place][: len(union)] += union.astype(np.int32)
         inside[place][: len(row), : len(union)] = mask[place[1], b][np.ix_(row, union)]
-    return BandPlan(*(jnp.asarray(x) for x in (queries, keys, inside, places)))
+    readers = (readers_of(queries, keys, inside),) if gather else ()
+    return BandPlan(*(jnp.asarray(x) for x in (queries, keys, inside, places, *readers)))
+
+
+def readers_of(
+    queries: Int[np.ndarray, "S V G B"], keys: Int[np.ndarray, "S V G U"], mask: Bool[np.ndarray, "S V G B U"]
+) -> Int[np.ndarray, "VN R"]:
+    """Return `BandPlan.readers`: those of a patch in the order of the first query that may see it.
+
+    So the order of a sum does not depend on the order of the blocks.
+    """
+    patches, number = int(queries.max()) + 1, keys.size
+    sees = mask.any(-1)  # [S,V,G,B]
+    first = np.where(sees, queries, patches).min(
+        -1
+    )  # of a block; no two blocks share a query that sees anything
+    rows = np.flatnonzero(mask.any(-2))
+    first = np.broadcast_to(first[..., None], keys.shape).reshape(-1)[rows]
+    key = keys.reshape(-1)[rows]
+    order = np.lexsort((first, key))
+    rows, key = rows[order], key[order]
+    count = np.bincount(key, minlength=patches)
+    readers = np.full((patches, max(1, count.max())), number, np.int32)
+    readers[key, np.arange(len(key)) - (np.cumsum(count) - count)[key]] = rows
+    return readers
 
 
 def banded_attention(
@@ -194,14 +225,22 @@ def _backward(saved, g: Float[Array, "VN d"]):
     mean = _rows((g * output).sum(axis=-1), plan.queries)
     d_logits = weights * (_product("...qd,...kd->...qk", g_block, v_block) - mean[..., None])
     dq = sum(_back(_product("...qk,...kd->...qd", d_logits, k_block), plan))
-    dk, dv = (
-        jnp.zeros_like(x).at[plan.keys].add(update, mode="promise_in_bounds")
-        for x, update in (
-            (k, _product("...qk,...qd->...kd", d_logits, q_block)),
-            (v, _product("...qk,...qd->...kd", weights, g_block)),
-        )
-    )
+    dk = _to_keys(_product("...qk,...qd->...kd", d_logits, q_block), plan, len(k))
+    dv = _to_keys(_product("...qk,...qd->...kd", weights, g_block), plan, len(v))
     return dq, dk, dv, None, None
+
+
+def _to_keys(rows: Float[Array, "S V G U d"], plan: BandPlan, patches: int) -> Float[Array, "VN d"]:
+    """The sum of the rows of all blocks in which a patch is a key, for every patch."""
+    zeros = jnp.zeros((patches, rows.shape[-1]), rows.dtype)
+    if plan.readers is None:
+        return zeros.at[plan.keys].add(rows, mode="promise_in_bounds")
+    rows, readers = rows.reshape(-1, rows.shape[-1]), plan.readers
+
+    def with_next(at: Array, total: Array) -> Array:
+        return total + rows.at[readers[:, at]].get(mode="fill", fill_value=0)
+
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(readers.shape[1]), with_next, zeros)
 
 
 _one_head.defvjp(_forward, _backward)

@@ -30,6 +30,8 @@ class FusionConfig:
       heads: of the attention; 0 = the backbone's number, 1 where it has none. Decision D4.
       combine: one softmax over the patches of all other views (`joint`), or the `mean` of one for each view.
         Decision D3.
+      gradient: of what several patches read: summed by a `scatter`, which a GPU does in any order, or by a `gather`
+        (of `eam` in bands, and of negatives), whose order is fixed (docs/reproducibility.md).
       windows: MVAS: windows along a side of a view. top_windows: MVAS: how many of them a window sees.
     """
 
@@ -37,6 +39,7 @@ class FusionConfig:
     init: Literal["copy", "similarity", "random"] = "copy"
     heads: int = number(0, least=0)
     combine: Literal["joint", "mean"] = "joint"
+    gradient: Literal["scatter", "gather"] = "scatter"
     windows: int = number(6, least=1)
     top_windows: int = number(4, least=1)
 

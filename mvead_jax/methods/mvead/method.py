@@ -29,6 +29,8 @@ from mvead_jax.methods.base import (
     TrainData,
     parameter_count,
 )
+from mvead_jax.methods.checks import Check, Workload
+from mvead_jax.methods.mvead import parts
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,
     EpipolarAttention,
@@ -146,7 +148,8 @@ class Mvead:
         """Return the keys of a category as the attention takes them: bands where they are narrow, else a mask."""
         rows, columns, _ = self.spec.maps[PATCHES]
         if self.fusion.kind == "eam" and self.attention.combine == "joint" and len(self.spec.views) > 1:
-            bands = plan_bands(keys.mask, keys.F, (rows, columns), keys.patch_size)
+            gather = self.fusion.gradient == "gather"
+            bands = plan_bands(keys.mask, keys.F, (rows, columns), keys.patch_size, gather=gather)
             if 2 * bands.keys.shape[-1] <= keys.mask.shape[-1]:
                 return bands
         return jnp.asarray(keys.mask)
@@ -197,8 +200,15 @@ class Mvead:
             "patch_score": self.memory.words(),
         }
 
+    def checks(self) -> list[Check]:
+        return parts.checks()
+
+    def workloads(self) -> list[Workload]:
+        return parts.workloads()
+
     def _samples(self, data: TrainData) -> NormalSamples:
-        return NormalSamples(data, tuple(self.plan(data.geometry[category]) for category in data.categories))
+        keys = tuple(self.plan(data.geometry[category]) for category in data.categories)
+        return NormalSamples(data, keys, self.fusion.gradient == "gather")
 
     def _fusion_words(self) -> str:
         own, backbone = self.fusion, self.spec.backbone

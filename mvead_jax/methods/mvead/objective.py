@@ -84,3 +84,25 @@ def select_negatives(
     """
     change = jax.lax.stop_gradient(safe_norm(masked - clean))
     return jax.lax.top_k(jnp.where(candidates, change, -1), n)[1]
+
+
+@jax.custom_vjp
+def taken(z: Float[Array, "N D"], index: Int[Array, " n"]) -> Float[Array, "n D"]:
+    """Return some rows, which may repeat; their gradient is a matrix product, where JAX's own would scatter.
+
+    A GPU scatters by atomic additions, in any order; a product sums in an order of its own.
+    """
+    return z[index]
+
+
+def _taken(z: Float[Array, "N D"], index: Int[Array, " n"]):
+    return z[index], (index, len(z))
+
+
+def _taken_back(saved, g: Float[Array, "n D"]):
+    index, rows = saved
+    chosen = jax.nn.one_hot(index, rows, dtype=g.dtype)
+    return jnp.matmul(chosen.T, g, precision="highest"), None
+
+
+taken.defvjp(_taken, _taken_back)

@@ -7,6 +7,7 @@ Letters: B samples in a step, V views, N patches of a view, K centres, D width.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -28,6 +29,7 @@ from mvead_jax.methods.mvead.objective import (
     nearest_centers,
     negative_loss,
     select_negatives,
+    taken,
 )
 from mvead_jax.runtime import sharding
 from mvead_jax.training.checkpoints import Checkpoints
@@ -42,10 +44,12 @@ class NormalSamples:
     Attributes:
       data: the training samples.
       keys: of each category, as the attention takes them.
+      gather: sum gradients in a fixed order, as `fusion.gradient`.
     """
 
     data: TrainData
     keys: tuple[Keys, ...]
+    gather: bool = False
 
     def __len__(self) -> int:
         return len(self.data.index)
@@ -210,7 +214,7 @@ def batch_loss(graph: nnx.GraphDef, samples: NormalSamples, config: PretrainConf
         def of_sample(z, present, category, key):
             mask = masks[category]
             keys = mask if shared is None else shared
-            return sample_loss(attention, z, keys, mask, present, centers, config, key)
+            return sample_loss(attention, z, keys, mask, present, centers, config, key, samples.gather)
 
         return over_samples(of_sample, *rows)
 
@@ -239,8 +243,9 @@ def sample_loss(
     centers: Float[Array, "V K D"],
     config: PretrainConfig,
     key: Array,
+    gather: bool = False,
 ) -> dict[str, Array]:
-    """Return eq. 10 of one sample, its two terms, and what tells a collapse."""
+    """Return eq. 10 of one sample, its two terms, and what tells a collapse. Args: gather: as of NormalSamples."""
     out = attention(z, keys, present)
     positive = multi_center_loss(out, centers, present)
     figures = {
@@ -250,13 +255,13 @@ def sample_loss(
         "centers_used": _centers_used(out, centers, present),
     }
     if config.objective == "mcp+reg":
-        negative = _negatives(attention, z, out, keys, mask, present, centers, config, key)
+        negative = _negatives(attention, z, out, keys, mask, present, centers, config, key, gather)
         figures |= {"negative": negative, "loss": positive + config.negative_weight * negative}
     return figures
 
 
 def _negatives(
-    attention, z, out, keys, mask, present, centers, config: PretrainConfig, key
+    attention, z, out, keys, mask, present, centers, config: PretrainConfig, key, gather: bool
 ) -> Float[Array, ""]:
     """L_neg of one sample (eq. 8, 9): masked patches of a support view, and what they change in another."""
     views, patches, _ = z.shape
@@ -279,7 +284,8 @@ def _negatives(
     most = min(config.negatives, patches)
     changed = jax.vmap(lambda own: select_negatives(out[reference], in_reference, own, most))(linked)
     counts = jnp.take_along_axis(linked, changed, axis=1).reshape(-1)
-    z_neg = jnp.concatenate([in_reference[changed.reshape(-1)], in_support[hidden]])
+    take = taken if gather else operator.getitem
+    z_neg = jnp.concatenate([take(in_reference, changed.reshape(-1)), take(in_support, hidden)])
     view = jnp.concatenate([jnp.full(counts.shape, reference), jnp.full(count, support)])
     where = jnp.concatenate([counts, jnp.ones(count, bool)])
     return negative_loss(z_neg, view, centers, where)

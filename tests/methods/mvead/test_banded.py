@@ -7,7 +7,7 @@ import pytest
 
 from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.epipolar import epipolar_mask, patch_centers
-from mvead_jax.methods.mvead.banded import banded_attention, pencil_order, plan_bands
+from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, pencil_order, plan_bands, readers_of
 from mvead_jax.methods.mvead.dense import masked_attention
 from mvead_jax.rig.cameras import five_cameras
 
@@ -148,3 +148,58 @@ def test_the_order_turns_about_an_epipole_inside_the_image():
     turns = np.diff(ray)
     assert (turns < -1e-6).sum() + (turns > 1e-6).sum() < 256
     assert min((turns < -1e-6).sum(), (turns > 1e-6).sum()) <= 1  # one way round, but for the wrap
+
+
+def shuffled(plan, seed):
+    """The same plan with the blocks of each pair of views in another order."""
+    queries, keys, mask, places = (np.asarray(x) for x in (plan.queries, plan.keys, plan.mask, plan.places))
+    queries, keys, mask, places = queries.copy(), keys.copy(), mask.copy(), places.copy()
+    random, (shifts, views, blocks, block) = np.random.default_rng(seed), queries.shape
+    for pair in np.ndindex(shifts, views):
+        order = random.permutation(blocks)
+        queries[pair], keys[pair], mask[pair] = queries[pair][order], keys[pair][order], mask[pair][order]
+        within = places[pair] - pair[1] * blocks * block
+        places[pair] += (np.argsort(order)[within // block] - within // block).astype(np.int32) * block
+    readers = None if plan.readers is None else readers_of(queries, keys, mask)
+    return BandPlan(*(None if x is None else jnp.asarray(x) for x in (queries, keys, mask, places, readers)))
+
+
+def test_a_gathered_gradient_is_that_of_the_scattered_one_but_for_rounding():
+    F, mask = rig_mask((12, 12))
+    qkv = random_qkv(6, (5, 144, 2, 8))
+    plans = [plan_bands(mask, F, (12, 12), PATCH, block=16, gather=gather) for gather in (False, True)]
+    scattered, gathered = (value_and_gradient(banded_attention, qkv, plan) for plan in plans)
+    np.testing.assert_array_equal(gathered[0], scattered[0])
+    for one, other in zip(gathered[1:], scattered[1:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gather", [False, True])
+def test_the_order_of_blocks_changes_no_bit_of_a_gathered_gradient(gather):
+    F, mask = rig_mask((12, 12))
+    qkv = random_qkv(7, (5, 144, 2, 8))
+    plan = plan_bands(mask, F, (12, 12), PATCH, block=16, gather=gather)
+    expected = value_and_gradient(banded_attention, qkv, plan)
+    others = [value_and_gradient(banded_attention, qkv, shuffled(plan, seed)) for seed in range(3)]
+    same = [all(np.array_equal(x, y) for x, y in zip(own, expected, strict=True)) for own in others]
+    assert all(same) if gather else not any(same)
+
+
+def test_readers_are_all_rows_in_which_a_patch_is_a_key():
+    F, mask = rig_mask((6, 6))
+    plan = plan_bands(mask, F, (6, 6), PATCH, block=8, gather=True)
+    keys, seen = np.asarray(plan.keys).reshape(-1), np.asarray(plan.mask).any(3).reshape(-1)
+    for patch, rows in enumerate(np.asarray(plan.readers)):
+        assert sorted(rows[rows < keys.size]) == np.flatnonzero(seen & (keys == patch)).tolist()
+
+
+def test_a_gradient_that_is_gathered_scatters_nothing():
+    F, mask = rig_mask((6, 6))
+
+    def text(gather):
+        plan = plan_bands(mask, F, (6, 6), PATCH, block=8, gather=gather)
+        loss = lambda *qkv: (banded_attention(*qkv, plan) ** 2).sum()  # noqa: E731
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2))).lower(*random_qkv(0, (5, 36, 2, 8))).as_text()
+
+    assert "stablehlo.scatter" in text(False)
+    assert "stablehlo.scatter" not in text(True)

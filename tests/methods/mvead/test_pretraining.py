@@ -1,6 +1,7 @@
 """Pre-training: what it changes, what it costs to stop it (nothing), and what it says when it goes wrong."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -323,3 +324,29 @@ def test_negatives_are_the_masked_patches_and_those_that_they_change_most_in_ano
     distances = np.abs(np.asarray(found)[:, None] - np.array(possible)[None])
     assert distances.min(1).max() < 1e-5
     assert set(distances.argmin(1).tolist()) == set(range(len(possible)))  # every patch has its turn
+
+
+def gradient_of(samples, gather):
+    """The gradient of one sample's loss, with several negatives that may be the same patch; a jitted function."""
+    config = dataclasses.replace(SMALL, negatives=2, mask_ratio=1.0)
+    given = [jnp.asarray(own[0]) for own in (samples.features, samples.masks, samples.masks, samples.present)]
+    centers = jnp.asarray(np.random.default_rng(5).normal(size=(V, 3, D)).astype("f4"))
+    graph, state = nnx.split(start(2))
+
+    def loss(state, key):
+        return sample_loss(nnx.merge(graph, state), *given, centers, config, key, gather)["loss"]
+
+    return jax.jit(jax.grad(loss)), state, jax.random.key(3)
+
+
+def test_a_gathered_gradient_of_the_loss_is_the_scattered_one_and_repeats_no_patch_in_a_scatter():
+    functions = [gradient_of(samples_of(), gather) for gather in (False, True)]
+    scattered, gathered = (jax.tree.leaves(function(*given)) for function, *given in functions)
+    for one, other in zip(gathered, scattered, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    added = [
+        len(re.findall(r"stablehlo\.scatter(?:(?!stablehlo\.return).)*stablehlo\.add", text, re.DOTALL))
+        for text in (function.lower(*given).as_text() for function, *given in functions)
+    ]
+    assert added[0] > added[1]
+    assert added[1] == 0

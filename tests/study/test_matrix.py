@@ -1,0 +1,116 @@
+"""Several studies beside each other: levels, the floor, hardware that is not there."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+
+from mvead_jax.commands.compare import main
+from mvead_jax.runtime.errors import UserError
+from mvead_jax.study.matrix import BIT_EQUAL, DECISIONS, DIFFERENT, WITHIN, format_matrix, matrix
+from mvead_jax.study.report import read_study
+from mvead_jax.study.runs import STAGES
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def study(devices=1, offset=0.0, decisions=(False, False, True), weights="random", **digests):
+    """A study whose runs gave these scores, with the same bytes in all stages but those named."""
+    environment = dict.fromkeys(("driver", "xla_flags", "cpu", "python"), "")
+    environment |= {"backend": "cpu", "device": "Some CPU", "device_count": devices, "processes": 1}
+    environment |= {"packages": {"jax": "1.0", "jaxlib": "1.0"}, "of_gpus": {}}
+    run = {"name": "float32", "status": "passed", "seconds": 1.0, "runs": 5, "compiled_anew": True}
+    run |= {"stages": {stage: {"digest": digests.get(stage, "0"), "equal": True} for stage in STAGES}}
+    run |= {
+        "floor": 0.0,
+        "same_decisions": True,
+        "scores": [1.0, 2.0 + offset, 3.0],
+        "decisions": [*decisions],
+    }
+    other = {"name": "bfloat16", "status": "not run", "seconds": 0.0, "reason": "no time"}
+    rest = {"correctness": [], "controls": [], "throughput": [], "scaling": []}
+    told = {"version": 1, "minutes": 1.0, "seconds": 1.0, "passed": True, "weights": weights}
+    return told | {"environment": environment, "repeatability": [run, other]} | rest
+
+
+@pytest.mark.parametrize(
+    ("other", "level"),
+    [
+        (study(4), BIT_EQUAL),
+        (study(4, 1e-6, bank="1"), WITHIN),
+        (study(4, 0.5, bank="1"), DECISIONS),
+        (study(4, 1e-6, (True, False, True), bank="1"), DIFFERENT),
+        (study(4, weights="trained"), "other weights"),
+    ],
+)
+def test_the_strictest_level_that_holds_is_told(other, level):
+    found = matrix({"one": study(), "four": other})
+    assert found["rows"][0]["against"]["four"]["level"] == level
+    assert found["pass"] == (level not in (DECISIONS, DIFFERENT))
+    assert level in format_matrix(found)
+
+
+def test_the_order_of_studies_changes_no_level():
+    a, b = study(), study(4, 1e-6, bank="1")
+    assert matrix({"a": a, "b": b})["rows"][0]["against"]["b"]["level"] == WITHIN
+    assert matrix({"b": b, "a": a})["rows"][0]["against"]["a"]["level"] == WITHIN
+
+
+def test_what_was_not_run_and_hardware_that_is_not_there_say_so():
+    text = format_matrix(matrix({"one": study(), "four": study(4)}))
+    (bfloat16, *_) = [line for line in text.splitlines() if "bfloat16" in line]
+    assert "not run" in bfloat16
+    for name in ("GPU", "TPU"):
+        (row,) = [line for line in text.splitlines() if f"| {name} " in line]
+        assert row.count("not run") == 9  # all but its name and the first column
+
+
+def test_a_study_that_failed_fails_the_matrix():
+    failed = study(4) | {"passed": False}
+    assert "four: the study itself failed" in matrix({"one": study(), "four": failed})["problems"]
+
+
+def written(folder, content):
+    folder.mkdir()
+    (folder / "study.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+def test_the_command_compares_any_number_of_studies(tmp_path, capsys):
+    paths = [written(tmp_path / str(n), study(n)) for n in (1, 2, 4)]
+    with pytest.raises(SystemExit) as ended:
+        main([*paths, "--json", str(tmp_path / "found.json")])
+    assert ended.value.code == 0
+    assert "PASS" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "found.json").read_text())["rows"]) == 6
+    worse = written(tmp_path / "worse", study(1, 1.0, bank="1"))
+    with pytest.raises(SystemExit) as ended:
+        main([paths[0], worse])
+    assert ended.value.code == 1
+
+
+def test_mistakes_are_told_in_a_line(tmp_path):
+    good = written(tmp_path / "good", study())
+    damaged = copy.deepcopy(study())
+    del damaged["environment"]["backend"]
+    bad = written(tmp_path / "bad", damaged)
+    (tmp_path / "run").mkdir()
+    for arguments, words in (
+        ([good, bad], "environment lacks backend.*run the study again"),
+        ([good, str(tmp_path / "run")], "no study, and others are"),
+        ([good, good], "the same study twice"),
+        ([str(tmp_path / "run"), str(tmp_path / "run"), str(tmp_path / "x")], "two by two"),
+        ([str(tmp_path / "run"), str(tmp_path / "x")], "images.csv"),
+    ):
+        with pytest.raises(UserError, match=words):
+            main(arguments)
+
+
+def test_the_committed_studies_make_the_matrix_of_the_docs():
+    paths = sorted((DOCS / "studies").glob("*.json"))
+    assert len(paths) >= 4
+    found = matrix({f"docs/studies/{path.name}": read_study(path) for path in paths})
+    assert found["pass"]
+    page = (DOCS / "reproducibility.md").read_text()
+    assert all(line in page for line in format_matrix(found).splitlines())
