@@ -65,9 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paths = [given.a, given.b, *given.others]
     are_studies = [is_study(path) for path in paths]
     if any(are_studies) and not all(are_studies):
-        raise UserError(
-            f"{paths[are_studies.index(False)]}: no study, and others are; compare studies with studies"
+        other = paths[are_studies.index(False)]
+        what = (
+            "no study, and others are; compare studies with studies"
+            if other.exists()
+            else "no such file or folder"
         )
+        raise UserError(f"{other}: {what}")
     if given.html and all(are_studies):
         raise UserError(
             f"--html {given.html}: a page of two scored runs; studies have their matrix, and --json"
