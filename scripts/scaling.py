@@ -5,7 +5,7 @@ python scripts/scaling.py [--share 0.4] [--compiled]
 
 Prints the tables of docs/scaling.md: memory, arithmetic, bytes moved and seconds on one device and on eight,
 for MVEAD on DINOv2-base, 224 x 224, full banks. --compiled compiles each stage for this device instead, runs
-nothing, and prints what XLA counts and the memory that it needs (compiled_costs.py). Writes nothing.
+nothing, and prints what XLA counts and the memory that it needs (benchmarks/compiled_costs.py). Writes nothing.
 
 exit codes: 0 printed; 2 a mistake in the command
 """
@@ -107,8 +107,8 @@ def main() -> None:
 
 def _compiled() -> list[str]:
     import jax  # not before: the computed plan needs none
-    from compiled_costs import DEVICES as MEMORIES
-    from compiled_costs import Sizes, costs
+    from benchmarks.compiled_costs import DEVICES as MEMORIES
+    from benchmarks.compiled_costs import Sizes, costs
 
     sizes = Sizes()
     per_call = dict(zip(("features", "pre-training", "fusing", "search"), stages(), strict=True))

@@ -87,7 +87,7 @@ def test_the_help_of_every_command_has_an_example_what_it_writes_and_its_exit_co
 
 def test_a_script_that_is_a_command_has_nothing_else():
     thin = [path for path in SCRIPTS if is_a_command(path)]
-    assert len(thin) == 11
+    assert len(thin) == 12
     for path in thin:
         _, command, *rest = [line for line in path.read_text().splitlines() if line]
         assert re.fullmatch(r"from mvead_jax.commands.\w+ import main", command)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from compiled_costs import DEVICES, Sizes, costs
+from benchmarks.compiled_costs import DEVICES, Sizes, costs
 
 SMALL = Sizes("dinov2-small", blocks=1, images=2, side=4, samples=4, rows=4096, queries=64)
 

@@ -142,7 +142,7 @@ def _pretraining(sizes: Sizes) -> Any:
     patches, views = sizes.side**2, sizes.views
     mask = np.ones((views, views, patches, patches), bool)
     config = PretrainConfig(batch_size=sizes.samples)
-    loss = batch_loss(graph, SimpleNamespace(masks=mask[None], keys=[mask]), config)
+    loss = batch_loss(graph, SimpleNamespace(masks=mask[None], keys=[mask], gather=False), config)
     batch = {
         "features": {PATCHES: _maps(sizes)},
         "present": _shape(sizes.samples, views, dtype=np.bool_),
