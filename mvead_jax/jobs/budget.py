@@ -18,12 +18,12 @@ from mvead_jax.data.records import DatasetIndex
 from mvead_jax.evaluation.markdown import ascii_text, markdown
 from mvead_jax.features.cache import Extraction, feature_bytes
 from mvead_jax.features.extraction import seconds_a_picture
+from mvead_jax.jobs.checked_training import checked_training
 from mvead_jax.jobs.decision import calibration_samples
 from mvead_jax.jobs.inputs import load_method_backbone, models
 from mvead_jax.jobs.plan import scoring_parts, training_parts
 from mvead_jax.jobs.reproduce import Run, crash_words, is_finished, is_trained
 from mvead_jax.jobs.step_time import seconds_a_step
-from mvead_jax.jobs.train import checked_training
 from mvead_jax.methods.base import Spec, Trains
 from mvead_jax.runtime.disk import amount
 from mvead_jax.runtime.errors import UserError

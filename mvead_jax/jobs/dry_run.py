@@ -17,10 +17,10 @@ from mvead_jax.data.records import DatasetIndex
 from mvead_jax.features.cache import Extraction, cache_folder
 from mvead_jax.features.extraction import seconds_a_picture
 from mvead_jax.jobs.checked_scoring import check_images, checked_scoring, parts_of
+from mvead_jax.jobs.checked_training import checked_training, training_parts_of
 from mvead_jax.jobs.decision import calibration_samples
 from mvead_jax.jobs.estimate_geometry import geometry_path, given_geometry, uses_geometry
 from mvead_jax.jobs.inputs import check_shapes_of_others, load_method_backbone, models
-from mvead_jax.jobs.train import checked_training, training_parts_of
 from mvead_jax.jobs.workdir import model_folder, model_names
 from mvead_jax.methods.base import Method, Spec, Trains
 from mvead_jax.runtime.disk import Part, amount

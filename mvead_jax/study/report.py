@@ -45,21 +45,20 @@ def read_study(path: Path) -> dict[str, Any]:
 
 def failures(study: Mapping[str, Any]) -> list[str]:
     """Return what failed, a line each."""
-    return [
-        f"{stage}: {item['name']}: {item['reason']}"
-        for stage in STAGES
-        for item in study[stage]
-        if item["status"] == FAILED
-    ]
+    return _with_status(study, FAILED)
 
 
 def left_out(study: Mapping[str, Any]) -> list[str]:
     """Return what was not run, a line each."""
+    return _with_status(study, NOT_RUN)
+
+
+def _with_status(study: Mapping[str, Any], status: str) -> list[str]:
     return [
         f"{stage}: {item['name']}: {item['reason']}"
         for stage in STAGES
         for item in study[stage]
-        if item["status"] == NOT_RUN
+        if item["status"] == status
     ]
 
 

@@ -3,8 +3,6 @@
 Needs chromium, of the path or named by CHROMIUM.
 """
 
-import os
-import shutil
 import socket
 import threading
 from dataclasses import replace
@@ -20,45 +18,17 @@ from mvead_jax.report.two_runs_page import write_two_runs
 from mvead_jax.serving.inspection import Inspection
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
 
 SIZES = {"desk": (1280, 800), "phone": (390, 844)}
 VIEWS = ("left", "right", "top", "above", "below")
 HOSTILE = "<script>alert(1)</script>"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    assert path, "no chromium: install it (apt-get install chromium) or name one by CHROMIUM"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser):
-    """visit(address, size) -> an open page; at the end nothing was complained of or asked for from elsewhere."""
-    contexts, complaints, asked = [], [], []
-
-    def visit(address, size):
-        context = browser.new_context(viewport=dict(zip(("width", "height"), SIZES[size], strict=True)))
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(address)
-        return page
-
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not complaints
-    assert not [url for url in asked if not url.startswith(("file://", "data:", "http://127.0.0.1:"))]
+def visit(open_page):
+    """visit(address, size) -> an open page."""
+    within = ("file://", "data:", "http://127.0.0.1:")
+    return lambda address, size: open_page(address, SIZES[size], within)
 
 
 def fits(page):

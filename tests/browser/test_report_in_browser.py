@@ -5,11 +5,8 @@ Needs chromium, of the path or named by CHROMIUM.
 
 import itertools
 import json
-import os
 import re
-import shutil
 import time
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -22,49 +19,22 @@ from mvead_jax.report import page as report_page
 from mvead_jax.report.page import write_report
 
 pytestmark = pytest.mark.browser
-sync_api = pytest.importorskip("playwright.sync_api", reason="pip install '.[browser]'")
 
 DESK, PHONE = (1280, 800), (390, 844)
 HOSTILE = ("<script>alert(1)</script>", "\"'><img src=x onerror=alert(1)>", "</script><!-- &amp;")
 ROWS, COLUMNS = GRID
 
 
-@pytest.fixture(scope="module")
-def browser():
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    assert path, "no chromium: install it (apt-get install chromium) or name one by CHROMIUM"
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def visit(browser):
-    """visit(path, size, scheme="light") -> an open page; at the end nothing was complained of or asked for
-    from outside."""
-    contexts, complaints, asked = [], [], []
+def visit(open_page):
+    """visit(path, size, scheme="light") -> an open page, without a network."""
 
     def visit(path, size=DESK, scheme="light", address=""):
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, offline=True
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("request", lambda request: asked.append(unquote(request.url)))
-        page.goto(path.as_uri() + address)
+        page = open_page(path.as_uri() + address, size, color_scheme=scheme, offline=True)
         page.wait_for_selector("#list > li")
         return page
 
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not complaints
-    assert not [url for url in asked if not url.startswith("file://")]
+    return visit
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from mvead_jax.config.io import load_config
 from mvead_jax.data.check import check_data
 from mvead_jax.data.records import Sample, View
 from mvead_jax.data.sufficient import empty_metrics, too_few
-from mvead_jax.jobs.train import checked_training
+from mvead_jax.jobs.checked_training import checked_training
 
 
 def samples(category="cap", train=5, good=2, defective=2, masks=True):
