@@ -10,7 +10,7 @@ from mvead_jax.evaluation.markdown import markdown
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import finite, read_json, write_json, write_text
 from mvead_jax.study.budget import FAILED, NOT_RUN, Item
-from mvead_jax.study.schema import problem_of, schema
+from mvead_jax.study.schema import problem_of
 
 JSON, PAGE = "study.json", "study.md"
 STAGES = ("correctness", "repeatability", "controls", "throughput", "scaling")
@@ -19,7 +19,7 @@ STAGES = ("correctness", "repeatability", "controls", "throughput", "scaling")
 def write_study(folder: Path, study: Mapping[str, Any]) -> None:
     """Write both files."""
     content = finite(dict(study))
-    if problem := problem_of(content, schema()):
+    if problem := problem_of(content):
         raise AssertionError(f"the study does not fit its schema: {problem}")
     write_json(folder / JSON, content)
     write_text(folder / PAGE, page(content))
@@ -38,7 +38,7 @@ def read_study(path: Path) -> dict[str, Any]:
     """
     file = path / JSON if path.is_dir() else path
     found = read_json(file, "the folder of mvead study-device")
-    if problem := problem_of(found, schema(), file.name):
+    if problem := problem_of(found):
         raise UserError(f"{file}: not written by mvead study-device ({problem}); run the study again")
     return found
 

@@ -97,7 +97,7 @@ def test_mistakes_are_told_in_a_line(tmp_path):
     bad = written(tmp_path / "bad", damaged)
     (tmp_path / "run").mkdir()
     for arguments, words in (
-        ([good, bad], "environment lacks backend.*run the study again"),
+        ([good, bad], "environment: 'backend' is a required property.*run the study again"),
         ([good, str(tmp_path / "run")], "no study, and others are"),
         ([good, good], "the same study twice"),
         ([str(tmp_path / "run"), str(tmp_path / "run"), str(tmp_path / "x")], "two by two"),

@@ -16,7 +16,7 @@ from mvead_jax.study.repeatability import Repeated
 from mvead_jax.study.report import STAGES, failures, page, read_study
 from mvead_jax.study.runs import STAGES as OF_A_RUN
 from mvead_jax.study.runs import Outcome, one_run, study_config
-from mvead_jax.study.schema import problem_of, schema
+from mvead_jax.study.schema import problem_of
 from mvead_jax.study.throughput import timed
 
 
@@ -137,20 +137,20 @@ def study():
 
 
 def test_the_schema_takes_a_study_and_names_what_does_not_fit():
-    assert problem_of(study(), schema()) == ""
+    assert problem_of(study()) == ""
     assert "hull" in page(study())
     wrong = {
-        "it lacks minutes": lambda own: own.pop("minutes"),
-        "it has more": lambda own: own.update(more=1),
-        "it.correctness[0].status": lambda own: own["correctness"][0].update(status="fine"),
-        "it.correctness[0].largest": lambda own: own["correctness"][0].update(largest="small"),
-        "it.passed": lambda own: own.update(passed=1),
-        "it.minutes": lambda own: own.update(minutes=True),
+        "$: 'minutes' is a required property": lambda own: own.pop("minutes"),
+        "$: Additional properties are not allowed ('more' was unexpected)": lambda own: own.update(more=1),
+        "$.correctness[0].status: 'fine'": lambda own: own["correctness"][0].update(status="fine"),
+        "$.correctness[0].largest: 'small'": lambda own: own["correctness"][0].update(largest="small"),
+        "$.passed: 1 is not of type 'boolean'": lambda own: own.update(passed=1),
+        "$.minutes: True is not of type 'number'": lambda own: own.update(minutes=True),
     }
     for words, change in wrong.items():
         own = json.loads(json.dumps(study()))
         change(own)
-        assert problem_of(own, schema()).startswith(words)
+        assert problem_of(own).startswith(words)
 
 
 def test_a_failure_is_named_on_the_page():
