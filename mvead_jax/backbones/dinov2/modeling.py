@@ -113,7 +113,10 @@ def resize_positions(
 
 
 def _resizing(side: int, size: int, antialias: bool) -> Float[np.ndarray, "size side"]:
-    """Return the matrix that resizes one axis of the square as `resize_positions` does."""
+    """Return the matrix that resizes one axis of the square as `resize_positions` does.
+
+    In NumPy, not as a resized identity: while jax2onnx traces, `jax.image.resize` cannot be called.
+    """
     centre = (np.arange(size)[:, None] + 0.5) * side / size - 0.5  # in cells of the square
     if antialias:
         weight = _cubic(np.abs(centre - np.arange(side)) / max(side / size, 1), -0.5)
