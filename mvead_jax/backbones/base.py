@@ -22,11 +22,15 @@ from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.backbones.stored import STORED, read_stored
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime import paths, sharding
+from mvead_jax.runtime.device_memory import most_at_a_time
 from mvead_jax.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
 _VERSION = 2  # raise it when the same weights and images give other features: it is part of every digest
+
+_MOST_IMAGES = {"cpu": 32}  # in one forward pass: more are no faster
+_MOST_IMAGES_ELSEWHERE = 256
 
 Maps = dict[str, Float32[Array, "B h w D"]]
 
@@ -60,6 +64,16 @@ class Backbone:
 
     def __call__(self, images: Float32[Array, "B H W 3"]) -> Maps:
         return self.apply(images)
+
+    def images_at_a_time(self, asked: int) -> int:
+        """Return how many images are in one forward pass: as `backbone.batch_size` asks, 0 as the memory allows."""
+        return asked or self._within_memory
+
+    @functools.cached_property
+    def _within_memory(self) -> int:
+        image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32)
+        most = _MOST_IMAGES.get(jax.default_backend(), _MOST_IMAGES_ELSEWHERE)
+        return most_at_a_time(self.apply, image, most=most)
 
 
 def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], seed: int = 0) -> Backbone:

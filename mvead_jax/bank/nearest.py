@@ -26,6 +26,7 @@ from mvead_jax.bank.search.exact import MOST_NEIGHBOURS, Neighbours, in_parts, s
 from mvead_jax.bank.search.plain import plain_k_nearest
 from mvead_jax.bank.search.rows import check_finite, check_rows
 from mvead_jax.bank.search.sharded import ShardedRows, shard_rows
+from mvead_jax.runtime.device_memory import device_bytes, power_of_two
 from mvead_jax.runtime.plain import is_plain
 
 __all__ = [
@@ -41,7 +42,8 @@ __all__ = [
     "sharded_nearest",
 ]
 
-_PIECE = 2**25  # numbers in a piece of a bank on disk: 128 MiB
+_PIECE_SHARE = 128  # the part of a device's memory, 1 / _PIECE_SHARE, that a piece of a bank on disk takes
+_SMALLEST_PIECE, _LARGEST_PIECE = 2**22, 2**27  # bytes of a piece: 4 MiB, 128 MiB; larger ones are no faster
 
 
 def nearest(
@@ -204,7 +206,8 @@ def k_nearest_on_disk(
 
     Args:
       bank: such as a np.memmap; read once from its first row to its last, a piece ahead, and checked.
-      piece_rows: rows in memory at a time; by default 128 MiB of float32, of which there are up to four.
+      piece_rows: rows in memory at a time, of which there are up to four times as many; by default 128 MiB of
+        float32, or less where a device has less than 16 GiB.
       on_piece: is told after each piece how many rows were new.
 
     Raises:
@@ -213,7 +216,7 @@ def k_nearest_on_disk(
     _check(np.shape(queries), bank.shape, (len(bank),), k, precision)
     if piece_rows is not None and piece_rows < 1:
         raise ValueError(f"piece_rows={piece_rows} must be at least 1")
-    rows = min(piece_rows or max(1, _PIECE // bank.shape[1]), len(bank))
+    rows = min(piece_rows or max(1, _piece_bytes() // (4 * bank.shape[1])), len(bank))
     queries = jnp.asarray(queries, jnp.float32)
     squared = np.full((len(queries), k), np.inf, np.float32)
     index = np.full((len(queries), k), -1, np.int64)
@@ -241,6 +244,10 @@ def k_nearest_on_disk(
             on_piece(start + rows - seen)
             seen = start + rows
     return np.sqrt(squared), index
+
+
+def _piece_bytes() -> int:
+    return power_of_two(device_bytes() / _PIECE_SHARE, _SMALLEST_PIECE, _LARGEST_PIECE)
 
 
 def _merged(squared, index, found: Neighbours, start: int, seen: int):

@@ -79,7 +79,8 @@ class BackboneConfig:
       directory: where `auto` looks first, for <directory>/<name>/model.safetensors.
       block: of DINOv2: the transformer block, from 1, whose patch tokens are the tap `patches`.
       precision: of the computation; float32 means the highest matmul precision of the device.
-      batch_size: images per forward pass, at most.
+      batch_size: images per forward pass, at most; 0: as many as a device's memory holds, on a CPU up to 32, for more
+        are no faster there, elsewhere up to 256.
     """
 
     name: str = "dinov2-base"
@@ -87,7 +88,7 @@ class BackboneConfig:
     directory: str = "weights"
     block: int = number(7, least=1)
     precision: Literal["float32", "bfloat16"] = "float32"
-    batch_size: int = number(32, least=1)
+    batch_size: int = number(0, least=0)
 
 
 @dataclass(frozen=True)

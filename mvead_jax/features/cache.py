@@ -138,7 +138,8 @@ class Extraction:
     def of(cls, config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> Extraction:
         """Return the extraction as a run wants it."""
         cache = cache_folder(config, workdir)
-        return cls(index, backbone, config.features, cache, config.backbone.batch_size)
+        at_a_time = backbone.images_at_a_time(config.backbone.batch_size)
+        return cls(index, backbone, config.features, cache, at_a_time)
 
     @property
     def name(self) -> str:

@@ -119,7 +119,8 @@ def _matches(config: Config, index: DatasetIndex, backbone: Backbone | None) -> 
     most = config.geometry.samples
     if config.geometry.matches == "sift":
         return match_category(index, most)
-    features = match_features(index, backbone, most, config.backbone.batch_size)
+    at_a_time = backbone.images_at_a_time(config.backbone.batch_size)
+    features = match_features(index, backbone, most, at_a_time)
     if config.geometry.matches == "features":
         return features
     return joined(match_category(index, most), features)

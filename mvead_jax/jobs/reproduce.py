@@ -187,7 +187,7 @@ def update_tables(make: Callable[[], Sequence[Table]], output: Path) -> Sequence
 def backbone_milliseconds(config: Config, rounds: int = 5) -> float:
     """Return the time of one image through the backbone on this device, median of `rounds` full batches."""
     backbone = load_method_backbone(config)
-    side, count = config.data.image_size, config.backbone.batch_size
+    side, count = config.data.image_size, backbone.images_at_a_time(config.backbone.batch_size)
     images = jax.device_put(np.zeros((count, side, side, 3), np.float32))
     jax.block_until_ready(backbone(images))
     seconds = []

@@ -5,6 +5,7 @@ It knows nothing of lists, labels and result files: jobs/score.py has those.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,9 +33,11 @@ from mvead_jax.methods.base import (
 from mvead_jax.postprocess.evidence import evidence_grid, image_scores, with_evidence
 from mvead_jax.postprocess.statistics import ScoreStatistics
 from mvead_jax.runtime import sharding
+from mvead_jax.runtime.device_memory import fitting, most_at_a_time
 from mvead_jax.scoring.uncounted import Uncounted, evidence_without, without_uncounted
 
-_BATCH_SAMPLES = 8  # that a device scores at a time
+_NUMBERS_OF_A_PAIR = 16  # as of 16 heads of attention
+_BATCH_SAMPLES = 8  # that a device scores at a time, where its memory holds them
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,7 @@ class Scorer:
             mask = evidence_without(mask, uncounted, self.keys.grid)
         object.__setattr__(self, "_mask", mask)
 
-    def score(
-        self, inputs: Inputs, rows: Int[np.ndarray, " n"], most: int = _BATCH_SAMPLES
-    ) -> Iterator[Scored]:
+    def score(self, inputs: Inputs, rows: Int[np.ndarray, " n"], most: int | None = None) -> Iterator[Scored]:
         """Yield maps and scores of some samples, a batch after another; NaN where a view is missing.
 
         All processes must call; each reads the features of its own samples.
@@ -148,8 +149,11 @@ class Scorer:
         Args:
           inputs: of all samples; the features of views that are not present are not read.
           rows: of the samples to score.
-          most: that a device scores at a time; the maps do not depend on it.
+          most: that a device scores at a time; by default as many as its memory holds, up to 8. The maps do not
+            depend on it.
         """
+        if most is None:
+            most = self._within_memory(inputs) if len(rows) else _BATCH_SAMPLES
         size = sharding.batch_of(len(rows), most)
         for start in range(0, len(rows), size):
             chosen = rows[start : start + size]
@@ -179,6 +183,17 @@ class Scorer:
                 images = self._with_other_views(image_scores, raw, present)
                 images[~present] = np.nan
             yield Scored(chosen, maps, views, images)
+
+    def _within_memory(self, inputs: Inputs) -> int:
+        """How many samples a device scores at a time, up to _BATCH_SAMPLES."""
+        patches = max(math.prod(own.shape[1:4]) for own in inputs.features.values())
+        # No method holds more than some numbers of 4 bytes for each pair of patches of a sample.
+        if fitting(_NUMBERS_OF_A_PAIR * 4 * patches**2) >= _BATCH_SAMPLES:
+            return _BATCH_SAMPLES
+        devices = sharding.mesh().size
+        batch = self._batch(inputs, np.zeros(devices, int), devices)
+        score = partial(self.model.method.score, self.model.state)
+        return most_at_a_time(score, batch, most=_BATCH_SAMPLES, devices=devices)
 
     def _with_other_views(
         self, added: Callable[..., jax.Array], maps: Float32[np.ndarray, "b V h w"], present: np.ndarray

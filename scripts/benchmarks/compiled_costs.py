@@ -42,7 +42,7 @@ class Sizes:
 
     backbone: str = BackboneConfig().name
     blocks: int = BackboneConfig().block
-    images: int = BackboneConfig().batch_size
+    images: int = 32
     side: int = 16
     views: int = 5
     samples: int = PretrainConfig().batch_size

@@ -24,7 +24,7 @@ from mvead_jax.jobs.train import train
 from mvead_jax.jobs.workdir import Job, checked_facts, model_folder, trained_geometries
 from mvead_jax.methods.base import Trains, map_shape, parameter_count
 from mvead_jax.methods.registry import METHODS
-from mvead_jax.runtime import sharding
+from mvead_jax.runtime import device_memory, sharding
 from mvead_jax.runtime.errors import Stopped, UserError
 from mvead_jax.scoring.model_store import STATE, named_leaves
 from mvead_jax.scoring.scorer import Scorer
@@ -125,6 +125,13 @@ def test_order_of_samples_and_batch_size_change_nothing(run):
     expected = run.maps(rows)
     np.testing.assert_allclose(run.maps(rows[::-1])[::-1], expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(run.maps(rows, most=1), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_where_memory_is_short_fewer_samples_are_scored_at_a_time(run, monkeypatch):
+    scorer = run.scorer()
+    assert scorer._within_memory(run.inputs) == 8
+    monkeypatch.setattr(device_memory, "device_bytes", lambda: 1)
+    assert scorer._within_memory(run.inputs) == 1
 
 
 def test_the_maps_of_a_view_do_not_depend_on_the_others_unless_the_method_says_so(run):

@@ -24,11 +24,13 @@ from mvead_jax.bank.search.candidates import by_candidates
 from mvead_jax.bank.search.clusters import by_clusters, find_clusters, nearest_seed
 from mvead_jax.bank.search.differences import by_differences
 from mvead_jax.bank.search.found import NO_ROW, Found, nothing_found
+from mvead_jax.runtime.device_memory import device_bytes, power_of_two
 
 MOST_NEIGHBOURS = 64
 _QUERIES = 8192  # searched at once; more are searched one part after the other
 _AT_ONCE = {"cpu": 256}  # queries in one product: their products with a block of rows fit a CPU's cache
-_AT_ONCE_ELSEWHERE = 4096
+_FEWEST_AT_ONCE = 256  # elsewhere, where launching programs takes time; as many as the memory allows
+_PRODUCT_SHARE = 64  # the part of a device's memory, 1 / _PRODUCT_SHARE, that one product may take there
 _PRODUCTS = 2**22  # rows x queries in one product with 256 queries: 16 MiB; more with more queries
 _BLOCK = 2**23  # numbers in a block of rows: 32 MiB
 _FEWEST_BLOCK, _MOST_BLOCK = 256, 16384  # rows in a block
@@ -74,8 +76,10 @@ def block_rows(block_size: int | None, queries: int, bank: tuple[int, int]) -> i
 
 
 def queries_at_once() -> int:
-    """Return how many queries are in one product: few on a CPU, many where launching programs takes time."""
-    return _AT_ONCE.get(jax.default_backend(), _AT_ONCE_ELSEWHERE)
+    """Return how many queries are in one product: few on a CPU, elsewhere as many as a device's memory allows."""
+    if own := _AT_ONCE.get(jax.default_backend()):
+        return own
+    return power_of_two(device_bytes() / _PRODUCT_SHARE / (4 * _MOST_BLOCK), _FEWEST_AT_ONCE, _QUERIES)
 
 
 @partial(jax.jit, static_argnames=("k", "block_size", "precision"))

@@ -70,7 +70,9 @@ def _split(mask: Bool[np.ndarray, " rows"], mesh: Mesh, axis: str) -> Bool[Array
 
 
 def over(mesh: Mesh, queries: Float[Array, "Q D"]) -> Float32[Array, "Q D"]:
-    """Return queries as an array over the mesh: as they are, if they lie there already."""
+    """Return queries as an array over the mesh: as they are, if they lie there already or are only traced."""
+    if isinstance(queries, jax.core.Tracer):
+        return queries.astype(jnp.float32)
     if isinstance(queries, jax.Array) and queries.sharding.device_set == set(mesh.devices.flat):
         return queries.astype(jnp.float32)
     everywhere = jax.NamedSharding(mesh, P())
