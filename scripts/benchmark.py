@@ -34,6 +34,7 @@ from mvead_jax.runtime.paths import expanded
 BENCHMARKS = (
     "features",
     "engines",
+    "layers",
     "attention",
     "epoch",
     "nearest",
@@ -59,7 +60,7 @@ def main() -> None:
                 raise UserError(f"--{option}={value}: must be at least 1")
         alone = getattr(args, "own", False)  # ours only, with no peer
         if not alone and (missing := _missing(args.benchmark)):
-            extra = "engines" if args.benchmark == "engines" else "bench"
+            extra = "engines" if args.benchmark in ("engines", "layers") else "bench"
             raise UserError(
                 f"{args.benchmark}: needs {missing}; pip install -c constraints.txt -e .[{extra}]"
             )

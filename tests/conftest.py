@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import socket
 from pathlib import Path
@@ -21,7 +22,36 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parent.parent / ".pytest_cache" / "jax"))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
+_LAST_WORDS = Path(__file__).parent.parent / ".pytest_cache" / "last_words"  # a file of each worker of xdist
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+
+
+def pytest_sessionstart(session):
+    """A worker that crashes leaves its stack behind: what it prints lies in the middle of a long log."""
+    _LAST_WORDS.mkdir(parents=True, exist_ok=True)
+    if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+        session.config.last_words = (_LAST_WORDS / worker).open("w")
+        faulthandler.enable(session.config.last_words)
+    else:
+        session.config.crashed = {}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(crashitem, report, sched):
+    """A crash of the worker, not of an assertion: xdist's loadfile runs the test again in another worker, and that
+    decides. The summary tells of the crash; where the test crashes for a second time it has failed."""
+    if crashitem not in sched.config.crashed:
+        report.outcome = "crashed"
+    worker = report.node.gateway.id
+    sched.config.crashed[crashitem] = (
+        f"{report.longrepr}\n{(_LAST_WORDS / worker).read_text() or 'killed without a word'}"
+    )
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for words in getattr(config, "crashed", {}).values():
+        terminalreporter.section("a worker crashed", yellow=True)
+        terminalreporter.write_line(words)
 
 
 @pytest.fixture(autouse=True, scope="module")
