@@ -27,7 +27,7 @@ from mvead_jax.runtime.errors import UserError
 
 log = logging.getLogger(__name__)
 
-_VERSION = 2  # raise it when the same weights and images give other features: it is part of every digest
+_VERSION = 3  # raise it when the same weights and images give other features: it is part of every digest
 
 _MOST_IMAGES = {"cpu": 32}  # in one forward pass: more are no faster
 _MOST_IMAGES_ELSEWHERE = 256

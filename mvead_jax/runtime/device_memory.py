@@ -60,13 +60,22 @@ def _largest(jaxpr: Jaxpr, devices: int) -> float:
     sizes = [0.0]
     for equation in jaxpr.eqns:
         within = 1 if equation.primitive.name == "shard_map" else devices
-        for parameter in equation.params.values():
+        for parameter in _lowered_here(equation.params):
             for inner in parameter if isinstance(parameter, tuple | list) else (parameter,):
                 if isinstance(inner, ClosedJaxpr | Jaxpr):
                     sizes.append(_largest(getattr(inner, "jaxpr", inner), within))
         values = (value.aval for value in equation.outvars if _is_array(value))
         sizes += [aval.size * aval.dtype.itemsize / devices for aval in values]
     return max(sizes)
+
+
+def _lowered_here(parameters: dict[str, Any]) -> list[Any]:
+    """Return the parameters of an operation; of `jax.lax.platform_dependent` this backend's branch alone."""
+    platforms = parameters.get("branches_platforms")
+    if platforms is None:
+        return list(parameters.values())
+    here = (number for number, own in enumerate(platforms) if own is None or jax.default_backend() in own)
+    return [parameters["branches"][next(here)]]
 
 
 def _is_array(value: Any) -> bool:

@@ -4,7 +4,8 @@
 DINOv2 with random weights, up to a block: ours, transformers as it comes and through torch.compile, ONNX Runtime
 with the model that jax2onnx makes of ours, and OpenVINO with what it makes of transformers'. EfficientNet-Lite0 with
 its ImageNet weights: ours, and ONNX Runtime and OpenVINO with the model that jax2onnx makes of it. All must give the
-same features first. `--precision bfloat16` lets ours, transformers' and OpenVINO's compute in it, and leaves out ONNX
+same features first. `--no-onnx` leaves out ONNX Runtime, for jax2onnx 0.13 converts nothing with JAX 0.12. `--precision
+bfloat16` lets ours, transformers' and OpenVINO's compute in it, and leaves out ONNX
 Runtime, which computes none on a CPU.
 """
 
@@ -37,10 +38,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
     parser.add_argument("--batch", type=int, default=10, help="images per call")
     parser.add_argument("--precision", choices=tuple(_TOLERANCE), default="float32")
+    parser.add_argument("--no-onnx", action="store_true", help="without what needs jax2onnx: DINOv2 only")
     parser.set_defaults(rounds=5)
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
+    if args.no_onnx and _LITE0 in args.backbones.split(","):
+        raise UserError(f"--no-onnx: the peers of {_LITE0} need jax2onnx; leave it out of --backbones")
     limit_threads(args.threads)
     warnings.filterwarnings("ignore")  # of tracing, and of forks of the compiler's helpers
     import jax
@@ -105,7 +109,7 @@ def _dinov2(args: argparse.Namespace, name: str, block: int, images: Any) -> Con
         "transformers (PyTorch, sdpa)": torch_run(typed),
         "torch.compile": torch_run(torch.compile(typed)),
     }
-    if not half:
+    if not (half or args.no_onnx):
         contestants["ONNX Runtime"] = _onnx_runtime(args, ours, images)
     contestants["OpenVINO"] = _openvino(args, network, channels_first)
     return contestants
