@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from benchmarks.features import backbones
@@ -66,6 +67,8 @@ def _parts(batch: int, tokens: int, width: int, hidden: int) -> Parts:
     import torch
     from torch.nn import functional
 
+    from mvead_jax.backbones.dinov2.modeling import attend, gelu
+
     draw = np.random.default_rng(0)
 
     def both(*shape: int) -> tuple[jax.Array, torch.Tensor]:
@@ -83,12 +86,7 @@ def _parts(batch: int, tokens: int, width: int, hidden: int) -> Parts:
         given = [wide if own.shape[0] == hidden else x for own in weights]
         return [jnp.matmul(a, own, precision="highest") for a, own in zip(given, weights, strict=True)]
 
-    @jax.jit
-    def attention(query, key, value):
-        logits = jnp.einsum("bqhd,bkhd->bhqk", query * _HEAD**-0.5, key, precision="highest")
-        scores = jnp.exp(logits - logits.max(-1, keepdims=True))
-        mixed = jnp.einsum("bhqk,bkhd->bqhd", scores, value, precision="highest")
-        return mixed / scores.sum(-1).transpose(0, 2, 1)[..., None]
+    attention = jax.jit(partial(attend, dtype=jnp.dtype("float32")))
 
     @jax.jit
     def left(x, wide):
@@ -96,7 +94,7 @@ def _parts(batch: int, tokens: int, width: int, hidden: int) -> Parts:
             centred = x - x.mean(-1, keepdims=True)
             return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
 
-        return norm(x), norm(x) + x, jax.nn.gelu(wide, approximate=False)
+        return norm(x), norm(x) + x, gelu(wide)
 
     def run_torch(function: Callable[[], Any]) -> Callable[[], Any]:
         return torch.inference_mode()(function)

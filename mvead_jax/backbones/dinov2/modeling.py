@@ -184,27 +184,36 @@ class Attention(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         batch, tokens, width = x.shape
         head_dim = width // self.num_heads
-        parts = tuple(
+        query, key, value = (
             part(x).reshape(batch, tokens, self.num_heads, head_dim)
             for part in (self.query, self.key, self.value)
         )
-        at_once = jax.vmap(partial(_mixed, dtype=self.dtype))
-        if is_plain():
-            return self.projection(at_once(*parts).reshape(batch, tokens, width))
-        # The weights of one image fit a CPU's cache, those of a batch do not: half the time there.
-        one_by_one = partial(jax.lax.map, lambda own: _mixed(*own, dtype=self.dtype))
-        mixed = jax.lax.platform_dependent(parts, cpu=one_by_one, default=lambda own: at_once(*own))
+        mixed = attend(query, key, value, self.dtype)
         return self.projection(mixed.reshape(batch, tokens, width))
 
 
-def _mixed(
+def attend(
+    query: Float[Array, "B T H d"],
+    key: Float[Array, "B T H d"],
+    value: Float[Array, "B T H d"],
+    dtype: jnp.dtype,
+) -> Float[Array, "B T H d"]:
+    """Return softmax(query key^T / sqrt(d)) value, head by head; the operands of products are cast to `dtype`."""
+    parts, at_once = (query, key, value), jax.vmap(partial(_attend_in_image, dtype=dtype))
+    if is_plain():
+        return at_once(*parts)
+    # The weights of one image fit a CPU's cache, those of a batch do not.
+    one_by_one = partial(jax.lax.map, lambda own: _attend_in_image(*own, dtype=dtype))
+    return jax.lax.platform_dependent(parts, cpu=one_by_one, default=lambda own: at_once(*own))
+
+
+def _attend_in_image(
     query: Float[Array, "T H d"],
     key: Float[Array, "T H d"],
     value: Float[Array, "T H d"],
     *,
     dtype: jnp.dtype,
 ) -> Float[Array, "T H d"]:
-    """Return softmax(query key^T / sqrt(d)) value of one image, head by head."""
     query, key, value = (part.transpose(1, 0, 2) for part in (query, key, value))
     logits = _einsum("hqd,hkd->hqk", query * query.shape[-1] ** -0.5, key, dtype)
     weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
@@ -214,7 +223,7 @@ def _mixed(
     return mixed.transpose(1, 0, 2)
 
 
-def _gelu(x: Float[Array, "*cells"]) -> Float[Array, "*cells"]:
+def gelu(x: Float[Array, "*cells"]) -> Float[Array, "*cells"]:
     """Return the exact GELU, x Phi(x), as PyTorch computes it: XLA takes twice as long for `nnx.gelu`'s erfc."""
     return 0.5 * x * (1 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
 
@@ -228,7 +237,7 @@ class MLP(nnx.Module):
         self.output = Linear(config.mlp_width, config.hidden_size, **options)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.output(_gelu(self.hidden(x)))
+        return self.output(gelu(self.hidden(x)))
 
 
 class SwiGLU(nnx.Module):
