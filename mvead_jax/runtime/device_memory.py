@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")  # of Linux's control groups, version 2
 _TOGETHER = 4  # values of the largest one's size that a compiled function holds at a time, at most
 _SHARE = 4  # the part of the device's memory, 1 / _SHARE, that one call may take beside weights and banks
 
@@ -19,8 +21,16 @@ def device_bytes() -> int:
     device = jax.local_devices()[0]
     if limit := (device.memory_stats() or {}).get("bytes_limit"):
         return int(limit)
+    return _machine_bytes() // jax.local_device_count()
+
+
+def _machine_bytes() -> int:
+    """Return the bytes of main memory, or of the part of it that a container may use."""
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return machine // jax.local_device_count()
+    try:
+        return min(machine, int(_CONTAINER_LIMIT.read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return machine
 
 
 def power_of_two(limit: float, least: int, most: int) -> int:

@@ -26,9 +26,14 @@ def memory(monkeypatch):
     return of
 
 
-def test_cpu_devices_share_the_memory_of_the_machine():
+@pytest.mark.parametrize(("limit", "counts"), [("max\n", False), ("4000000\n", True), (None, False)])
+def test_cpu_devices_share_the_memory_of_the_machine_or_container(limit, counts, tmp_path, monkeypatch):
+    file = tmp_path / "memory.max"
+    if limit is not None:
+        file.write_text(limit)
+    monkeypatch.setattr(device_memory, "_CONTAINER_LIMIT", file)
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert device_memory.device_bytes() == machine // 4
+    assert device_memory.device_bytes() == (1_000_000 if counts else machine // 4)
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(0.0, 2), (3.9, 2), (4.0, 4), (100.0, 64), (1e12, 64)])
