@@ -206,8 +206,8 @@ def k_nearest_on_disk(
 
     Args:
       bank: such as a np.memmap; read once from its first row to its last, a piece ahead, and checked.
-      piece_rows: rows in memory at a time, of which there are up to four times as many; by default 128 MiB of
-        float32, or less where a device has less than 16 GiB.
+      piece_rows: rows that are read at a time; memory holds up to four times as many. By default 128 MiB of float32,
+        or less where a device has less than 16 GiB.
       on_piece: is told after each piece how many rows were new.
 
     Raises:

@@ -4,9 +4,10 @@
 DINOv2 with random weights, up to a block: ours, transformers as it comes and through torch.compile, ONNX Runtime
 with the model that jax2onnx makes of ours, and OpenVINO with what it makes of transformers'. EfficientNet-Lite0 with
 its ImageNet weights: ours, and ONNX Runtime and OpenVINO with the model that jax2onnx makes of it. All must give the
-same features first. `--no-onnx` leaves out ONNX Runtime, for jax2onnx 0.13 converts nothing with JAX 0.12. `--precision
-bfloat16` lets ours, transformers' and OpenVINO's compute in it, and leaves out ONNX
-Runtime, which computes none on a CPU.
+same features first.
+
+`--no-onnx` leaves out ONNX Runtime, for jax2onnx 0.13 converts nothing with JAX 0.12. `--precision bfloat16` lets ours,
+transformers' and OpenVINO's compute in it, and leaves out ONNX Runtime, which computes none on a CPU.
 """
 
 from __future__ import annotations

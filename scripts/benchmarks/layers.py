@@ -38,11 +38,11 @@ def measure(args: argparse.Namespace) -> list[dict]:
     from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES
 
     torch.set_num_threads(args.threads)
+    profile = _openvino_profile(args)  # first of all it checks the name of the backbone
     config = DINOV2_SIZES[args.backbone]
     width, hidden = config.hidden_size, config.mlp_width
     tokens = args.batch * ((args.size // config.patch_size) ** 2 + config.num_prefix_tokens)
     flop = 2 * tokens * width * (4 * width + 2 * hidden)
-    profile = _openvino_profile(args)
     results = []
     for name, contestants in _parts(args.batch, tokens // args.batch, width, hidden).items():
         seconds = alternate(contestants, args.rounds)
