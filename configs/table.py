@@ -27,7 +27,7 @@ VARIANTS = {
     "rd4ad": ("rd4ad.py:lite0", {"train.epochs": "20"}),
     "simplenet": ("simplenet.py:lite0", {"train.epochs": "20"}),
     "uniad": ("uniad.py:lite0", {"setting": "single", "train.epochs": "20"}),
-    "dinomaly": ("dinomaly.py:lite0", {"train.epochs": "10"}),
+    "dinomaly": ("dinomaly.py:lite0", {"train.epochs": "20"}),
     "destseg": ("destseg.py:lite0", {"train.epochs": "10"}),
     "mvad": ("mvad.py:lite0", {"train.epochs": "20"}),
     "mvad_no_attention": ("mvad.py:lite0", {"train.epochs": "20", "mvad.blocks": "0,0,0"}),
