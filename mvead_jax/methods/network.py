@@ -7,6 +7,7 @@ what the forward pass changes in training (running statistics of batch norms).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -71,6 +72,7 @@ def train_network(
     *,
     whole_batches: bool = False,
     read: ReadBatch | None = None,
+    then: tuple[int, Loss] | None = None,
 ) -> State:
     """Train a network on the training samples; return its state.
 
@@ -80,6 +82,7 @@ def train_network(
       optimiser: from the number of all steps.
       name, whole_batches: as of `fit_loop` and `Problem`.
       read: the batch of some positions, as of `Problem.batch`; None: `training_batch` of the data.
+      then: a step, and the loss from that step on.
 
     Raises:
       Stopped, NotFinite: as of `fit_loop`.
@@ -88,7 +91,7 @@ def train_network(
     parameters, statistics = nnx.to_pure_dict(parameters), nnx.to_pure_dict(statistics)
     present, categories = data.index.present(), data.category_numbers()
 
-    def of_batch(parameters: State, statistics: State, batch: Mapping[str, Any], key: Array):
+    def of_batch(loss: Loss, parameters: State, statistics: State, batch: Mapping[str, Any], key: Array):
         network = nnx.merge(graph, parameters, statistics)
         value, figures = loss(network, batch, key)
         _, _, after = nnx.split(network, nnx.Param, ...)
@@ -98,11 +101,12 @@ def train_network(
         parameters=parameters,
         extras=statistics,
         begin=lambda: statistics,
-        loss=of_batch,
+        loss=partial(of_batch, loss),
         batch=read or (lambda chosen, size, epoch: training_batch(data, present, categories, chosen, size)),
         names=[sample.id for sample in data.index.samples],
         optimiser=optimiser,
         whole_batches=whole_batches,
+        then=then and (then[0], partial(of_batch, then[1])),
     )
     found = fit_loop(problem, config, run.seed, name, run.checkpoints)
     return dict(zip(("parameters", "statistics"), jax.device_get(found), strict=True))

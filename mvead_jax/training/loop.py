@@ -27,6 +27,7 @@ from mvead_jax.training.checkpoints import Checkpoints
 
 Tree = Any  # nested dicts of arrays
 Figures = dict[str, Float[Array, ""]]  # of one step, for people: means over its samples
+Loss = Callable[[Tree, Tree, Tree, Array], tuple[Float[Array, ""], tuple[Figures, Tree]]]
 
 
 @dataclass(frozen=True)
@@ -45,17 +46,20 @@ class Problem:
       whole_batches: leave out the last samples of an epoch where they do not fill a batch (a mean over very few
         would be no statistic); else they are a smaller one.
       each_epoch: (parameters, extras, epoch) -> extras, before every epoch but the first.
+      then: a step, and the loss from that step on. Two programs, and not one that branches: inside a branch XLA
+        computes the derivatives of convolutions on a CPU a hundred times slower.
     """
 
     parameters: Tree
     extras: Tree
     begin: Callable[[], Tree]
-    loss: Callable[[Tree, Tree, Tree, Array], tuple[Float[Array, ""], tuple[Figures, Tree]]]
+    loss: Loss
     batch: Callable[[Int[np.ndarray, " n"], int, int], Tree]
     names: Sequence[str]
     optimiser: Callable[[int], optax.GradientTransformation]
     whole_batches: bool = False
     each_epoch: Callable[[Tree, Tree, int], Tree] | None = None
+    then: tuple[int, Loss] | None = None
 
 
 class NotFinite(UserError):
@@ -95,7 +99,8 @@ def fit_loop(
     else:
         state = kept
     first, last = int(state["step"]), steps * config.epochs
-    step = make_step(problem.loss, optimiser, jax.random.key(seed))
+    boundary, later = problem.then or (last, problem.loss)
+    before, after = (make_step(own, optimiser, jax.random.key(seed)) for own in (problem.loss, later))
     # Copies, whose buffers the step may reuse: some may be the backbone's.
     state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(sharding.replicate(state))
     with (
@@ -109,7 +114,7 @@ def fit_loop(
             if position == 0 and epoch and problem.each_epoch:
                 extras = problem.each_epoch(state["parameters"], state["extras"], epoch)
                 state |= {"extras": sharding.replicate(extras)}
-            state, figures = step(state, batch)
+            state, figures = (before if number < boundary else after)(state, batch)
             figures = {key: float(value) for key, value in figures.items()}
             _check_finite(figures, f"training {name}: step {number}", [problem.names[i] for i in chosen])
             if checkpoints:
@@ -131,7 +136,7 @@ def steps_of_epoch(samples: int, config: TrainConfig, whole_batches: bool = Fals
 
 
 def make_step(
-    loss: Callable[[Tree, Tree, Tree, Array], tuple[Array, tuple[Figures, Tree]]],
+    loss: Loss,
     optimiser: optax.GradientTransformation,
     key: Array,
 ) -> Callable[[Tree, Tree], tuple[Tree, Figures]]:

@@ -121,6 +121,23 @@ def on(devices, patch):
 # ---- what it computes
 
 
+def test_another_loss_counts_from_its_step_on():
+    own = Quadratic()
+
+    def doubled(parameters, extras, batch, key):
+        value, (figures, extras) = own.loss(parameters, extras, batch, key)
+        return 2 * value, (figures | {"loss": 2 * value}, extras)
+
+    steps = steps_of_epoch(COUNT, CONFIG) * CONFIG.epochs
+    np.testing.assert_array_equal(run(own, then=(steps, doubled))[0], run(own)[0])
+    np.testing.assert_array_equal(run(own, then=(0, doubled))[0], run(own, loss=doubled)[0])
+    halfway = run(own, then=(steps // 2, doubled))
+    losses = [event["loss"] for event in halfway[2].events]
+    usual = [event["loss"] for event in run(own)[2].events]
+    assert losses[: steps // 2] == usual[: steps // 2]
+    assert losses[steps // 2] == pytest.approx(2 * usual[steps // 2])
+
+
 @pytest.mark.parametrize("devices", [1, 4])
 def test_a_training_is_descent_over_the_batches_of_every_epoch_whatever_they_are_filled_up_to(
     devices, monkeypatch

@@ -81,7 +81,7 @@ class Destseg(LearnsNetwork):
         batches = textured_batches(data, own.textures, own.most_of_image, run.seed, teach_changed=True)
         return train_network(
             network,
-            partial(self._loss, self._boundary(steps)),
+            self._student_loss,
             data,
             self.training,
             self._optimiser,
@@ -89,6 +89,7 @@ class Destseg(LearnsNetwork):
             self.spec.name,
             whole_batches=True,
             read=batches.read,
+            then=(self._boundary(steps), self._segmentation_loss),
         )
 
     def _boundary(self, steps: int) -> int:
@@ -105,32 +106,18 @@ class Destseg(LearnsNetwork):
         optimiser = phased_sgd(rates, self._boundary(steps), training.weight_decay)
         return optax.chain(clip_norm(training.clip), optimiser) if training.clip else optimiser
 
-    def _loss(
-        self, boundary: int, network: DestsegNetwork, batch: Mapping[str, Any], key: Array
+    def _student_loss(
+        self, network: DestsegNetwork, batch: Mapping[str, Any], key: Array
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The loss of the phase that a step is in; the other phase is not computed."""
-        counted = counted_images(batch).reshape(-1)
+        counted, clean = counted_images(batch).reshape(-1), self._maps(batch["features"])
+        return student_phase(network, clean, _flat(batch["changed"]), counted), {}
+
+    def _segmentation_loss(
+        self, network: DestsegNetwork, batch: Mapping[str, Any], key: Array
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        counted, changed = counted_images(batch).reshape(-1), self._maps(batch["changed_features"])
         images, masks = (_flat(batch[name]) for name in ("changed", "masks"))
-        clean, changed = (self._maps(batch[name]) for name in ("features", "changed_features"))
-        graph, state = nnx.split(network)
-
-        def phase(loss: Any) -> Any:
-            def of_state(state: nnx.State) -> tuple[Array, nnx.State]:
-                own = nnx.merge(graph, state)
-                value = loss(own)
-                return value, nnx.state(own, nnx.BatchStat)
-
-            return of_state
-
-        value, statistics = jax.lax.cond(
-            network.step[...] < boundary,
-            phase(lambda own: student_phase(own, clean, images, counted)),
-            phase(lambda own: segmentation_phase(own, changed, images, masks, counted, self.section.focus)),
-            state,
-        )
-        nnx.update(network, statistics)
-        network.step = network.step.replace(network.step[...] + 1)
-        return value, {}
+        return segmentation_phase(network, changed, images, masks, counted, self.section.focus), {}
 
     def score(self, state: State, batch: Batch) -> Float32[Array, "B V h w"]:
         """Return the map of each image at the size of the teacher's finest map; it is enlarged bilinearly."""

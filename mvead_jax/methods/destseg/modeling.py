@@ -129,14 +129,13 @@ class Head(nnx.Module):
 
 
 class DestsegNetwork(nnx.Module):
-    """Student and segmentation. `step` counts the training steps, by which the phase is known."""
+    """Student and segmentation."""
 
     def __init__(self, config: NetworkConfig, normal: Normal):
         self.student = Student(config, normal)
         joined = sum(shape[2] for shape in config.maps)
         self.res = _blocks(config.decoder_blocks, joined, config.segmentation, normal)
         self.head = Head(config.segmentation, normal)
-        self.step = nnx.BatchStat(jnp.zeros((), jnp.int32))
 
     def segment(
         self,

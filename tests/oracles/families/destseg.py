@@ -49,10 +49,8 @@ class Weights:
 
     def network(self, size: int) -> DestsegNetwork:
         config = NetworkConfig(tuple((size // s, size // s, w) for s, w in ((4, 64), (8, 128), (16, 256))))
-        own = {name: self.released[name] for name in self.table} | {"step": np.zeros((), np.float32)}
-        table = self.table | {"step": Source("step", (), same)}
-        arrays = Arrays(self.path.name, own)
-        return fill(lambda: DestsegNetwork(config, no_numbers), table, arrays, what="a DeSTSeg")
+        arrays = Arrays(self.path.name, {name: self.released[name] for name in self.table})
+        return fill(lambda: DestsegNetwork(config, no_numbers), self.table, arrays, what="a DeSTSeg")
 
     def teacher(self) -> Encoder:
         prefix = "teacher_net.encoder."
