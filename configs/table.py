@@ -28,7 +28,7 @@ VARIANTS = {
     "simplenet": ("simplenet.py:lite0", {"train.epochs": "20"}),
     "uniad": ("uniad.py:lite0", {"setting": "single", "train.epochs": "20"}),
     "dinomaly": ("dinomaly.py:lite0", {"train.epochs": "20"}),
-    "destseg": ("destseg.py:lite0", {"train.epochs": "5"}),
+    "destseg": ("destseg.py:lite0", {"train.epochs": "10"}),
     "mvad": ("mvad.py:lite0", {"train.epochs": "20"}),
     "mvad_no_attention": ("mvad.py:lite0", {"train.epochs": "20", "mvad.blocks": "0,0,0"}),
     "mvad_own_view": ("mvad.py:lite0", {"train.epochs": "20", "mvad.keys": "own"}),
