@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _VERSION = 3  # raise it when the same weights and images give other features: it is part of every digest
 
-_MOST_IMAGES = {"cpu": 32}  # in one forward pass: more are no faster
+_MOST_IMAGES = {"cpu": 32}  # in one forward pass
 _MOST_IMAGES_ELSEWHERE = 256
 
 Maps = dict[str, Float32[Array, "B h w D"]]

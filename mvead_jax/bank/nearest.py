@@ -43,7 +43,7 @@ __all__ = [
 ]
 
 _PIECE_SHARE = 128  # the part of a device's memory, 1 / _PIECE_SHARE, that a piece of a bank on disk takes
-_SMALLEST_PIECE, _LARGEST_PIECE = 2**22, 2**27  # bytes of a piece: 4 MiB, 128 MiB; larger ones are no faster
+_SMALLEST_PIECE, _LARGEST_PIECE = 2**22, 2**27  # bytes of a piece: 4 MiB, 128 MiB
 
 
 def nearest(

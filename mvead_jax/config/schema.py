@@ -79,8 +79,8 @@ class BackboneConfig:
       directory: where `auto` looks first, for <directory>/<name>/model.safetensors.
       block: of DINOv2: the transformer block, from 1, whose patch tokens are the tap `patches`.
       precision: of the computation; float32 means the highest matmul precision of the device.
-      batch_size: images per forward pass, at most; 0: as many as a device's memory holds, on a CPU up to 32, for more
-        are no faster there, elsewhere up to 256.
+      batch_size: images per forward pass, at most; 0: as many as a device's memory holds, up to 32 on a CPU and
+        up to 256 elsewhere.
     """
 
     name: str = "dinov2-base"

@@ -47,7 +47,7 @@ class Problem:
         would be no statistic); else they are a smaller one.
       each_epoch: (parameters, extras, epoch) -> extras, before every epoch but the first.
       then: a step, and the loss from that step on. Two programs, and not one that branches: inside a branch XLA
-        computes the derivatives of convolutions on a CPU thirty times slower.
+        computes the derivatives of convolutions on a CPU by loops of its own, some thirty times slower.
     """
 
     parameters: Tree

@@ -21,7 +21,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES
+from mvead_jax.backbones.dinov2.modeling import DinoV2
 from mvead_jax.bank.search.exact import search
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.methods.base import PATCHES

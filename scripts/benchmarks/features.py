@@ -79,7 +79,7 @@ def backbones(
     from transformers import Dinov2Config, Dinov2Model
     from transformers.utils import logging
 
-    from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES
+    from mvead_jax.backbones.dinov2.config import DINOV2_SIZES
     from mvead_jax.backbones.dinov2.params import load_dinov2
 
     if name not in DINOV2_SIZES or name.endswith("registers"):

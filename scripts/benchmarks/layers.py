@@ -14,28 +14,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.features import backbones
+from benchmarks.features import arguments, backbones
 from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ("torch", "transformers", "openvino")
 QUICK = ("--backbone=dinov2-small", "--block=1", "--batch=2", "--rounds=3")
 _HEAD = 64  # the width of a head of every DINOv2
 
+__all__ = ["arguments", "measure"]
+
 Parts = dict[str, dict[str, Callable[[], Any]]]  # contestants by part
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backbone", default="dinov2-base")
-    parser.add_argument("--block", type=int, default=7)
-    parser.add_argument("--size", type=int, default=224, help="side of the images, pixels")
-    parser.add_argument("--batch", type=int, default=10, help="images per call")
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
     limit_threads(args.threads)
     import torch
 
-    from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES
+    from mvead_jax.backbones.dinov2.config import DINOV2_SIZES
 
     torch.set_num_threads(args.threads)
     profile = _openvino_profile(args)  # first of all it checks the name of the backbone
@@ -67,7 +62,7 @@ def _parts(batch: int, tokens: int, width: int, hidden: int) -> Parts:
     import torch
     from torch.nn import functional
 
-    from mvead_jax.backbones.dinov2.modeling import attend, gelu
+    from mvead_jax.backbones.dinov2.blocks import attend, gelu
 
     draw = np.random.default_rng(0)
 

@@ -11,7 +11,8 @@ from flax import nnx
 
 from mvead_jax.backbones import base
 from mvead_jax.backbones.base import as_function, load_backbone, load_network, weights_digest
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2Config, random_dinov2
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES, DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import random_dinov2
 from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.backbones.stored import STORED, write_stored
 from mvead_jax.config.schema import BackboneConfig

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mvead_jax.backbones.base import load_backbone, load_network
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES
 from mvead_jax.backbones.stored import STORED, write_stored
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mvead_jax.backbones.dinov2.modeling import resize_positions
+from mvead_jax.backbones.dinov2.positions import resize_positions
 from mvead_jax.bank.hull import hull_distance
 from mvead_jax.runtime.plain import mapped, traced_plainly
 

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, Block, DinoV2, DinoV2Config, random_dinov2
+from mvead_jax.backbones.dinov2.blocks import Block
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES, DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import DinoV2, random_dinov2
 from mvead_jax.backbones.dinov2.params import HUB, architecture, load_dinov2, locate_weights
 from mvead_jax.backbones.info import Info, Loaded, Tap, check_taps, expanded, licence_of
 from mvead_jax.config.schema import BackboneConfig

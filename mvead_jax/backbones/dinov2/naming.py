@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from mvead_jax.backbones.checkpoint import Source, Tensors
-from mvead_jax.backbones.dinov2.modeling import DinoV2Config
+from mvead_jax.backbones.dinov2.config import DinoV2Config
 from mvead_jax.backbones.dinov2.tables import hub_table, timm_table, transformers_table
 from mvead_jax.runtime.errors import UserError
 

@@ -19,7 +19,8 @@ from jax.typing import DTypeLike
 
 from mvead_jax.backbones.checkpoint import Source, Tensors, fill, unwrapped
 from mvead_jax.backbones.dinov2 import naming
-from mvead_jax.backbones.dinov2.modeling import DinoV2, DinoV2Config
+from mvead_jax.backbones.dinov2.config import DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import DinoV2
 from mvead_jax.backbones.dinov2.tables import transformers_table
 from mvead_jax.backbones.weights import CONFIG, locate, opened
 from mvead_jax.runtime.errors import UserError

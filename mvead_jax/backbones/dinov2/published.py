@@ -17,7 +17,8 @@ from flax import nnx
 from jaxtyping import Float32
 from PIL import Image
 
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2, random_dinov2
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES
+from mvead_jax.backbones.dinov2.modeling import DinoV2, random_dinov2
 from mvead_jax.backbones.dinov2.params import load_dinov2, locate_weights
 from mvead_jax.config.validation import nearest
 from mvead_jax.data.images import open_image

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from mvead_jax.backbones.checkpoint import Source, linear, same
-from mvead_jax.backbones.dinov2.modeling import DinoV2Config
+from mvead_jax.backbones.dinov2.config import DinoV2Config
 
 # ---- transforms
 

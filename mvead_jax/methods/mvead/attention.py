@@ -21,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int
 
-from mvead_jax.backbones.dinov2.modeling import Block, Linear
+from mvead_jax.backbones.dinov2.blocks import Block, Linear
 from mvead_jax.backbones.info import Info
 from mvead_jax.methods.mvas import mvas, select_windows
 from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, has_keys

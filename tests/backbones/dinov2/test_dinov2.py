@@ -11,14 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.backbones.dinov2.modeling import (
-    DINOV2_SIZES,
-    DinoV2,
-    DinoV2Config,
-    random_dinov2,
-    resize_positions,
-)
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES, DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import DinoV2, random_dinov2
 from mvead_jax.backbones.dinov2.params import load_dinov2
+from mvead_jax.backbones.dinov2.positions import resize_positions
 from mvead_jax.runtime.errors import UserError
 
 _SPEC = importlib.util.spec_from_file_location(

@@ -15,7 +15,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2Config
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES, DinoV2Config
 from mvead_jax.backbones.dinov2.naming import HUB, TIMM, TRANSFORMERS, config_from_shapes
 from mvead_jax.backbones.dinov2.params import architecture, load_dinov2
 from mvead_jax.runtime.errors import UserError

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2, DinoV2Config
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES, DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import DinoV2
 from mvead_jax.backbones.dinov2.params import load_dinov2, read_config
 
 with warnings.catch_warnings():

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from mvead_jax.backbones.dinov2 import published
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, random_dinov2
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES
+from mvead_jax.backbones.dinov2.modeling import random_dinov2
 from mvead_jax.commands import check_weights
 from mvead_jax.data.loading import IMAGENET_MEAN, IMAGENET_STD, preprocess
 from mvead_jax.runtime.errors import UserError

@@ -19,7 +19,8 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from mvead_jax.backbones.base import load_network
-from mvead_jax.backbones.dinov2.modeling import DINOV2_SIZES, DinoV2, DinoV2Config
+from mvead_jax.backbones.dinov2.config import DINOV2_SIZES, DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import DinoV2
 from mvead_jax.backbones.dinov2.params import HUB, key_table, load_dinov2, locate_weights, read_config
 from mvead_jax.config.schema import BackboneConfig
 from mvead_jax.runtime.errors import UserError

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from mvead_jax.backbones.dinov2.modeling import DinoV2Config, random_dinov2
+from mvead_jax.backbones.dinov2.config import DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import random_dinov2
 from mvead_jax.backbones.info import Info
 from mvead_jax.methods.mvead.attention import (
     AttentionConfig,

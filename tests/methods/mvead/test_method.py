@@ -10,7 +10,8 @@ import pytest
 from flax import nnx
 from methods.mvead.normal_samples import GRID, VIEWS, D, N, V, samples_of
 
-from mvead_jax.backbones.dinov2.modeling import DinoV2Config, random_dinov2
+from mvead_jax.backbones.dinov2.config import DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import random_dinov2
 from mvead_jax.backbones.info import Info, Tap
 from mvead_jax.bank.config import BankConfig
 from mvead_jax.config.schema import TrainConfig

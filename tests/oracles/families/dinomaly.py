@@ -24,7 +24,8 @@ from oracles.check import Difference, compare, sampled
 from scipy.special import erf
 
 from mvead_jax.backbones.checkpoint import Arrays, Source, fill, linear, same
-from mvead_jax.backbones.dinov2.modeling import DinoV2, DinoV2Config
+from mvead_jax.backbones.dinov2.config import DinoV2Config
+from mvead_jax.backbones.dinov2.modeling import DinoV2
 from mvead_jax.backbones.dinov2.tables import hub_table
 from mvead_jax.methods.dinomaly import maps, objective
 from mvead_jax.methods.dinomaly.modeling import DinomalyNetwork, NetworkConfig, grouped
