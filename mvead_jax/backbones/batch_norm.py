@@ -82,7 +82,8 @@ def _normalised(x, scale, bias, weights, epsilon):
 
     Only the array has a derivative. It is written out because JAX's own takes half as long again and keeps
     more than x. The variance is the mean of squared differences from the mean: a difference of two means of
-    squares would lose it where a channel's mean is large. With weights of sum zero all statistics are zero.
+    squares would lose it where a channel's mean is large. With weights of sum zero the mean is 0 and the variance 1:
+    a variance of 0 would enlarge each value by 1 / sqrt(epsilon), norm after norm, until none of them is finite.
     """
     return _forward(x, scale, bias, weights, epsilon)[0]
 
@@ -94,6 +95,7 @@ def _forward(x, scale, bias, weights, epsilon):
     mean = (x.sum(space) * share[:, None]).sum(0)
     centred = x - _channels(mean, x.ndim)
     variance = (jnp.square(centred).sum(space) * share[:, None]).sum(0)
+    variance = jnp.where(count > 0, variance, 1)
     inverse = jax.lax.rsqrt(variance + epsilon)
     y = centred * _channels(scale * inverse, x.ndim) + _channels(bias, x.ndim)
     return (y, mean, variance, count), (x, scale, share, mean, inverse)

@@ -165,6 +165,21 @@ def test_an_image_that_does_not_count_changes_neither_loss_nor_gradient_nor_stat
         assert np.asarray(gradient["fusion"][name]).any()
 
 
+def test_a_view_that_no_sample_of_a_batch_has_leaves_every_derivative_finite():
+    graph, parameters, statistics = split(small(decoder_blocks=4))
+    counted, teacher = jnp.array([[True, False]] * 3), teacher_of(0)
+
+    @jax.jit
+    @jax.grad
+    def gradient(parameters):
+        network = nnx.merge(graph, parameters, statistics)
+        student = network(numbers(0, 3, 2, 32, 32, 3), counted, train=True, counted=counted)
+        return objective.batch_loss(teacher, student, counted)[0]
+
+    for own in jax.tree.leaves(gradient(parameters)):
+        assert np.isfinite(own).all()
+
+
 @pytest.mark.parametrize(
     ("changes", "missing"),
     [
