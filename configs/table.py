@@ -16,6 +16,8 @@ from mvead_jax.config.io import load_config, override
 from mvead_jax.config.schema import Config
 from mvead_jax.runtime.errors import UserError
 
+_IDIF = {"train.epochs": "10", "train.batch_size": "2", "train.learning_rate": "1e-3"}  # 200 steps of 40 samples
+
 # Name -> the config beside this one, and the fields that it changes.
 VARIANTS = {
     "patchcore": ("patchcore.py", {}),
@@ -32,11 +34,11 @@ VARIANTS = {
     "mvad": ("mvad.py:lite0", {"train.epochs": "20"}),
     "mvad_no_attention": ("mvad.py:lite0", {"train.epochs": "20", "mvad.blocks": "0,0,0"}),
     "mvad_own_view": ("mvad.py:lite0", {"train.epochs": "20", "mvad.keys": "own"}),
-    "idif": ("idif.py:lite0", {"train.epochs": "10"}),
-    "idif_resnet18": ("idif.py", {"backbone.weights": "random", "train.epochs": "10"}),
-    "idif_no_bottleneck": ("idif.py:lite0_no_bottleneck", {"train.epochs": "10"}),
-    "idif_no_voxel": ("idif.py:lite0_no_voxel", {"train.epochs": "10"}),
-    "idif_no_dropout": ("idif.py:lite0_no_dropout", {"train.epochs": "10"}),
+    "idif": ("idif.py:lite0", _IDIF),
+    "idif_resnet18": ("idif.py", {"backbone.weights": "random", **_IDIF}),
+    "idif_no_bottleneck": ("idif.py:lite0_no_bottleneck", _IDIF),
+    "idif_no_voxel": ("idif.py:lite0_no_voxel", _IDIF),
+    "idif_no_dropout": ("idif.py:lite0_no_dropout", _IDIF),
     "multiflow": ("multiflow.py:lite0", {}),
     "multiflow_no_messages": ("multiflow.py:lite0", {"multiflow.graph": "none"}),
     "multiflow_chain": ("multiflow.py:lite0", {"multiflow.graph": "chain"}),

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mvead_jax.backbones.dinov2.config import DinoV2Config
-from mvead_jax.runtime.plain import is_plain
+from mvead_jax.runtime.plain import mapped_on_cpu
 
 
 def _einsum(subscripts: str, x: Array, y: Array, dtype: jnp.dtype) -> Array:
@@ -81,12 +81,8 @@ def attend(
     dtype: jnp.dtype,
 ) -> Float[Array, "B T H d"]:
     """Return softmax(query key^T / sqrt(d)) value, head by head; the operands of products are cast to `dtype`."""
-    at_once = jax.vmap(partial(_attend_in_image, dtype=dtype))
-    if is_plain():
-        return at_once((query, key, value))
     # The weights of one image fit a CPU's cache, those of a batch do not.
-    one_by_one = partial(jax.lax.map, partial(_attend_in_image, dtype=dtype))
-    return jax.lax.platform_dependent((query, key, value), cpu=one_by_one, default=at_once)
+    return mapped_on_cpu(partial(_attend_in_image, dtype=dtype), (query, key, value))
 
 
 def _attend_in_image(parts: tuple[Float[Array, "T H d"], ...], *, dtype: jnp.dtype) -> Float[Array, "T H d"]:

@@ -10,7 +10,9 @@ softmaxes are merged (decision D3).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from mvead_jax.geometry.epipolar import epipolar_lines, patch_centers
-from mvead_jax.runtime.plain import mapped
+from mvead_jax.runtime.plain import mapped, mapped_on_cpu
 
 
 @jax.tree_util.register_dataclass
@@ -176,6 +178,13 @@ def _product(subscripts: str, x: Array, y: Array) -> Array:
     return jnp.einsum(subscripts, x, y, precision="highest")
 
 
+def _of_pairs(of_pair: Callable[..., Any], arrays: tuple[Array, ...]) -> Any:
+    """Return what a function makes of each pair of views; the blocks of one pair fit a processor's cache."""
+    pairs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+    found = mapped_on_cpu(of_pair, pairs)
+    return jax.tree.map(lambda x: x.reshape(*arrays[0].shape[:2], *x.shape[1:]), found)
+
+
 def _back(x: Float[Array, "S V G B ..."], plan: BandPlan) -> list[Float[Array, "VN ..."]]:
     """Rows of the blocks in the order of the patches, one array a shift."""
     rows = x.reshape(len(x), -1, *x.shape[4:])
@@ -194,13 +203,17 @@ def _one_head(
 
 
 def _forward(q, k, v, mask, plan):
-    logits = _product("...qd,...kd->...qk", _rows(q, plan.queries), _rows(k, plan.keys))
-    logits = jnp.where(mask, logits, -jnp.inf)  # [S,V,G,B,U]
-    # Not -inf, also for a query that has no key in this block: exp(-inf + inf) is not 0.
-    top = jnp.maximum(logits.max(axis=-1), jnp.finfo(logits.dtype).min)
-    weights = jnp.exp(logits - top[..., None])
-    mixed = _back(_product("...qk,...kd->...qd", weights, _rows(v, plan.keys)), plan)
-    tops, totals = _back(top, plan), _back(weights.sum(axis=-1), plan)
+    def of_pair(pair: tuple[Array, ...]) -> tuple[Array, ...]:
+        queries, keys, mask = pair  # [G,B], [G,U], [G,B,U]
+        logits = _product("...qd,...kd->...qk", _rows(q, queries), _rows(k, keys))
+        logits = jnp.where(mask, logits, -jnp.inf)
+        # Not -inf, also for a query that has no key in this block: exp(-inf + inf) is not 0.
+        top = jnp.maximum(logits.max(axis=-1), jnp.finfo(logits.dtype).min)
+        weights = jnp.exp(logits - top[..., None])
+        return _product("...qk,...kd->...qd", weights, _rows(v, keys)), top, weights.sum(axis=-1)
+
+    parts = _of_pairs(of_pair, (plan.queries, plan.keys, mask))
+    mixed, tops, totals = (_back(part, plan) for part in parts)
 
     # The supporting views' partial softmaxes on one scale: that of the largest logit of all.
     highest = jnp.stack(tops).max(axis=0)
@@ -218,15 +231,24 @@ def _backward(saved, g: Float[Array, "VN d"]):
     JAX's own gradient of `_forward` also scatters where each row has one reader: 1.2 to 1.4 times slower.
     """
     q, k, v, mask, plan, output, log_total = saved
-    q_block, g_block = _rows(q, plan.queries), _rows(g, plan.queries)
-    k_block, v_block = _rows(k, plan.keys), _rows(v, plan.keys)
-    logits = _product("...qd,...kd->...qk", q_block, k_block) - _rows(log_total, plan.queries)[..., None]
-    weights = jnp.exp(jnp.where(mask, logits, -jnp.inf))
-    mean = _rows((g * output).sum(axis=-1), plan.queries)
-    d_logits = weights * (_product("...qd,...kd->...qk", g_block, v_block) - mean[..., None])
-    dq = sum(_back(_product("...qk,...kd->...qd", d_logits, k_block), plan))
-    dk = _to_keys(_product("...qk,...qd->...kd", d_logits, q_block), plan, len(k))
-    dv = _to_keys(_product("...qk,...qd->...kd", weights, g_block), plan, len(v))
+    means = (g * output).sum(axis=-1)
+
+    def of_pair(pair: tuple[Array, ...]) -> tuple[Array, ...]:
+        queries, keys, mask = pair
+        q_block, g_block = _rows(q, queries), _rows(g, queries)
+        k_block, v_block = _rows(k, keys), _rows(v, keys)
+        logits = _product("...qd,...kd->...qk", q_block, k_block) - _rows(log_total, queries)[..., None]
+        weights = jnp.exp(jnp.where(mask, logits, -jnp.inf))
+        from_values = _product("...qd,...kd->...qk", g_block, v_block)
+        d_logits = weights * (from_values - _rows(means, queries)[..., None])
+        return (
+            _product("...qk,...kd->...qd", d_logits, k_block),
+            _product("...qk,...qd->...kd", d_logits, q_block),
+            _product("...qk,...qd->...kd", weights, g_block),
+        )
+
+    dq, dk, dv = _of_pairs(of_pair, (plan.queries, plan.keys, mask))
+    dq, dk, dv = sum(_back(dq, plan)), _to_keys(dk, plan, len(k)), _to_keys(dv, plan, len(v))
     return dq, dk, dv, None, None
 
 
