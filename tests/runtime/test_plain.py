@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from mvead_jax.backbones.dinov2.positions import resize_positions
 from mvead_jax.bank.hull import hull_distance
-from mvead_jax.runtime.plain import mapped, traced_plainly
+from mvead_jax.runtime.plain import mapped, mapped_on_cpu, traced_plainly
 
 
 def test_a_loop_that_is_written_out_gives_what_the_loop_gives_and_traces_none():
@@ -23,6 +24,24 @@ def test_a_loop_that_is_written_out_gives_what_the_loop_gives_and_traces_none():
         found = mapped(function, rows)
     for own, wanted in zip(found, expected, strict=True):
         np.testing.assert_array_equal(own, wanted)
+
+
+def test_a_loop_for_cpus_is_no_loop_on_other_devices_and_gives_the_same():
+    rows = jnp.arange(12.0).reshape(4, 3)
+
+    def each(rows):
+        return mapped_on_cpu(lambda row: jnp.cumsum(row) ** 2, rows)
+
+    loops = {
+        platform: "while" in export.export(jax.jit(each), platforms=[platform])(rows).mlir_module()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert loops == {"cpu": True, "cuda": False, "tpu": False}
+    with traced_plainly():
+        assert "platform" not in str(jax.make_jaxpr(each)(rows))
+        plain = each(rows)
+    np.testing.assert_array_equal(jax.jit(each)(rows), np.cumsum(rows, 1) ** 2)
+    np.testing.assert_array_equal(plain, np.cumsum(rows, 1) ** 2)
 
 
 @pytest.mark.parametrize("antialias", [False, True])
