@@ -4,7 +4,7 @@ For one sample; a batch is `jax.vmap` of it. Pre-norm, multi-head, one softmax, 
 
     out_j = z_j + W_O sum_k softmax_k(q_j . k_k / sqrt(d)) v_k,     k over the patches that j may attend to
 
-Letters: V views, N patches of a view, D feature width, H heads, d = D / H.
+Letters: V views, Q views that are asked for, N patches of a view, D feature width, H heads, d = D / H.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from mvead_jax.runtime.sharding import on_each_device
 
 Init = Literal["similarity", "random"]
 Keys = Bool[Array, "V V N N"] | BandPlan
+Projected = tuple[Float[Array, "V N H d"], Float[Array, "V N H d"], Float[Array, "V N H d"]]
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,37 @@ class EpipolarAttention(nnx.Module):
           mask: mask[a, b, j, k]: patch j of view a may attend to patch k of view b; or bands planned of it.
           present: views that the sample has; the patches of the others are never keys. None: all.
         """
-        views, patches, width = z.shape
-        heads = self.cfg.heads
-        normed = self.norm(z)
-        query, key, value = (
-            linear(normed).reshape(views, patches, heads, width // heads)
-            for linear in (self.query, self.key, self.value)
-        )
-        mixed, any_key = self._attention(z, query, key, value, mask, present)
-        attended = self.output(mixed.reshape(z.shape))
-        return z + jnp.where(any_key[..., None], attended, 0)  # Decision D6
+        return self.attend(z, self.project(z), mask, present)
 
-    def _attention(self, z: Float[Array, "V N D"], query, key, value, mask: Keys, present):
-        """What each patch attends to [V,N,H,d], and whether it has any key [V,N]."""
+    def project(self, z: Float[Array, "V N D"]) -> Projected:
+        """Return the queries, keys and values of patches; each patch has its own, whatever the others are."""
+        normed, heads = self.norm(z), self.cfg.heads
+        return tuple(
+            linear(normed).reshape(*z.shape[:2], heads, -1) for linear in (self.query, self.key, self.value)
+        )
+
+    def attend(
+        self,
+        z: Float[Array, "V N D"],
+        projected: Projected,
+        mask: Keys,
+        present: Bool[Array, " V"] | None = None,
+        of: Int[Array, " Q"] | None = None,
+    ) -> Float[Array, "Q N D"]:
+        """The fused features of one sample whose patches are projected.
+
+        Args:
+          of: the views whose features are asked for, no view twice. None: all.
+        """
+        mixed, any_key = self._attention(z, *projected, mask, present, of)
+        own = z if of is None else z[of]
+        attended = self.output(mixed.reshape(own.shape))
+        return own + jnp.where(any_key[..., None], attended, 0)  # Decision D6
+
+    def _attention(self, z: Float[Array, "V N D"], query, key, value, mask: Keys, present, of):
+        """What each patch attends to [Q,N,H,d], and whether it has any key [Q,N]."""
+        if of is not None:
+            query, mask = _of_views(query, of), mask.of(of) if isinstance(mask, BandPlan) else mask[of]
         if isinstance(mask, BandPlan):
             if self.cfg.combine != "joint":
                 raise ValueError("bands hold all keys in one softmax; combine=mean takes a mask")
@@ -149,14 +168,15 @@ class MVASAttention(EpipolarAttention):
         super().__init__(cfg, rngs)
         self.grid, self.windows, self.top_windows = grid, windows, top_windows
 
-    def _attention(self, z: Float[Array, "V N D"], query, key, value, mask: Keys, present):
+    def _attention(self, z: Float[Array, "V N D"], query, key, value, mask: Keys, present, of):
         selection = self.selected(z, present)
         maps = (own.reshape(len(z), *self.grid, self.cfg.width) for own in (query, key, value))
         scale = (self.cfg.width // self.cfg.heads) ** -0.5
         options = {"windows": self.windows, "top": self.top_windows, "heads": self.cfg.heads, "scale": scale}
         mixed = mvas(*maps, present, selection=selection, **options)
         any_key = selection.where.any(-1).reshape(len(z), -1)[:, self.window_of_patch]
-        return mixed.reshape(query.shape), any_key
+        found = mixed.reshape(query.shape), any_key
+        return found if of is None else tuple(own[of] for own in found)
 
     def selected(self, z: Float[Array, "V N D"], present: Bool[Array, " V"] | None) -> Selection:
         """Return the windows that each window of a sample attends to."""
@@ -241,9 +261,15 @@ def over_samples(function: Callable, *batches: Any) -> Any:
     return jax.vmap(function)(*batches)
 
 
+def _of_views(x: Float[Array, "V N H d"], views: Int[Array, " Q"]) -> Float[Array, "Q N H d"]:
+    """Return the rows of some views, by a product: the gradient of an index is a scatter that adds."""
+    chosen = jax.nn.one_hot(views, len(x), dtype=x.dtype)
+    return jnp.einsum("qv,vnhd->qnhd", chosen, x, precision="highest")
+
+
 def _mean_over_views(query, key, value, mask):
     """Attention to each view by itself, averaged over the views in which a patch has a key."""
-    views = jnp.arange(len(mask))
+    views = jnp.arange(mask.shape[1])
 
     def to_view(view):
         return masked_attention(query, key, value, mask & (views == view)[None, :, None, None])

@@ -44,6 +44,25 @@ class BandPlan:
     places: Int[Array, "S V N"]
     readers: Int[Array, "VN R"] | None = None
 
+    def of(self, views: Int[Array, " Q"]) -> BandPlan:
+        """Return the plan of the queries of some views, no view twice, which are numbered anew: q N + j."""
+        shifts, all_views, blocks, block = self.queries.shape
+        patches, width = self.places.shape[-1], self.keys.shape[-1]
+        moved = (jnp.arange(len(views)) - views)[None, :, None]  # by so many views
+        readers = self.readers
+        if readers is not None:
+            shift, view, row = jnp.unravel_index(readers, (shifts + 1, all_views, blocks * width))
+            taken = (view[..., None] == views[None, None]) & (shift < shifts)[..., None]
+            row = (shift * len(views) + taken.argmax(-1)) * blocks * width + row
+            readers = jnp.where(taken.any(-1), row, shifts * len(views) * blocks * width)
+        return BandPlan(
+            self.queries[:, views] + moved[..., None] * patches,
+            self.keys[:, views],
+            self.mask[:, views],
+            self.places[:, views] + moved * blocks * block,
+            readers,
+        )
+
 
 def pencil_order(F_ab: Float[np.ndarray, "3 3"], centers: Float[np.ndarray, "N 2"]) -> Int[np.ndarray, " N"]:
     """Patches of view a in the order in which their epipolar lines in view b turn about the epipole.
@@ -130,30 +149,28 @@ def readers_of(
 
 
 def banded_attention(
-    query: Float[Array, "V N H d"],
+    query: Float[Array, "Q N H d"],
     key: Float[Array, "V N H d"],
     value: Float[Array, "V N H d"],
     plan: BandPlan,
     present: Bool[Array, " V"] | None = None,
-) -> Float[Array, "V N H d"]:
+) -> Float[Array, "Q N H d"]:
     """`dense.masked_attention` of the mask that was planned: eq. 5-6, one softmax over all supporting views.
 
     Float32, for one sample; vmap over samples with one plan (on a CPU `jax.lax.map` over them is 1.4 times
     faster). Reverse-mode derivatives only.
 
     Args:
-      query, key, value: of H heads, not yet scaled; finite, also in absent views.
+      query, key, value: of H heads, not yet scaled; finite, also in absent views. Queries are of the views of the plan.
       present: views of this sample that exist; nobody attends to the others. None: all.
     """
-    views, patches, heads, width = query.shape
+    *_, heads, width = query.shape
     mask = _seen(plan, present)
 
     # One head after the other keeps the blocks in the processor's cache.
-    q, k, v = (
-        x.reshape(views * patches, heads, width).transpose(1, 0, 2) for x in (query * width**-0.5, key, value)
-    )
-    mixed = mapped(lambda qkv: _one_head(*qkv, mask, plan), (q, k, v))  # [H,VN,d]
-    return mixed.transpose(1, 0, 2).reshape(views, patches, heads, width)
+    q, k, v = (x.reshape(-1, heads, width).transpose(1, 0, 2) for x in (query * width**-0.5, key, value))
+    mixed = mapped(lambda qkv: _one_head(*qkv, mask, plan), (q, k, v))  # [H,QN,d]
+    return mixed.transpose(1, 0, 2).reshape(query.shape)
 
 
 def has_keys(plan: BandPlan, present: Bool[Array, " V"] | None = None) -> Bool[Array, "V N"]:

@@ -14,26 +14,26 @@ from mvead_jax.runtime.plain import mapped
 
 
 def masked_attention(
-    query: Float[Array, "V N H d"],
+    query: Float[Array, "Q N H d"],
     key: Float[Array, "V N H d"],
     value: Float[Array, "V N H d"],
-    mask: Bool[Array, "V V N N"],
+    mask: Bool[Array, "Q V N N"],
     present: Bool[Array, " V"] | None = None,
-) -> Float[Array, "V N H d"]:
+) -> Float[Array, "Q N H d"]:
     """Σ_k softmax(q_j·k_k / √d) v_k over the patches k of all views that patch j may see (MVEAD eq. 5-6).
 
     One softmax runs over the keys of all supporting views together (decision D3). A patch without a key
     gives 0 (D6), and its gradient is 0. Float32 throughout, for one sample; vmap over samples.
 
     Args:
-      query, key, value: of H heads, not yet scaled; finite, also in absent views.
+      query, key, value: of H heads, not yet scaled; finite, also in absent views. Queries may be of Q of the V views.
       mask: mask[a, b, j, k]: may patch j of view a attend to patch k of view b?
       present: views of this sample that exist; nobody attends to the others. None: all.
     """
-    views, patches, heads, width = query.shape
+    *_, heads, width = query.shape
     if present is not None:
         mask = mask & present[None, :, None, None]
-    allowed = mask.transpose(0, 2, 1, 3).reshape(views * patches, views * patches)
+    allowed = mask.transpose(0, 2, 1, 3).reshape(-1, mask.shape[1] * mask.shape[3])
 
     # One head after the other, recomputed in the gradient: the logits of all 12 heads at once take up to nine
     # times the memory, and on a CPU two to three times as long (forward; the gradient 1.0 to 1.3 times).
@@ -49,6 +49,6 @@ def masked_attention(
         # Divided after the product: see backbone.dinov2.Attention.
         return jnp.einsum("qk,kd->qd", weights, v, precision="highest") / jnp.where(total > 0, total, 1)
 
-    qkv = (x.reshape(views * patches, heads, width).transpose(1, 0, 2) for x in (query, key, value))
-    mixed = mapped(one_head, tuple(qkv))  # [H,VN,d]
-    return mixed.transpose(1, 0, 2).reshape(views, patches, heads, width)
+    qkv = (x.reshape(-1, heads, width).transpose(1, 0, 2) for x in (query, key, value))
+    mixed = mapped(one_head, tuple(qkv))  # [H,QN,d]
+    return mixed.transpose(1, 0, 2).reshape(query.shape)

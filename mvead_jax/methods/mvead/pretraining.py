@@ -246,7 +246,8 @@ def sample_loss(
     gather: bool = False,
 ) -> dict[str, Array]:
     """Return eq. 10 of one sample, its two terms, and what tells a collapse. Args: gather: as of NormalSamples."""
-    out = attention(z, keys, present)
+    projected = attention.project(z)
+    out = attention.attend(z, projected, keys, present)
     positive = multi_center_loss(out, centers, present)
     figures = {
         "loss": positive,
@@ -255,13 +256,13 @@ def sample_loss(
         "centers_used": _centers_used(out, centers, present),
     }
     if config.objective == "mcp+reg":
-        negative = _negatives(attention, z, out, keys, mask, present, centers, config, key, gather)
+        negative = _negatives(attention, z, projected, out, keys, mask, present, centers, config, key, gather)
         figures |= {"negative": negative, "loss": positive + config.negative_weight * negative}
     return figures
 
 
 def _negatives(
-    attention, z, out, keys, mask, present, centers, config: PretrainConfig, key, gather: bool
+    attention, z, projected, out, keys, mask, present, centers, config: PretrainConfig, key, gather: bool
 ) -> Float[Array, ""]:
     """L_neg of one sample (eq. 8, 9): masked patches of a support view, and what they change in another."""
     views, patches, _ = z.shape
@@ -273,12 +274,20 @@ def _negatives(
     others = jnp.where(linked_views.any(), linked_views, others)
     chance = others.astype(z.dtype) / jnp.maximum(others.sum(), 1).astype(z.dtype)
     reference = jax.random.choice(draw_reference, views, p=chance)
+    reference = jnp.where(others.any(), reference, (support + 1) % views)  # any other: it counts in nothing
 
     count = max(1, round(config.mask_ratio * patches))
     hidden = jax.random.permutation(draw_patches, patches)[:count]
     fill = z[support].mean(0) if config.mask_fill == "mean" else jnp.zeros(z.shape[-1], z.dtype)
-    out_masked = attention(z.at[support, hidden].set(fill[None]), keys, present)  # Decision D8
-    in_reference, in_support = out_masked[reference], out_masked[support]
+    # Decision D8. Patches are projected one by one, so that those of the hidden ones alone are others.
+    is_hidden = jnp.zeros((views, patches), bool).at[support, hidden].set(True)[..., None]
+    masked = jax.tree.map(
+        lambda one, every: jnp.where(is_hidden[..., None], one, every),
+        attention.project(fill[None, None]),
+        projected,
+    )
+    z_masked, of = jnp.where(is_hidden, fill[None, None], z), jnp.stack([reference, support])
+    in_reference, in_support = attention.attend(z_masked, masked, keys, present, of)
 
     linked = mask[reference, support][:, hidden].T & others.any()  # [count,N]: of the reference view
     most = min(config.negatives, patches)

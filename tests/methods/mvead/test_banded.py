@@ -7,7 +7,14 @@ import pytest
 
 from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.epipolar import epipolar_mask, patch_centers
-from mvead_jax.methods.mvead.banded import BandPlan, banded_attention, pencil_order, plan_bands, readers_of
+from mvead_jax.methods.mvead.banded import (
+    BandPlan,
+    banded_attention,
+    has_keys,
+    pencil_order,
+    plan_bands,
+    readers_of,
+)
 from mvead_jax.methods.mvead.dense import masked_attention
 from mvead_jax.rig.cameras import five_cameras
 
@@ -51,6 +58,37 @@ def assert_same(qkv, mask, plan, *present):
     for ours, dense in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, dense, atol=1e-5, rtol=1e-5)
     return found
+
+
+@pytest.mark.parametrize("gather", [False, True])
+@pytest.mark.parametrize("views", [(3, 1), (0,), (4, 2, 0)])
+def test_queries_of_some_views_get_what_they_get_among_all(views, gather):
+    F, mask = rig_mask((6, 10))
+    plan, views = plan_bands(mask, F, (6, 10), PATCH, 16, gather=gather), jnp.asarray(views)
+    qkv = random_qkv(0, (5, 60, 2, 8))
+    present = jnp.asarray([True, True, False, True, True])
+
+    def loss(of, q, k, v):
+        output = of(q, k, v)[views] if of is every else of(q[views], k, v)
+        return (output**2).sum(), output
+
+    def every(q, k, v):
+        return banded_attention(q, k, v, plan, present)
+
+    def some(q, k, v):
+        return banded_attention(q, k, v, plan.of(views), present)
+
+    def dense(q, k, v):
+        return masked_attention(q, k, v, mask[views], present)
+
+    gradient = jax.jit(jax.grad(loss, argnums=(1, 2, 3), has_aux=True), static_argnums=0)
+    expected = gradient(every, *qkv)
+    for of in (some, dense):
+        for found, wanted in zip(jax.tree.leaves(gradient(of, *qkv)), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5, rtol=1e-5)
+    np.testing.assert_array_equal(
+        has_keys(plan.of(views), present), np.asarray(has_keys(plan, present))[views]
+    )
 
 
 @pytest.mark.parametrize(("grid", "block"), [((16, 16), 64), ((6, 10), 16), ((9, 5), 7)])
