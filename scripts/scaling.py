@@ -68,8 +68,13 @@ def stages() -> list[Work]:
     features = VIEWS * PATCHES * WIDTH * 4
     return [
         Work("features of all images", pictures * picture, pictures * (PATCHES * WIDTH * 4 + 224 * 224 * 12)),
-        # Clean and masked, forward and twice that backward.
-        Work("pre-training, 50 epochs", steps * 2 * 3 * fusion, steps * 2 * 3 * 6 * features),
+        # Forward and twice that backward; with patches hidden two views' output is projected anew, and keys and values
+        # of all views are moved, the rest of two.
+        Work(
+            "pre-training, 50 epochs",
+            steps * 3 * fusion * 1.1,
+            steps * 3 * features * (6 + 2 + 4 * 2 / VIEWS),
+        ),
         Work("fusing both splits", pictures / VIEWS * fusion, pictures / VIEWS * 2 * features),
         # With n devices each holds an n-th of the rows and n times as many queries come at once.
         Work("search", search, passes * rows * WIDTH * 4),
