@@ -16,7 +16,11 @@ from mvead_jax.config.io import load_config, override
 from mvead_jax.config.schema import Config
 from mvead_jax.runtime.errors import UserError
 
-_IDIF = {"train.epochs": "10", "train.batch_size": "2", "train.learning_rate": "1e-3"}  # 200 steps of 40 samples
+_IDIF = {
+    "train.epochs": "10",
+    "train.batch_size": "2",
+    "train.learning_rate": "1e-3",
+}  # 200 steps of 40 samples
 
 # Name -> the config beside this one, and the fields that it changes.
 VARIANTS = {
@@ -30,7 +34,10 @@ VARIANTS = {
     "simplenet": ("simplenet.py:lite0", {"train.epochs": "20"}),
     "uniad": ("uniad.py:lite0", {"setting": "single", "train.epochs": "20"}),
     "dinomaly": ("dinomaly.py:lite0", {"train.epochs": "20"}),
-    "destseg": ("destseg.py:lite0", {"train.epochs": "10"}),
+    "destseg": (
+        "destseg.py:lite0",
+        {"train.epochs": "4", "train.batch_size": "2", "destseg.student_share": "0.5"},
+    ),
     "mvad": ("mvad.py:lite0", {"train.epochs": "20"}),
     "mvad_no_attention": ("mvad.py:lite0", {"train.epochs": "20", "mvad.blocks": "0,0,0"}),
     "mvad_own_view": ("mvad.py:lite0", {"train.epochs": "20", "mvad.keys": "own"}),

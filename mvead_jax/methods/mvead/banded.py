@@ -22,6 +22,8 @@ from jaxtyping import Array, Bool, Float, Int
 from mvead_jax.geometry.epipolar import epipolar_lines, patch_centers
 from mvead_jax.runtime.plain import mapped, mapped_on_cpu
 
+_CACHE = 2**22  # bytes of a head's attention weights, all of which stay in a CPU's cache while they are used
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -196,9 +198,10 @@ def _product(subscripts: str, x: Array, y: Array) -> Array:
 
 
 def _of_pairs(of_pair: Callable[..., Any], arrays: tuple[Array, ...]) -> Any:
-    """Return what a function makes of each pair of views; the blocks of one pair fit a processor's cache."""
+    """Return what a function makes of the queries, keys and mask of each pair of views."""
     pairs = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
-    found = mapped_on_cpu(of_pair, pairs)
+    small = 4 * arrays[-1].size <= _CACHE
+    found = jax.vmap(of_pair)(pairs) if small else mapped_on_cpu(of_pair, pairs)
     return jax.tree.map(lambda x: x.reshape(*arrays[0].shape[:2], *x.shape[1:]), found)
 
 

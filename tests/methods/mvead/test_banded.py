@@ -7,6 +7,7 @@ import pytest
 
 from mvead_jax.geometry.cameras import fundamental_from_cameras
 from mvead_jax.geometry.epipolar import epipolar_mask, patch_centers
+from mvead_jax.methods.mvead import banded
 from mvead_jax.methods.mvead.banded import (
     BandPlan,
     banded_attention,
@@ -58,6 +59,22 @@ def assert_same(qkv, mask, plan, *present):
     for ours, dense in zip(found, expected, strict=True):
         np.testing.assert_allclose(ours, dense, atol=1e-5, rtol=1e-5)
     return found
+
+
+def test_one_pair_of_views_after_the_other_gives_what_all_give_at_once(monkeypatch):
+    F, mask = rig_mask((6, 10))
+    plan, qkv = plan_bands(mask, F, (6, 10), PATCH, 16), random_qkv(0, (5, 60, 2, 8))
+
+    def run(cache):
+        monkeypatch.setattr(banded, "_CACHE", cache)
+        gradient = jax.grad(lambda *qkv: (banded_attention(*qkv, plan) ** 2).sum(), argnums=(0, 1, 2))
+        program = jax.jit(lambda *qkv: (banded_attention(*qkv, plan), gradient(*qkv))).lower(*qkv)
+        return program.as_text().count("stablehlo.while"), program.compile()(*qkv)
+
+    (few, expected), (more, found) = run(2**22), run(0)
+    assert more > few
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize("gather", [False, True])
