@@ -14,19 +14,25 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from benchmarks.features import arguments, backbones
+from benchmarks.features import arguments as arguments_of_features
+from benchmarks.features import backbones
 from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ("torch", "transformers", "openvino")
 QUICK = ("--backbone=dinov2-small", "--block=1", "--batch=2", "--rounds=3")
 _HEAD = 64  # the width of a head of every DINOv2
 
-__all__ = ["arguments", "measure"]
-
 Parts = dict[str, dict[str, Callable[[], Any]]]  # contestants by part
 
 
+def arguments(parser: argparse.ArgumentParser) -> None:
+    arguments_of_features(parser)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+
+
 def measure(args: argparse.Namespace) -> list[dict]:
+    """The parts of a block, each by XLA and by PyTorch: bfloat16 is that of the operands of our products, and all of
+    PyTorch's."""
     limit_threads(args.threads)
     import torch
 
@@ -39,12 +45,13 @@ def measure(args: argparse.Namespace) -> list[dict]:
     tokens = args.batch * ((args.size // config.patch_size) ** 2 + config.num_prefix_tokens)
     flop = 2 * tokens * width * (4 * width + 2 * hidden)
     results = []
-    for name, contestants in _parts(args.batch, tokens // args.batch, width, hidden).items():
+    for name, contestants in _parts(args.batch, tokens // args.batch, width, hidden, args.precision).items():
         seconds = alternate(contestants, args.rounds)
         facts = {
             "backbone": args.backbone,
             "part of a block": name,
             "batch": args.batch,
+            "precision": args.precision,
             "threads": args.threads,
         }
         if name == "products with weights":
@@ -55,7 +62,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
     return results
 
 
-def _parts(batch: int, tokens: int, width: int, hidden: int) -> Parts:
+def _parts(batch: int, tokens: int, width: int, hidden: int, precision: str) -> Parts:
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -64,11 +71,12 @@ def _parts(batch: int, tokens: int, width: int, hidden: int) -> Parts:
 
     from mvead_jax.backbones.dinov2.blocks import attend, gelu
 
-    draw = np.random.default_rng(0)
+    draw, dtype = np.random.default_rng(0), jnp.dtype(precision)
+    exact = "highest" if precision == "float32" else None
 
     def both(*shape: int) -> tuple[jax.Array, torch.Tensor]:
         own = draw.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(shape[-1]))
-        return jnp.asarray(own), torch.from_numpy(own)
+        return jnp.asarray(own), torch.from_numpy(own).to(getattr(torch, precision))
 
     x, x_torch = both(batch, tokens, width)
     wide, wide_torch = both(batch, tokens, hidden)
@@ -79,9 +87,14 @@ def _parts(batch: int, tokens: int, width: int, hidden: int) -> Parts:
     @jax.jit
     def products(x, wide, weights):
         given = [wide if own.shape[0] == hidden else x for own in weights]
-        return [jnp.matmul(a, own, precision="highest") for a, own in zip(given, weights, strict=True)]
+        return [
+            jnp.matmul(
+                a.astype(dtype), own.astype(dtype), precision=exact, preferred_element_type=jnp.float32
+            )
+            for a, own in zip(given, weights, strict=True)
+        ]
 
-    attention = jax.jit(partial(attend, dtype=jnp.dtype("float32")))
+    attention = jax.jit(partial(attend, dtype=dtype))
 
     @jax.jit
     def left(x, wide):
@@ -131,7 +144,7 @@ def _openvino_profile(args: argparse.Namespace) -> dict[str, float]:
     images = torch.randn(args.batch, 3, args.size, args.size)
     hints = {
         "INFERENCE_NUM_THREADS": args.threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[args.precision],
         "PERF_COUNT": True,
     }
     model = openvino.convert_model(network, example_input=images)
