@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +30,12 @@ class StepClock:
     """Stands where a training has its `Checkpoints`: keeps no state, and stops it after a few steps.
 
     Attributes:
-      ends: when each step was done.
+      ends: when each step was done. parts: in which part of the training each was (`Problem.then`).
     """
 
     steps: int = _STEPS
     ends: list[float] = field(default_factory=list)
+    parts: list[int | None] = field(default_factory=list)
 
     def restore(self, like: Any) -> None:
         """Return None: the training starts from the beginning."""
@@ -41,23 +43,35 @@ class StepClock:
     def save(self, state: Any) -> None:
         """Keep nothing."""
 
-    def record(self, event: Any) -> None:
+    def record(self, event: Mapping[str, Any]) -> None:
         """Note that a step is done."""
         self.ends.append(time.perf_counter())
+        self.parts.append(event.get("part"))
 
     def stopping(self) -> bool:
-        """Return whether there were enough steps."""
-        return len(self.ends) >= self.steps
+        """Return whether there were enough steps; a training of several parts goes on to its end."""
+        return len(self.ends) >= self.steps and self.parts[-1] is None
 
     def seconds(self) -> float | None:
-        """Return the least time between two steps, without the first two, which compile; None if there were too few."""
-        return float(np.diff(self.ends)[1:].min()) if len(self.ends) > 2 else None
+        """Return the least time of a step of each part, weighted by the part's steps; None if there were too few.
+
+        Of each part the first two do not count where there are others: they compile.
+        """
+        took = np.diff(self.ends)
+        if len(took) < 2:
+            return None
+        of_parts: dict[int | None, list[float]] = {}
+        for part, seconds in zip(self.parts[1:], took, strict=True):
+            of_parts.setdefault(part, []).append(float(seconds))
+        least = [(self.parts.count(part), min(own[1:] or own)) for part, own in of_parts.items()]
+        return sum(count * seconds for count, seconds in least) / sum(count for count, _ in least)
 
 
 def seconds_a_step(config: Config, index: DatasetIndex, backbone: Backbone) -> float | None:
     """Return the seconds of one step of training a model; None if nothing is trained.
 
-    The method's own `fit` runs on two batches of samples and is stopped after six steps. Features are random numbers,
+    The method's own `fit` runs on two batches of samples and is stopped after six steps, or after twelve where its loss
+    changes on the way. Features are random numbers,
     so that none need be computed; images and masks are read where the method takes them. A patch may attend to every
     patch of the other views, since no geometry is known yet.
 

@@ -7,10 +7,10 @@ number of devices it differs by the order in which float32 gradients are summed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -99,33 +99,60 @@ def fit_loop(
     else:
         state = kept
     first, last = int(state["step"]), steps * config.epochs
-    boundary, later = problem.then or (last, problem.loss)
-    before, after = (make_step(own, optimiser, jax.random.key(seed)) for own in (problem.loss, later))
     # Copies, whose buffers the step may reuse: some may be the backbone's.
     state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(sharding.replicate(state))
-    with (
-        closing(
-            _batches(problem, config, seed, first, last)
-        ) as batches,  # whose thread ends with an error too
-        progress(f"training {name}", last, "steps", done=first) as bar,
-    ):
-        for number, (chosen, batch) in zip(range(first, last), batches, strict=True):
-            epoch, position = divmod(number, steps)
-            if position == 0 and epoch and problem.each_epoch:
-                extras = problem.each_epoch(state["parameters"], state["extras"], epoch)
-                state |= {"extras": sharding.replicate(extras)}
-            state, figures = (before if number < boundary else after)(state, batch)
-            figures = {key: float(value) for key, value in figures.items()}
-            _check_finite(figures, f"training {name}: step {number}", [problem.names[i] for i in chosen])
-            if checkpoints:
-                checkpoints.record({"step": number, "epoch": epoch, **figures})
-            bar.advance(note=f"loss {figures['loss']:.4f}")
-            stopping = checkpoints.stopping() if checkpoints else False
-            if position == steps - 1 or stopping:
-                _save(checkpoints, jax.device_get(state))
-            if stopping:
-                raise Stopped(f"training {name}: stopped after step {number}")
+    # Closed after an error too: a thread reads them.
+    with closing(_batches(problem, config, seed, first, last)) as batches:
+        for part in _parts(problem, first, last):
+            step = make_step(part.loss, optimiser, jax.random.key(seed))
+            with progress(f"training {name}{part.title}", part.end, "steps", done=part.begin) as bar:
+                for number in range(part.begin, part.end):
+                    chosen, batch = next(batches)
+                    epoch, position = divmod(number, steps)
+                    if position == 0 and epoch and problem.each_epoch:
+                        extras = problem.each_epoch(state["parameters"], state["extras"], epoch)
+                        state |= {"extras": sharding.replicate(extras)}
+                    state, figures = step(state, batch)
+                    figures = {key: float(value) for key, value in figures.items()}
+                    where = f"training {name}: step {number}"
+                    _check_finite(figures, where, [problem.names[i] for i in chosen])
+                    if checkpoints:
+                        checkpoints.record({"step": number, "epoch": epoch, **part.event, **figures})
+                    bar.advance(note=f"loss {figures['loss']:.4f}")
+                    stopping = checkpoints.stopping() if checkpoints else False
+                    if position == steps - 1 or stopping:
+                        _save(checkpoints, jax.device_get(state))
+                    if stopping:
+                        raise Stopped(f"training {name}: stopped after step {number}")
     return state["parameters"], state["extras"]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Steps with one loss, one program and one pace, so that the time left can be told.
+
+    Attributes:
+      begin, end: steps. title: behind the name of the training. event: for the log.
+    """
+
+    begin: int
+    end: int
+    loss: Loss
+    title: str = ""
+    event: Mapping[str, int] = field(default_factory=dict)
+
+
+def _parts(problem: Problem, first: int, last: int) -> list[_Part]:
+    """Return the parts that are left from step `first` on: two where a later loss follows, else one."""
+    if problem.then is None:
+        return [_Part(first, last, problem.loss)]
+    boundary, later = problem.then
+    both = (first, min(boundary, last), problem.loss), (max(first, boundary), last, later)
+    return [
+        _Part(begin, end, loss, f", part {number} of 2", {"part": number})
+        for number, (begin, end, loss) in enumerate(both, 1)
+        if begin < end
+    ]
 
 
 def steps_of_epoch(samples: int, config: TrainConfig, whole_batches: bool = False) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,17 @@ def test_a_step_is_timed_by_the_methods_own_training_and_leaves_no_trace(root, t
     assert len(clock.ends) == 6
     assert 0 < seconds <= clock.ends[-1] - clock.ends[0]
     assert not any(tmp_path.iterdir())
+
+
+def test_a_step_of_a_training_in_parts_is_the_mean_of_what_each_part_takes():
+    clock = step_time.StepClock(steps=2)
+    clock.parts = [1, 1, 1, 2, 2, 2, 2, 2, 2]
+    clock.ends = list(accumulate([50, 1, 2, 70, 11, 10, 10, 10, 30]))
+    assert not clock.stopping()
+    assert clock.seconds() == pytest.approx((3 * 2 + 6 * 10) / 9)
+    clock.parts = [None] * 9
+    assert clock.stopping()
+    assert clock.seconds() == 2
 
 
 def test_a_table_is_made_and_written_before_another_process_makes_its_own(tmp_path):

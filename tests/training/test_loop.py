@@ -121,7 +121,7 @@ def on(devices, patch):
 # ---- what it computes
 
 
-def test_another_loss_counts_from_its_step_on():
+def test_another_loss_counts_from_its_step_on(capsys):
     own = Quadratic()
 
     def doubled(parameters, extras, batch, key):
@@ -136,6 +136,12 @@ def test_another_loss_counts_from_its_step_on():
     usual = [event["loss"] for event in run(own)[2].events]
     assert losses[: steps // 2] == usual[: steps // 2]
     assert losses[steps // 2] == pytest.approx(2 * usual[steps // 2])
+    parts = [event["part"] for event in halfway[2].events]
+    assert parts == [1] * (steps // 2) + [2] * (steps - steps // 2)
+    assert "part" not in run(own)[2].events[0]
+    said = capsys.readouterr().err
+    assert f"part 1 of 2 {steps // 2}/{steps // 2} steps" in said
+    assert f"part 2 of 2 {steps}/{steps} steps" in said
 
 
 @pytest.mark.parametrize("devices", [1, 4])
