@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from mvead_jax.backbones.base import Backbone
 from mvead_jax.bank.fill import Bank
@@ -32,7 +31,7 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.scoring.model_store import named_leaves, read_state, write_state
 from mvead_jax.scoring.scorer import Inputs, Model, Scored, Scorer, keys_grid
 from mvead_jax.study.correctness import digest
-from mvead_jax.training.checkpoints import Checkpoints
+from mvead_jax.training.checkpoints import Checkpoints, newest_state
 
 RIG = Path(__file__).parent / "rig"
 # In the order in which one follows from the other. The extras of a training are what it keeps beside parameters:
@@ -131,11 +130,7 @@ def _fitted(method: Method, data: TrainData, seed: int, folder: Path) -> tuple[d
         leaves = named_leaves(state)
         rows = [own.rows for own in leaves.values() if isinstance(own, Bank)]
         parameters = [own for own in leaves.values() if not isinstance(own, Bank)]
-        steps = [path for path in place.iterdir() if path.name.isdecimal()]
-        if steps:
-            newest = max(steps, key=lambda path: int(path.name)) / "default"
-            kept = ocp.StandardCheckpointer().restore(newest.absolute())
-            extras = jax.tree.leaves(kept["state"]["extras"])
+        extras = jax.tree.leaves((newest_state(place) or {}).get("extras"))
     sharding.barrier()
     placed = read_state(folder / "model", jax.eval_shape(method.init, jax.random.key(0)))
     return {"placed": placed, "parameters": parameters, "rows": rows}, extras

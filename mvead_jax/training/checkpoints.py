@@ -92,9 +92,7 @@ class Checkpoints:
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
             create=False,  # Orbax wants all processes for that
-            multiprocessing_options=ocp.options.MultiprocessingOptions(
-                primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
-            ),
+            multiprocessing_options=_first_alone(),
         )
         try:
             self._manager = ocp.CheckpointManager(folder.resolve(), options=options)
@@ -239,6 +237,22 @@ def _is_of_closed_loop(error: BaseException | None) -> bool:
 def _aside(folder: Path, step: int) -> Path:
     """Where a state goes that can't be read."""
     return Path(folder) / f"{step}.unreadable"
+
+
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """Return the newest state in a folder of states, as it lies there; None without one. For one process of all."""
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    if not steps:
+        return None
+    reader = ocp.StandardCheckpointer(multiprocessing_options=_first_alone())
+    return reader.restore((folder / str(max(steps)) / "default").absolute())["state"]
+
+
+def _first_alone() -> ocp.options.MultiprocessingOptions:
+    """Orbax's options for work of the first process: otherwise it waits for all."""
+    return ocp.options.MultiprocessingOptions(
+        primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
+    )
 
 
 def _read_origin(path: Path) -> Any:

@@ -91,11 +91,15 @@ def start(arguments, devices=2, **environment):
 
 
 def start_two(*arguments, environments=({}, {})):
+    return start_each(command(*arguments), environments)
+
+
+def start_each(line, environments=({}, {})):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
-    return [start([*command(*arguments), *flags, str(number)], **environments[number]) for number in range(2)]
+    return [start([*line, *flags, str(number)], **environments[number]) for number in range(2)]
 
 
 def kill(process):
@@ -222,6 +226,28 @@ def test_processes_say_nothing_twice(two):
 
 
 # ---- what ends one process ends all
+
+
+_READS = """
+import sys
+from pathlib import Path
+
+import jax
+
+from mvead_jax.runtime import sharding
+from mvead_jax.training.checkpoints import newest_state
+
+folder, _, address, *_, process = sys.argv[1:]
+jax.distributed.initialize(address, 2, int(process))
+if sharding.is_first():
+    print(*newest_state(Path(folder)), file=sys.stderr)
+sharding.barrier()
+"""
+
+
+def test_the_first_process_reads_a_state_while_the_other_waits(two):
+    said = finish(*start_each([sys.executable, "-c", _READS, str(two[0] / "checkpoints/cap")]))
+    assert {"parameters", "optimizer", "extras", "step"} <= set(said[0].split())
 
 
 def wait_for_step(running, workdir, step):
