@@ -16,11 +16,8 @@ from mvead_jax.config.io import load_config, override
 from mvead_jax.config.schema import Config
 from mvead_jax.runtime.errors import UserError
 
-_IDIF = {
-    "train.epochs": "10",
-    "train.batch_size": "2",
-    "train.learning_rate": "1e-3",
-}  # 200 steps of 40 samples
+# 200 steps of 2 samples.
+_IDIF = {"train.epochs": "10", "train.batch_size": "2", "train.learning_rate": "1e-3"}
 
 # Name -> the config beside this one, and the fields that it changes.
 VARIANTS = {

@@ -61,6 +61,7 @@ def stages() -> list[Work]:
     picture = BLOCKS * block + PATCHES * 2 * 14 * 14 * 3 * WIDTH
     pictures = TRAINING + TEST
     fusion = VIEWS * PATCHES * 8 * WIDTH**2  # four projections of every patch of a sample
+    hidden = 2 / VIEWS  # share of the views whose features the pass with hidden patches gives
     steps = EPOCHS * TRAINING / VIEWS
     rows, queries = TRAINING * PATCHES / VIEWS, TEST * PATCHES / VIEWS  # of a view
     search = VIEWS * 2 * rows * queries * WIDTH
@@ -68,12 +69,12 @@ def stages() -> list[Work]:
     features = VIEWS * PATCHES * WIDTH * 4
     return [
         Work("features of all images", pictures * picture, pictures * (PATCHES * WIDTH * 4 + 224 * 224 * 12)),
-        # Forward and twice that backward; with patches hidden two views' output is projected anew, and keys and values
-        # of all views are moved, the rest of two.
+        # Forward and twice that backward, clean and with hidden patches: there one of the four projections, of two
+        # views, is made anew, and of the six arrays keys and values are moved whole, the others of two views.
         Work(
             "pre-training, 50 epochs",
-            steps * 3 * fusion * 1.1,
-            steps * 3 * features * (6 + 2 + 4 * 2 / VIEWS),
+            steps * 3 * fusion * (1 + hidden / 4),
+            steps * 3 * features * (6 + 2 + 4 * hidden),
         ),
         Work("fusing both splits", pictures / VIEWS * fusion, pictures / VIEWS * 2 * features),
         # With n devices each holds an n-th of the rows and n times as many queries come at once.

@@ -52,7 +52,8 @@ class BatchNorm(nnx.Module):
           train: whether the statistics of the batch are used, and remembered.
           weights: how much each image counts in the statistics, 0 for a missing view; None = all alike. An
             image that does not count is normalised like the others. Where at most one value counts, there is
-            no unbiased variance, and the running statistics stay as they are.
+            no unbiased variance, and the running statistics stay as they are. Where none does, the features are
+            taken as normalised.
         """
         scale, bias = self.scale[...], self.bias[...]
         if not train:

@@ -22,7 +22,8 @@ from mvead_jax.scoring.scorer import keys_grid
 from mvead_jax.training.loop import NotFinite
 
 _BATCHES = 2  # of samples: so some steps do not end an epoch, after which a state is copied
-_STEPS = 6
+_EPOCHS = 6
+_STEPS = 6  # of a training in one part; one in two parts is timed to its end
 
 
 @dataclass
@@ -53,9 +54,9 @@ class StepClock:
         return len(self.ends) >= self.steps and self.parts[-1] is None
 
     def seconds(self) -> float | None:
-        """Return the least time of a step of each part, weighted by the part's steps; None if there were too few.
+        """Return the seconds of a step: of each part the least, weighted by its steps; None if there were too few.
 
-        Of each part the first two do not count where there are others: they compile.
+        A part's first step that has a time does not count where there are others: it compiles.
         """
         took = np.diff(self.ends)
         if len(took) < 2:
@@ -70,10 +71,9 @@ class StepClock:
 def seconds_a_step(config: Config, index: DatasetIndex, backbone: Backbone) -> float | None:
     """Return the seconds of one step of training a model; None if nothing is trained.
 
-    The method's own `fit` runs on two batches of samples and is stopped after six steps, or after twelve where its loss
-    changes on the way. Features are random numbers,
-    so that none need be computed; images and masks are read where the method takes them. A patch may attend to every
-    patch of the other views, since no geometry is known yet.
+    The method's own `fit` runs on two batches of samples for six epochs, twelve steps, and is stopped after six of them
+    where its loss stays the same. Features are random numbers, so that none need be computed; images and masks are read
+    where the method takes them. A patch may attend to every patch of the other views, since no geometry is known yet.
 
     Args:
       index: the training samples of the model.
@@ -86,8 +86,7 @@ def seconds_a_step(config: Config, index: DatasetIndex, backbone: Backbone) -> f
         return None
     chosen = spread_evenly(len(index), _BATCHES * method.training.batch_size)
     part = index.with_samples(index.samples[at] for at in chosen)
-    if method.training.epochs < _STEPS:
-        config = override(config, {"train.epochs": str(_STEPS)})
+    config = override(config, {"train.epochs": str(_EPOCHS)})
     method = config.build(Spec.of(part.views, part.categories, backbone, "to time a step"))
     random = np.random.default_rng(0)
     shape = len(part), len(part.views)

@@ -213,6 +213,15 @@ class Checkpoints:
         return not (isinstance(event.get("step"), int) and event["step"] < step)
 
 
+def newest_state(folder: Path) -> dict[str, Any] | None:
+    """Return the newest state in a folder of states, as it lies there; None without one. For one process of all."""
+    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
+    if not steps:
+        return None
+    reader = ocp.StandardCheckpointer(multiprocessing_options=_first_alone())
+    return reader.restore((folder / str(max(steps)) / "default").absolute())["state"]
+
+
 @contextlib.contextmanager
 def _orbax_silent() -> Iterator[None]:
     """Orbax's threads log the traceback of each error that the caller gets too, and here puts into words; and
@@ -237,15 +246,6 @@ def _is_of_closed_loop(error: BaseException | None) -> bool:
 def _aside(folder: Path, step: int) -> Path:
     """Where a state goes that can't be read."""
     return Path(folder) / f"{step}.unreadable"
-
-
-def newest_state(folder: Path) -> dict[str, Any] | None:
-    """Return the newest state in a folder of states, as it lies there; None without one. For one process of all."""
-    steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
-    if not steps:
-        return None
-    reader = ocp.StandardCheckpointer(multiprocessing_options=_first_alone())
-    return reader.restore((folder / str(max(steps)) / "default").absolute())["state"]
 
 
 def _first_alone() -> ocp.options.MultiprocessingOptions:

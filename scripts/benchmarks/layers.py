@@ -11,8 +11,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
 
 from benchmarks.features import arguments as arguments_of_features
 from benchmarks.features import backbones
@@ -22,7 +26,9 @@ NEEDS = ("torch", "transformers", "openvino")
 QUICK = ("--backbone=dinov2-small", "--block=1", "--batch=2", "--rounds=3")
 _HEAD = 64  # the width of a head of every DINOv2
 
-Parts = dict[str, dict[str, Callable[[], Any]]]  # contestants by part
+_PRODUCTS, _ATTENTION, _REST = "products with weights", "attention", "norms, GELU, residuals"
+
+Parts = dict[str, Callable[[], Any]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +37,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
-    """The parts of a block, each by XLA and by PyTorch: bfloat16 is that of the operands of our products, and all of
-    PyTorch's."""
+    """Time the parts of a block by XLA and by PyTorch.
+
+    In bfloat16 only the operands of our products are rounded, and all that PyTorch holds.
+    """
     limit_threads(args.threads)
     import torch
 
@@ -45,8 +53,10 @@ def measure(args: argparse.Namespace) -> list[dict]:
     tokens = args.batch * ((args.size // config.patch_size) ** 2 + config.num_prefix_tokens)
     flop = 2 * tokens * width * (4 * width + 2 * hidden)
     results = []
-    for name, contestants in _parts(args.batch, tokens // args.batch, width, hidden, args.precision).items():
-        seconds = alternate(contestants, args.rounds)
+    inputs = _Inputs.drawn(args.batch, tokens // args.batch, width, hidden)
+    ours, theirs = _by_xla(inputs, args.precision), _by_torch(inputs, args.precision)
+    for name in ours:
+        seconds = alternate({"XLA": ours[name], "PyTorch": theirs[name]}, args.rounds)
         facts = {
             "backbone": args.backbone,
             "part of a block": name,
@@ -54,7 +64,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
             "precision": args.precision,
             "threads": args.threads,
         }
-        if name == "products with weights":
+        if name == _PRODUCTS:
             facts |= {
                 f"GFLOP/s by {own}": round(flop / 1e9 / min(times), 1) for own, times in seconds.items()
             }
@@ -62,39 +72,56 @@ def measure(args: argparse.Namespace) -> list[dict]:
     return results
 
 
-def _parts(batch: int, tokens: int, width: int, hidden: int, precision: str) -> Parts:
+@dataclass(frozen=True)
+class _Inputs:
+    """What the parts of a block are given, as random numbers.
+
+    Attributes:
+      x: features. wide: those within the MLP. weights: of the six products. heads: query, key and value.
+    """
+
+    x: Float32[np.ndarray, "B T D"]
+    wide: Float32[np.ndarray, "B T W"]
+    weights: list[Float32[np.ndarray, "inputs outputs"]]
+    heads: list[Float32[np.ndarray, "B T H d"]]
+
+    @classmethod
+    def drawn(cls, batch: int, tokens: int, width: int, hidden: int) -> _Inputs:
+        """Return inputs of batch x tokens features of this width, and of the MLP's hidden width."""
+        random = np.random.default_rng(0)
+
+        def draw(*shape: int) -> Float32[np.ndarray, "*shape"]:
+            return random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
+
+        shapes = [(width, width)] * 4 + [(width, hidden), (hidden, width)]
+        return cls(
+            draw(batch, tokens, width),
+            draw(batch, tokens, hidden),
+            [draw(*shape) for shape in shapes],
+            [draw(batch, tokens, width // _HEAD, _HEAD) for _ in range(3)],
+        )
+
+
+def _by_xla(inputs: _Inputs, precision: str) -> Parts:
     import jax
     import jax.numpy as jnp
-    import numpy as np
-    import torch
-    from torch.nn import functional
 
     from mvead_jax.backbones.dinov2.blocks import attend, gelu
 
-    draw, dtype = np.random.default_rng(0), jnp.dtype(precision)
-    exact = "highest" if precision == "float32" else None
-
-    def both(*shape: int) -> tuple[jax.Array, torch.Tensor]:
-        own = draw.standard_normal(shape, dtype=np.float32) / np.float32(np.sqrt(shape[-1]))
-        return jnp.asarray(own), torch.from_numpy(own).to(getattr(torch, precision))
-
-    x, x_torch = both(batch, tokens, width)
-    wide, wide_torch = both(batch, tokens, hidden)
-    shapes = [(width, width)] * 4 + [(width, hidden), (hidden, width)]
-    weights = [both(*shape) for shape in shapes]
-    heads = [both(batch, tokens, width // _HEAD, _HEAD) for _ in range(3)]
+    dtype = jnp.dtype(precision)
+    x, wide, weights, heads = jax.tree.map(jnp.asarray, (inputs.x, inputs.wide, inputs.weights, inputs.heads))
 
     @jax.jit
     def products(x, wide, weights):
-        given = [wide if own.shape[0] == hidden else x for own in weights]
+        options = {
+            "precision": "highest" if precision == "float32" else None,
+            "preferred_element_type": jnp.float32,
+        }
+        given = [wide if len(own) == wide.shape[-1] else x for own in weights]
         return [
-            jnp.matmul(
-                a.astype(dtype), own.astype(dtype), precision=exact, preferred_element_type=jnp.float32
-            )
+            jnp.matmul(a.astype(dtype), own.astype(dtype), **options)
             for a, own in zip(given, weights, strict=True)
         ]
-
-    attention = jax.jit(partial(attend, dtype=dtype))
 
     @jax.jit
     def left(x, wide):
@@ -104,35 +131,37 @@ def _parts(batch: int, tokens: int, width: int, hidden: int, precision: str) -> 
 
         return norm(x), norm(x) + x, gelu(wide)
 
-    def run_torch(function: Callable[[], Any]) -> Callable[[], Any]:
-        return torch.inference_mode()(function)
-
-    def torch_products():
-        given = [wide_torch if own.shape[0] == hidden else x_torch for _, own in weights]
-        return [torch.matmul(a, own) for a, (_, own) in zip(given, weights, strict=True)]
-
-    def torch_attention():
-        return functional.scaled_dot_product_attention(*(own.transpose(1, 2) for _, own in heads))
-
-    def torch_left():
-        normed = functional.layer_norm(x_torch, (width,))
-        return normed, functional.layer_norm(x_torch, (width,)) + x_torch, functional.gelu(wide_torch)
-
-    jax_weights = [own for own, _ in weights]
+    attention = jax.jit(partial(attend, dtype=dtype))
     return {
-        "products with weights": {
-            "XLA": lambda: jax.block_until_ready(products(x, wide, jax_weights)),
-            "PyTorch": run_torch(torch_products),
-        },
-        "attention": {
-            "XLA": lambda: jax.block_until_ready(attention(*(own for own, _ in heads))),
-            "PyTorch": run_torch(torch_attention),
-        },
-        "norms, GELU, residuals": {
-            "XLA": lambda: jax.block_until_ready(left(x, wide)),
-            "PyTorch": run_torch(torch_left),
-        },
+        _PRODUCTS: lambda: jax.block_until_ready(products(x, wide, weights)),
+        _ATTENTION: lambda: jax.block_until_ready(attention(*heads)),
+        _REST: lambda: jax.block_until_ready(left(x, wide)),
     }
+
+
+def _by_torch(inputs: _Inputs, precision: str) -> Parts:
+    import torch
+    from torch.nn import functional
+
+    def typed(own: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(own).to(getattr(torch, precision))
+
+    x, wide = typed(inputs.x), typed(inputs.wide)
+    weights, heads = [[typed(own) for own in every] for every in (inputs.weights, inputs.heads)]
+
+    def products():
+        given = [wide if len(own) == wide.shape[-1] else x for own in weights]
+        return [torch.matmul(a, own) for a, own in zip(given, weights, strict=True)]
+
+    def attention():
+        return functional.scaled_dot_product_attention(*(own.transpose(1, 2) for own in heads))
+
+    def left():
+        normed = functional.layer_norm(x, x.shape[-1:])
+        return normed, functional.layer_norm(x, x.shape[-1:]) + x, functional.gelu(wide)
+
+    parts = {_PRODUCTS: products, _ATTENTION: attention, _REST: left}
+    return {name: torch.inference_mode()(part) for name, part in parts.items()}
 
 
 def _openvino_profile(args: argparse.Namespace) -> dict[str, float]:

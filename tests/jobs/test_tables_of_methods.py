@@ -9,7 +9,7 @@ import pytest
 from reproducing import run_reproduce, two_categories
 
 from mvead_jax.comparison import papers
-from mvead_jax.config.io import load_config
+from mvead_jax.config.io import load_config, override
 from mvead_jax.data.readers import open_data
 from mvead_jax.jobs import budget, reproduce, step_time
 from mvead_jax.jobs.budget import budget_text, budgets
@@ -19,6 +19,7 @@ from mvead_jax.jobs.plan import scoring_parts, training_parts
 from mvead_jax.jobs.reproduce import Run, update_tables
 from mvead_jax.jobs.step_time import seconds_a_step
 from mvead_jax.methods.base import Spec
+from mvead_jax.methods.destseg.config import DestsegConfig
 from mvead_jax.runtime.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -249,6 +250,24 @@ def test_a_step_is_timed_by_the_methods_own_training_and_leaves_no_trace(root, t
     assert len(clock.ends) == 6
     assert 0 < seconds <= clock.ends[-1] - clock.ends[0]
     assert not any(tmp_path.iterdir())
+
+
+def test_a_training_in_two_parts_is_timed_in_both_however_many_epochs_it_has(root, monkeypatch):
+    changes = {"data.root": str(root), "train.epochs": "125", "train.batch_size": "2"}
+    config = override(DestsegConfig.debug(), changes)
+    clocks = []
+
+    class Clock(step_time.StepClock):
+        def __init__(self):
+            super().__init__()
+            clocks.append(self)
+
+    monkeypatch.setattr(step_time, "StepClock", Clock)
+    index = open_data(root).select(split="train", category="usb")
+    assert seconds_a_step(config, index, load_method_backbone(config)) > 0
+    parts = clocks[0].parts
+    assert len(parts) <= 12
+    assert set(parts) == {1, 2}
 
 
 def test_a_step_of_a_training_in_parts_is_the_mean_of_what_each_part_takes():

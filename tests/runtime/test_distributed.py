@@ -225,9 +225,6 @@ def test_processes_say_nothing_twice(two):
         assert "Gloo" not in said
 
 
-# ---- what ends one process ends all
-
-
 _READS = """
 import sys
 from pathlib import Path
@@ -248,6 +245,9 @@ sharding.barrier()
 def test_the_first_process_reads_a_state_while_the_other_waits(two):
     said = finish(*start_each([sys.executable, "-c", _READS, str(two[0] / "checkpoints/cap")]))
     assert {"parameters", "optimizer", "extras", "step"} <= set(said[0].split())
+
+
+# ---- what ends one process ends all
 
 
 def wait_for_step(running, workdir, step):

@@ -128,6 +128,8 @@ class EpipolarAttention(nnx.Module):
         """The fused features of one sample whose patches are projected.
 
         Args:
+          z, mask, present: as of `__call__`.
+          projected: of `project`.
           of: the views whose features are asked for, no view twice. None: all.
         """
         mixed, any_key = self._attention(z, *projected, mask, present, of)
