@@ -10,13 +10,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
-
-import numpy as np
-from jaxtyping import Float32
 
 from benchmarks.features import arguments as arguments_of_features
 from benchmarks.features import backbones
@@ -24,11 +17,6 @@ from benchmarks.timing import alternate, limit_threads, report
 
 NEEDS = ("torch", "transformers", "openvino")
 QUICK = ("--backbone=dinov2-small", "--block=1", "--batch=2", "--rounds=3")
-_HEAD = 64  # the width of a head of every DINOv2
-
-_PRODUCTS, _ATTENTION, _REST = "products with weights", "attention", "norms, GELU, residuals"
-
-Parts = dict[str, Callable[[], Any]]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,6 +32,7 @@ def measure(args: argparse.Namespace) -> list[dict]:
     limit_threads(args.threads)
     import torch
 
+    from benchmarks import block_parts
     from mvead_jax.backbones.dinov2.config import DINOV2_SIZES
 
     torch.set_num_threads(args.threads)
@@ -53,8 +42,8 @@ def measure(args: argparse.Namespace) -> list[dict]:
     tokens = args.batch * ((args.size // config.patch_size) ** 2 + config.num_prefix_tokens)
     flop = 2 * tokens * width * (4 * width + 2 * hidden)
     results = []
-    inputs = _Inputs.drawn(args.batch, tokens // args.batch, width, hidden)
-    ours, theirs = _by_xla(inputs, args.precision), _by_torch(inputs, args.precision)
+    inputs = block_parts.Inputs.drawn(args.batch, tokens // args.batch, width, hidden)
+    ours, theirs = block_parts.by_xla(inputs, args.precision), block_parts.by_torch(inputs, args.precision)
     for name in ours:
         seconds = alternate({"XLA": ours[name], "PyTorch": theirs[name]}, args.rounds)
         facts = {
@@ -64,104 +53,12 @@ def measure(args: argparse.Namespace) -> list[dict]:
             "precision": args.precision,
             "threads": args.threads,
         }
-        if name == _PRODUCTS:
+        if name == block_parts.PRODUCTS:
             facts |= {
                 f"GFLOP/s by {own}": round(flop / 1e9 / min(times), 1) for own, times in seconds.items()
             }
         results.append(report("layers", "blocks", 1, seconds, facts | profile))
     return results
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """What the parts of a block are given, as random numbers.
-
-    Attributes:
-      x: features. wide: those within the MLP. weights: of the six products. heads: query, key and value.
-    """
-
-    x: Float32[np.ndarray, "B T D"]
-    wide: Float32[np.ndarray, "B T W"]
-    weights: list[Float32[np.ndarray, "inputs outputs"]]
-    heads: list[Float32[np.ndarray, "B T H d"]]
-
-    @classmethod
-    def drawn(cls, batch: int, tokens: int, width: int, hidden: int) -> _Inputs:
-        """Return inputs of batch x tokens features of this width, and of the MLP's hidden width."""
-        random = np.random.default_rng(0)
-
-        def draw(*shape: int) -> Float32[np.ndarray, "*shape"]:
-            return random.standard_normal(shape, np.float32) / np.float32(np.sqrt(shape[-1]))
-
-        shapes = [(width, width)] * 4 + [(width, hidden), (hidden, width)]
-        return cls(
-            draw(batch, tokens, width),
-            draw(batch, tokens, hidden),
-            [draw(*shape) for shape in shapes],
-            [draw(batch, tokens, width // _HEAD, _HEAD) for _ in range(3)],
-        )
-
-
-def _by_xla(inputs: _Inputs, precision: str) -> Parts:
-    import jax
-    import jax.numpy as jnp
-
-    from mvead_jax.backbones.dinov2.blocks import attend, gelu
-
-    dtype = jnp.dtype(precision)
-    x, wide, weights, heads = jax.tree.map(jnp.asarray, (inputs.x, inputs.wide, inputs.weights, inputs.heads))
-
-    @jax.jit
-    def products(x, wide, weights):
-        options = {
-            "precision": "highest" if precision == "float32" else None,
-            "preferred_element_type": jnp.float32,
-        }
-        given = [wide if len(own) == wide.shape[-1] else x for own in weights]
-        return [
-            jnp.matmul(a.astype(dtype), own.astype(dtype), **options)
-            for a, own in zip(given, weights, strict=True)
-        ]
-
-    @jax.jit
-    def left(x, wide):
-        def norm(x):
-            centred = x - x.mean(-1, keepdims=True)
-            return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-
-        return norm(x), norm(x) + x, gelu(wide)
-
-    attention = jax.jit(partial(attend, dtype=dtype))
-    return {
-        _PRODUCTS: lambda: jax.block_until_ready(products(x, wide, weights)),
-        _ATTENTION: lambda: jax.block_until_ready(attention(*heads)),
-        _REST: lambda: jax.block_until_ready(left(x, wide)),
-    }
-
-
-def _by_torch(inputs: _Inputs, precision: str) -> Parts:
-    import torch
-    from torch.nn import functional
-
-    def typed(own: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(own).to(getattr(torch, precision))
-
-    x, wide = typed(inputs.x), typed(inputs.wide)
-    weights, heads = [[typed(own) for own in every] for every in (inputs.weights, inputs.heads)]
-
-    def products():
-        given = [wide if len(own) == wide.shape[-1] else x for own in weights]
-        return [torch.matmul(a, own) for a, own in zip(given, weights, strict=True)]
-
-    def attention():
-        return functional.scaled_dot_product_attention(*(own.transpose(1, 2) for own in heads))
-
-    def left():
-        normed = functional.layer_norm(x, x.shape[-1:])
-        return normed, functional.layer_norm(x, x.shape[-1:]) + x, functional.gelu(wide)
-
-    parts = {_PRODUCTS: products, _ATTENTION: attention, _REST: left}
-    return {name: torch.inference_mode()(part) for name, part in parts.items()}
 
 
 def _openvino_profile(args: argparse.Namespace) -> dict[str, float]:
