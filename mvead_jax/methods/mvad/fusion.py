@@ -17,6 +17,7 @@ from mvead_jax.methods.mvad.dropout import drop
 from mvead_jax.methods.mvad.layers import Linear
 from mvead_jax.methods.mvas import mvas
 from mvead_jax.methods.positions import position_map
+from mvead_jax.runtime.plain import mapped_on_cpu
 
 _PIXELS = 4096  # that the MLP takes at a time on a CPU, so that its hidden layer stays in the cache
 
@@ -78,10 +79,7 @@ class FusionBlock(nnx.Module):
             query, key, value = self.projections(query, teacher)
         options = {"windows": self.windows, "top": self.top, "heads": self.heads, "own_view": self.own_view}
 
-        def one_sample(query, key, value, present):
-            return mvas(query, key, value, present, **options)
-
-        return over_samples(one_sample, query, key, value, present)
+        return mapped_on_cpu(lambda sample: mvas(*sample, **options), (query, key, value, present))
 
     def pixels(
         self,
@@ -122,13 +120,6 @@ class Projections(nnx.Module):
 
     def __call__(self, query: Float[Array, "*shape C"], teacher: Float[Array, "*shape C"]):
         return self.query(query), self.key(teacher), self.value(teacher)
-
-
-def over_samples(function: Callable, *batches: Any) -> Any:
-    """Return `jax.vmap` of a function; on a CPU one sample after the other, which takes less memory."""
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda batch: function(*batch), batches)
-    return jax.vmap(function)(*batches)
 
 
 def in_groups(function: Callable, most: int, *images: Any) -> Any:
