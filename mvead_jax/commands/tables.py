@@ -35,6 +35,22 @@ from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, write_json
 from mvead_jax.serving.latency import sample_time
 
+# What the runs of one row must share; the rest of the protocol follows from the data set or the seed.
+_PROTOCOL_OF_ROW = (
+    *(
+        "method",
+        "setting",
+        "scored",
+        "backbone",
+        "weights",
+        "backbone_digest",
+        "features",
+        "precision",
+        "input",
+    ),
+    *("foreground", "fusion", "trained", "patch_score", "scored_images", "scored_samples"),
+)
+
 
 def ablation(arguments: argparse.Namespace, overrides: Mapping[str, str]) -> dict[str, str]:
     """Table 3."""
@@ -186,7 +202,7 @@ def _roots(
     if not arguments.root:
         return {overrides.get("data.root") or config.data.root: {}}
     _refuse(overrides, ("data.root",), "use --root")
-    found = {path.name: {"data.root": str(path)} for path in arguments.root}
+    found = {path.resolve().name: {"data.root": str(path)} for path in arguments.root}
     if len(found) < len(arguments.root):
         raise UserError("--root: two data sets have the same folder name; their runs would share a folder")
     return found
@@ -221,9 +237,17 @@ def missing_views(arguments: argparse.Namespace) -> None:
     found: dict[str, dict[str, list[Left]]] = {}
     protocols: dict[str, Mapping[str, Any]] = {}
     _check_output(arguments.output)
-    for path in dict.fromkeys(arguments.workdir):
-        protocols.setdefault(path.name, read_metrics(path)["protocol"])
-    for path in dict.fromkeys(arguments.workdir):
+    workdirs = list(dict.fromkeys(path.resolve() for path in arguments.workdir))
+    for path in workdirs:
+        own = read_metrics(path)["protocol"]
+        of_first = protocols.setdefault(path.name, own)
+        for key in _PROTOCOL_OF_ROW:
+            if own.get(key) != of_first.get(key):
+                raise UserError(
+                    f"--workdir {path}: another {key} than an earlier workdir of the same name ({own.get(key)}, not "
+                    f"{of_first.get(key)}); runs of one name are one row: rename the folder"
+                )
+    for path in workdirs:
         lines = score_with_missing_views(path, arguments.draws, arguments.seed)
         found.setdefault(path.name, {})[str(path.parent)] = lines
         table = missing_views_table(found, protocols, arguments.draws, arguments.seed)

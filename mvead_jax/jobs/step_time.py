@@ -22,8 +22,8 @@ from mvead_jax.scoring.scorer import keys_grid
 from mvead_jax.training.loop import NotFinite
 
 _BATCHES = 2  # of samples: so some steps do not end an epoch, after which a state is copied
-_EPOCHS = 6
-_STEPS = 6  # of a training in one part; one in two parts is timed to its end
+_STEPS = 6  # of a training in one part
+_STEPS_OF_PARTS = 12  # of one in two parts, which is timed to its end
 
 
 @dataclass
@@ -56,7 +56,8 @@ class StepClock:
     def seconds(self) -> float | None:
         """Return the seconds of a step: of each part the least, weighted by its steps; None if there were too few.
 
-        A part's first step that has a time does not count where there are others: it compiles.
+        A later part's first step does not count, for it compiles; the first part's has no time anyway. A part that has
+        no other step is taken to be as fast as the rest.
         """
         took = np.diff(self.ends)
         if len(took) < 2:
@@ -64,15 +65,18 @@ class StepClock:
         of_parts: dict[int | None, list[float]] = {}
         for part, seconds in zip(self.parts[1:], took, strict=True):
             of_parts.setdefault(part, []).append(float(seconds))
-        least = [(self.parts.count(part), min(own[1:] or own)) for part, own in of_parts.items()]
-        return sum(count * seconds for count, seconds in least) / sum(count for count, _ in least)
+        first = self.parts[0]
+        timed = {part: own if part == first else own[1:] for part, own in of_parts.items()}
+        least = {part: min(own) for part, own in timed.items() if own}
+        steps = {part: self.parts.count(part) for part in least}
+        return sum(steps[part] * seconds for part, seconds in least.items()) / sum(steps.values())
 
 
 def seconds_a_step(config: Config, index: DatasetIndex, backbone: Backbone) -> float | None:
     """Return the seconds of one step of training a model; None if nothing is trained.
 
-    The method's own `fit` runs on two batches of samples for six epochs, twelve steps, and is stopped after six of them
-    where its loss stays the same. Features are random numbers, so that none need be computed; images and masks are read
+    The method's own `fit` runs on two batches of samples for twelve steps, and is stopped after six of them where its
+    loss stays the same. Features are random numbers, so that none need be computed; images and masks are read
     where the method takes them. A patch may attend to every patch of the other views, since no geometry is known yet.
 
     Args:
@@ -86,7 +90,8 @@ def seconds_a_step(config: Config, index: DatasetIndex, backbone: Backbone) -> f
         return None
     chosen = spread_evenly(len(index), _BATCHES * method.training.batch_size)
     part = index.with_samples(index.samples[at] for at in chosen)
-    config = override(config, {"train.epochs": str(_EPOCHS)})
+    batches = max(1, len(part) // method.training.batch_size)
+    config = override(config, {"train.epochs": str(_STEPS_OF_PARTS // batches)})
     method = config.build(Spec.of(part.views, part.categories, backbone, "to time a step"))
     random = np.random.default_rng(0)
     shape = len(part), len(part.views)

@@ -90,9 +90,16 @@ def costs(sizes: Sizes, names: tuple[str, ...] = ()) -> list[Cost]:
 
 @contextmanager
 def traced_as_for_a_gpu() -> Iterator[None]:
-    """Let functions that ask for the backend be told that it is a GPU; what was traced so is forgotten afterwards."""
+    """Let functions that ask for the device be told that it is a GPU; what was traced so is forgotten afterwards."""
+
+    def default(*arguments: Any, default: Callable[..., Any], **_: Callable[..., Any]) -> Any:
+        return default(*arguments)
+
     jax.clear_caches()
-    with mock.patch.object(jax, "default_backend", return_value="gpu"):
+    with (
+        mock.patch.object(jax, "default_backend", return_value="gpu"),
+        mock.patch.object(jax.lax, "platform_dependent", default),
+    ):
         yield
     jax.clear_caches()
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ import pytest
 from fake_realiad import write_realiad
 from reproducing import run_reproduce
 
+from mvead_jax.commands import tables
 from mvead_jax.config.io import load_config
 from mvead_jax.data.readers import open_data
 from mvead_jax.evaluation.ranking import auroc
@@ -98,9 +100,7 @@ def test_nothing_of_a_view_that_is_left_out_reaches_the_method():
 
 
 def test_the_command_puts_workdirs_of_one_name_on_one_line(workdir, tmp_path, capsys):
-    second = tmp_path / "more" / workdir.name
-    second.parent.mkdir()
-    second.symlink_to(workdir)
+    second = shutil.copytree(workdir, tmp_path / "more" / workdir.name)
     output = tmp_path / "out"
     assert run_reproduce("missing-views", "--workdir", workdir, "--workdir", second, "--output", output) == 0
     (row,) = json.loads((output / "missing-views.json").read_text())["rows"]
@@ -109,6 +109,22 @@ def test_the_command_puts_workdirs_of_one_name_on_one_line(workdir, tmp_path, ca
     values = [100 * np.mean([one.auroc for one in score_with_missing_views(workdir) if one.missing == 1])]
     assert row["sample AUROC"]["1"]["mean"] == pytest.approx(values[0])
     assert "| patchcore |" in capsys.readouterr().out
+
+
+def test_the_command_counts_a_run_once_and_refuses_a_row_of_two_methods(workdir, tmp_path, monkeypatch):
+    link, output = tmp_path / workdir.name, tmp_path / "out"
+    link.symlink_to(workdir)
+    assert run_reproduce("missing-views", "--workdir", workdir, "--workdir", link, "--output", output) == 0
+    (row,) = json.loads((output / "missing-views.json").read_text())["rows"]
+    assert len(row["cells"]["1"]) == 2
+    other = tmp_path / "other" / workdir.name
+
+    def read_metrics(path):
+        return {"protocol": {"method": "another" if path == other else "patchcore"}}
+
+    monkeypatch.setattr(tables, "read_metrics", read_metrics)
+    with pytest.raises(UserError, match=r"another method than .*rename the folder"):
+        run_reproduce("missing-views", "--workdir", workdir, "--workdir", other, "--output", output)
 
 
 def test_runs_that_are_not_finished_and_samples_of_one_view_are_refused(workdir, root, tmp_path, monkeypatch):

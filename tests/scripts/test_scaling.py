@@ -26,7 +26,8 @@ def test_what_is_counted_is_what_the_formulas_say(found):
     tokens, patches, width = 17, 16, 384
     block = 2 * tokens * 12 * width**2 + 4 * tokens**2 * width
     images = 2 * (block + patches * 2 * 14 * 14 * 3 * width)
-    assert found["features"].operations == pytest.approx(images, rel=0.1)
+    # Attention in a loop, as a CPU has it, would hide most of its products: less than the formula.
+    assert images <= found["features"].operations == pytest.approx(images, rel=0.1)
     projections = SMALL.samples * SMALL.views * patches * 8 * width**2
     assert found["fusing"].operations == pytest.approx(projections, rel=0.2)  # the keys are few here
 

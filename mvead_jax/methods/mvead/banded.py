@@ -29,21 +29,22 @@ _CACHE = 2**22  # bytes of a head's attention weights, all of which stay in a CP
 @dataclass(frozen=True)
 class BandPlan:
     """Who meets whom: S = V-1 shifts (view a with view (a + s) % V, s = 1 ... S), G blocks of B queries a
-    pair, U keys a block. Queries and keys are numbered through all views: a N + j.
+    pair, U keys a block. Keys are numbered through all V views: a N + j; queries through the Q views that are asked
+    for, which are all but in a plan of `of`.
 
     queries: of each block. A last block that is not full repeats queries, without keys and never read.
     keys: of each block, the union over its queries, padded with masked ones.
     mask: may the query attend to the key?
-    places: where query (a, j) stands among the V G B rows of a shift.
+    places: where query (a, j) stands among the Q G B rows of a shift.
     readers: of each patch the rows of `keys`, counted through all blocks, in which it is a key, at most R; padded with
       their number. With them a gradient is summed by reading, in an order of its own; None: by scattering, which a GPU
       does by atomic additions, in any order.
     """
 
-    queries: Int[Array, "S V G B"]
-    keys: Int[Array, "S V G U"]
-    mask: Bool[Array, "S V G B U"]
-    places: Int[Array, "S V N"]
+    queries: Int[Array, "S Q G B"]
+    keys: Int[Array, "S Q G U"]
+    mask: Bool[Array, "S Q G B U"]
+    places: Int[Array, "S Q N"]
     readers: Int[Array, "VN R"] | None = None
 
     def of(self, views: Int[Array, " Q"]) -> BandPlan:
@@ -175,14 +176,14 @@ def banded_attention(
     return mixed.transpose(1, 0, 2).reshape(query.shape)
 
 
-def has_keys(plan: BandPlan, present: Bool[Array, " V"] | None = None) -> Bool[Array, "V N"]:
-    """Which patches may attend to anything."""
+def has_keys(plan: BandPlan, present: Bool[Array, " V"] | None = None) -> Bool[Array, "Q N"]:
+    """Return which patches may attend to anything."""
     any_key = jnp.stack(_back(_seen(plan, present).any(axis=-1), plan)).any(axis=0)
     return any_key.reshape(plan.places.shape[1:])
 
 
-def _seen(plan: BandPlan, present: Bool[Array, " V"] | None) -> Bool[Array, "S V G B U"]:
-    """The plan's mask without the keys of absent views."""
+def _seen(plan: BandPlan, present: Bool[Array, " V"] | None) -> Bool[Array, "S Q G B U"]:
+    """Return the plan's mask without the keys of absent views."""
     if present is None:
         return plan.mask
     patches = plan.places.shape[-1]
@@ -205,20 +206,20 @@ def _of_pairs(of_pair: Callable[..., Any], arrays: tuple[Array, ...]) -> Any:
     return jax.tree.map(lambda x: x.reshape(*arrays[0].shape[:2], *x.shape[1:]), found)
 
 
-def _back(x: Float[Array, "S V G B ..."], plan: BandPlan) -> list[Float[Array, "VN ..."]]:
-    """Rows of the blocks in the order of the patches, one array a shift."""
+def _back(x: Float[Array, "S Q G B ..."], plan: BandPlan) -> list[Float[Array, "QN ..."]]:
+    """Return rows of the blocks in the order of the patches, one array a shift."""
     rows = x.reshape(len(x), -1, *x.shape[4:])
     return [_rows(rows[s], plan.places[s].reshape(-1)) for s in range(len(x))]
 
 
 @jax.custom_vjp
 def _one_head(
-    q: Float[Array, "VN d"],
+    q: Float[Array, "QN d"],
     k: Float[Array, "VN d"],
     v: Float[Array, "VN d"],
-    mask: Bool[Array, "S V G B U"],
+    mask: Bool[Array, "S Q G B U"],
     plan: BandPlan,
-) -> Float[Array, "VN d"]:
+) -> Float[Array, "QN d"]:
     return _forward(q, k, v, mask, plan)[0]
 
 
@@ -244,9 +245,11 @@ def _forward(q, k, v, mask, plan):
     return output, (q, k, v, mask, plan, output, highest + jnp.log(total))
 
 
-def _backward(saved, g: Float[Array, "VN d"]):
-    """Of the weights p_jk = exp(q_j·k_k) / Σ_k exp(q_j·k_k), computed again: dv_k = Σ_j p_jk g_j, and the
-    logits' gradient is p_jk (g_j·v_k - g_j·output_j).
+def _backward(saved, g: Float[Array, "QN d"]):
+    """Return the gradients of `_one_head`'s arrays.
+
+    Of the weights p_jk = exp(q_j·k_k) / Σ_k exp(q_j·k_k), computed again: dv_k = Σ_j p_jk g_j, and the logits'
+    gradient is p_jk (g_j·v_k - g_j·output_j).
 
     JAX's own gradient of `_forward` also scatters where each row has one reader: 1.2 to 1.4 times slower.
     """
@@ -272,8 +275,8 @@ def _backward(saved, g: Float[Array, "VN d"]):
     return dq, dk, dv, None, None
 
 
-def _to_keys(rows: Float[Array, "S V G U d"], plan: BandPlan, patches: int) -> Float[Array, "VN d"]:
-    """The sum of the rows of all blocks in which a patch is a key, for every patch."""
+def _to_keys(rows: Float[Array, "S Q G U d"], plan: BandPlan, patches: int) -> Float[Array, "VN d"]:
+    """Return the sum of the rows of all blocks in which a patch is a key, for every patch."""
     zeros = jnp.zeros((patches, rows.shape[-1]), rows.dtype)
     if plan.readers is None:
         return zeros.at[plan.keys].add(rows, mode="promise_in_bounds")

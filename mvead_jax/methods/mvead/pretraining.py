@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mvead_jax.data.records import spread_evenly
 from mvead_jax.methods.base import PATCHES, TrainData
 from mvead_jax.methods.batches import training_batch
-from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch, over_samples
+from mvead_jax.methods.mvead.attention import EpipolarAttention, Keys, attend_batch
 from mvead_jax.methods.mvead.config import PretrainConfig
 from mvead_jax.methods.mvead.objective import (
     multi_center_loss,
@@ -32,6 +32,7 @@ from mvead_jax.methods.mvead.objective import (
     taken,
 )
 from mvead_jax.runtime import sharding
+from mvead_jax.runtime.plain import mapped_on_cpu
 from mvead_jax.training.checkpoints import Checkpoints
 from mvead_jax.training.loop import NotFinite, Problem, fit_loop
 from mvead_jax.training.optimisers import adamw
@@ -211,12 +212,13 @@ def batch_loss(graph: nnx.GraphDef, samples: NormalSamples, config: PretrainConf
         parameters, centers, masks, shared = constants
         attention = nnx.merge(graph, parameters)
 
-        def of_sample(z, present, category, key):
+        def of_sample(row):
+            z, present, category, key = row
             mask = masks[category]
             keys = mask if shared is None else shared
             return sample_loss(attention, z, keys, mask, present, centers, config, key, samples.gather)
 
-        return over_samples(of_sample, *rows)
+        return mapped_on_cpu(of_sample, rows)
 
     def loss(parameters: Any, centers: Any, batch: Mapping[str, Array], key: Array):
         # Of a sample's place in the batch, whatever it was filled up to.
@@ -274,7 +276,9 @@ def _negatives(
     others = jnp.where(linked_views.any(), linked_views, others)
     chance = others.astype(z.dtype) / jnp.maximum(others.sum(), 1).astype(z.dtype)
     reference = jax.random.choice(draw_reference, views, p=chance)
-    reference = jnp.where(others.any(), reference, (support + 1) % views)  # any other: it counts in nothing
+    reference = jnp.where(
+        others.any(), reference, (support + 1) % views
+    )  # any other, or the only one: it counts in nothing
 
     count = max(1, round(config.mask_ratio * patches))
     hidden = jax.random.permutation(draw_patches, patches)[:count]

@@ -15,6 +15,7 @@ from mvead_jax.methods.mvead.attention import (
     MVASAttention,
     copy_block,
 )
+from mvead_jax.methods.mvead.banded import plan_bands
 from mvead_jax.methods.mvead.config import FusionConfig
 from mvead_jax.runtime.errors import UserError
 
@@ -273,6 +274,38 @@ def test_mvas_attends_to_its_windows_whatever_the_geometry_says():
         for mask in (random_mask(), np.zeros((V, V, N, N), bool)):
             views = slice(None) if there is None else there
             np.testing.assert_allclose(call(module, z, mask, there)[views], expected[views], atol=1e-5)
+
+
+def bands(mask):
+    random = np.random.default_rng(3)  # any geometry: it only orders the queries
+    return plan_bands(mask, random.normal(size=(V, V, 3, 3)), (2, 3), 1.0, block=4)
+
+
+@pytest.mark.parametrize("present", [None, np.array([True, False, True])], ids=["all", "one missing"])
+@pytest.mark.parametrize(
+    ("kind", "options", "changes", "keys"),
+    [
+        (EpipolarAttention, {}, {}, np.asarray),
+        (EpipolarAttention, {}, {}, bands),
+        (EpipolarAttention, {}, {"combine": "mean"}, np.asarray),
+        (MVASAttention, {"grid": (2, 3), "windows": 2, "top_windows": 2}, {}, np.asarray),
+    ],
+    ids=["joint", "banded", "mean", "mvas"],
+)
+def test_some_views_asked_for_get_what_they_get_beside_all(kind, options, changes, keys, present):
+    module, keys, of = attention(kind=kind, options=options, **changes), keys(random_mask()), np.array([2, 0])
+    weights = features(9)[of]
+
+    def some(z):
+        return module.attend(z, module.project(z), keys, present, of)
+
+    def same_of_all(z):
+        return module(z, keys, present)[of]
+
+    for z in (features(), features(1)):
+        np.testing.assert_allclose(some(z), same_of_all(z), atol=1e-6)
+        found, expected = (jax.grad(lambda z, f=f: jnp.sum(f(z) * weights))(z) for f in (some, same_of_all))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_a_sample_of_one_view_passes_unchanged():

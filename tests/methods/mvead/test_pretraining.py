@@ -11,6 +11,7 @@ from flax import nnx
 from methods.mvead.normal_samples import GRID, D, N, S, V, samples_of, start
 from training.keeper import Keeper
 
+from mvead_jax.methods.mvead.attention import AttentionConfig, EpipolarAttention
 from mvead_jax.methods.mvead.config import PretrainConfig
 from mvead_jax.methods.mvead.objective import multi_center_loss
 from mvead_jax.methods.mvead.pretraining import (
@@ -324,6 +325,18 @@ def test_negatives_are_the_masked_patches_and_those_that_they_change_most_in_ano
     distances = np.abs(np.asarray(found)[:, None] - np.array(possible)[None])
     assert distances.min(1).max() < 1e-5
     assert set(distances.argmin(1).tolist()) == set(range(len(possible)))  # every patch has its turn
+
+
+@pytest.mark.parametrize("combine", ["joint", "mean"])
+def test_a_data_set_of_one_view_has_the_negatives_of_its_own_masked_patches(combine):
+    z, mask, present = samples_of().features[0][:1], np.zeros((1, 1, N, N), bool), np.ones(1, bool)
+    centers = np.random.default_rng(5).normal(size=(1, 3, D)).astype("f4")
+    module = EpipolarAttention(AttentionConfig(width=D, heads=2, init="random", combine=combine), nnx.Rngs(2))
+    possible = [
+        negatives_oracle(lambda z: module(z, mask), z, mask, centers, SMALL, 0, 0, [k]) for k in range(N)
+    ]
+    found = sample_loss(module, z, mask, mask, present, centers, SMALL, jax.random.key(0))["negative"]
+    assert np.abs(found - np.array(possible)).min() < 1e-5
 
 
 def gradient_of(samples, gather):
