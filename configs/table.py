@@ -16,7 +16,7 @@ from mvead_jax.config.io import load_config, override
 from mvead_jax.config.schema import Config
 from mvead_jax.runtime.errors import UserError
 
-# 200 steps of 2 samples.
+# 200 steps of 2 samples, where a category has 40.
 _IDIF = {"train.epochs": "10", "train.batch_size": "2", "train.learning_rate": "1e-3"}
 
 # Name -> the config beside this one, and the fields that it changes.

@@ -214,7 +214,10 @@ class Checkpoints:
 
 
 def newest_state(folder: Path) -> dict[str, Any] | None:
-    """Return the newest state in a folder of states, as it lies there; None without one. For one process of all."""
+    """Return the newest state in a folder of states, as it lies there; None without one.
+
+    Of several processes the first calls it alone. Raises FileNotFoundError: there is no such folder.
+    """
     steps = [int(path.name) for path in folder.iterdir() if path.name.isdecimal()]
     if not steps:
         return None
@@ -249,7 +252,7 @@ def _aside(folder: Path, step: int) -> Path:
 
 
 def _first_alone() -> ocp.options.MultiprocessingOptions:
-    """Orbax's options for work of the first process: otherwise it waits for all."""
+    """Return Orbax's options for work of the first process: otherwise it waits for all."""
     return ocp.options.MultiprocessingOptions(
         primary_host=0, active_processes={0}, barrier_sync_key_prefix="first"
     )

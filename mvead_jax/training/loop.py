@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import jax
@@ -103,11 +104,11 @@ def fit_loop(
     state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))(sharding.replicate(state))
     # Closed after an error too: a thread reads them.
     with closing(_batches(problem, config, seed, first, last)) as batches:
+        numbered = zip(range(first, last), batches, strict=True)
         for part in _parts(problem, first, last):
             step = make_step(part.loss, optimiser, jax.random.key(seed))
             with progress(f"training {name}{part.title}", part.end, "steps", done=part.begin) as bar:
-                for number in range(part.begin, part.end):
-                    chosen, batch = next(batches)
+                for number, (chosen, batch) in islice(numbered, part.end - part.begin):
                     epoch, position = divmod(number, steps)
                     if position == 0 and epoch and problem.each_epoch:
                         extras = problem.each_epoch(state["parameters"], state["extras"], epoch)

@@ -26,11 +26,15 @@ Parts = dict[str, Callable[[], Any]]
 class Inputs:
     """What the parts of a block are given, as random numbers.
 
+    Letters: B images, T tokens, D width, W width within the MLP (another than D), H heads, d = D / H.
+
     Attributes:
-      x: features. wide: those within the MLP. weights: of the six products. heads: query, key and value.
+      x: features. later: those of the second norm. wide: those within the MLP. weights: of the six products. heads:
+        query, key and value.
     """
 
     x: Float32[np.ndarray, "B T D"]
+    later: Float32[np.ndarray, "B T D"]
     wide: Float32[np.ndarray, "B T W"]
     weights: list[Float32[np.ndarray, "inputs outputs"]]
     heads: list[Float32[np.ndarray, "B T H d"]]
@@ -46,6 +50,7 @@ class Inputs:
         shapes = [(width, width)] * 4 + [(width, hidden), (hidden, width)]
         return cls(
             draw(batch, tokens, width),
+            draw(batch, tokens, width),
             draw(batch, tokens, hidden),
             [draw(*shape) for shape in shapes],
             [draw(batch, tokens, width // _HEAD, _HEAD) for _ in range(3)],
@@ -55,7 +60,8 @@ class Inputs:
 def by_xla(inputs: Inputs, precision: str) -> Parts:
     """Return the parts as compiled by XLA; in bfloat16 only the operands of products are rounded."""
     dtype = jnp.dtype(precision)
-    x, wide, weights, heads = jax.tree.map(jnp.asarray, (inputs.x, inputs.wide, inputs.weights, inputs.heads))
+    x, later, wide = (jnp.asarray(own) for own in (inputs.x, inputs.later, inputs.wide))
+    weights, heads = jax.tree.map(jnp.asarray, (inputs.weights, inputs.heads))
 
     @jax.jit
     def products(x, wide, weights):
@@ -70,18 +76,18 @@ def by_xla(inputs: Inputs, precision: str) -> Parts:
         ]
 
     @jax.jit
-    def left(x, wide):
+    def left(x, later, wide):
         def norm(x):
             centred = x - x.mean(-1, keepdims=True)
             return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
 
-        return norm(x), norm(x) + x, gelu(wide)
+        return norm(x), norm(later) + x, gelu(wide)
 
     attention = jax.jit(partial(attend, dtype=dtype))
     return {
         PRODUCTS: lambda: jax.block_until_ready(products(x, wide, weights)),
         ATTENTION: lambda: jax.block_until_ready(attention(*heads)),
-        REST: lambda: jax.block_until_ready(left(x, wide)),
+        REST: lambda: jax.block_until_ready(left(x, later, wide)),
     }
 
 
@@ -91,7 +97,7 @@ def by_torch(inputs: Inputs, precision: str) -> Parts:
     def typed(own: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(own).to(getattr(torch, precision))
 
-    x, wide = typed(inputs.x), typed(inputs.wide)
+    x, later, wide = (typed(own) for own in (inputs.x, inputs.later, inputs.wide))
     weights, heads = [[typed(own) for own in every] for every in (inputs.weights, inputs.heads)]
 
     def products():
@@ -103,7 +109,7 @@ def by_torch(inputs: Inputs, precision: str) -> Parts:
 
     def left():
         normed = functional.layer_norm(x, x.shape[-1:])
-        return normed, functional.layer_norm(x, x.shape[-1:]) + x, functional.gelu(wide)
+        return normed, functional.layer_norm(later, x.shape[-1:]) + x, functional.gelu(wide)
 
     parts = {PRODUCTS: products, ATTENTION: attention, REST: left}
     return {name: torch.inference_mode()(part) for name, part in parts.items()}

@@ -20,6 +20,7 @@ QUICK = ("--backbone=dinov2-small", "--block=1", "--batch=2", "--rounds=3")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the backbone, its input and the precision."""
     arguments_of_features(parser)
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
 
@@ -27,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> list[dict]:
     """Time the parts of a block by XLA and by PyTorch.
 
-    In bfloat16 only the operands of our products are rounded, and all that PyTorch holds.
+    In bfloat16 ours rounds the operands of products only; PyTorch holds everything in it.
     """
     limit_threads(args.threads)
     import torch
