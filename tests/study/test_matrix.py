@@ -91,7 +91,7 @@ def test_the_command_compares_any_number_of_studies(tmp_path, capsys):
 
 
 def test_mistakes_are_told_in_a_line(tmp_path):
-    good = written(tmp_path / "good", study())
+    good, other = (written(tmp_path / name, study()) for name in ("good", "other"))
     damaged = copy.deepcopy(study())
     del damaged["environment"]["backend"]
     bad = written(tmp_path / "bad", damaged)
@@ -114,3 +114,20 @@ def test_the_committed_studies_make_the_matrix_of_the_docs():
     assert found["pass"]
     page = (DOCS / "reproducibility.md").read_text()
     assert all(line in page for line in format_matrix(found).splitlines())
+        ([good, other, "--tolerance-score", "abc"], "--tolerance 'abc': expected a number"),
+        (
+            [good, other, "--tolerance-metric", "0.1"],
+            "--tolerance-metric 0.1: of scored runs; studies have 0.0001 always",
+        ),
+@pytest.mark.parametrize("file", ["a/study.json", "b.json", "a/new.json", "link.json"])
+def test_a_study_that_is_read_is_not_written(tmp_path, file):
+    a = written(tmp_path / "a", study())
+    (tmp_path / "b.json").write_text(json.dumps(study(4)))
+    (tmp_path / "link.json").symlink_to("b.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    with pytest.raises(UserError, match=f"--json .*{file}: .* is read; name a file outside"):
+        main([a, str(tmp_path / "link.json"), "--json", str(tmp_path / file)])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    assert (tmp_path / "link.json").is_symlink()
+
+
