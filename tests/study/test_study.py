@@ -179,3 +179,11 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="a file is there"):
         main(["--output", str(tmp_path / "file")])
+def test_a_finished_study_is_not_overwritten(tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(UserError, match=r"study\.json: a finished study; name another folder"):
+        main(["--output", str(tmp_path), "--minutes", "0.0001", "--quiet"])
+    assert (tmp_path / "study.json").read_text() == "{}"
+    assert len([*tmp_path.iterdir()]) == 1
+
+
