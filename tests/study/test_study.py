@@ -148,6 +148,10 @@ def test_the_schema_takes_a_study_and_names_what_does_not_fit():
         "$.minutes: True is not of type 'number'": lambda own: own.update(minutes=True),
     }
     for words, change in wrong.items():
+        "$.environment.processes: 0 is less": lambda own: own["environment"].update(processes=0),
+        "$.environment.device_count: 0": lambda own: own["environment"].update(device_count=0),
+        "$.environment.packages: 'jax' is": lambda own: own["environment"].update(packages={}),
+        "$.environment.packages.jax: 3": lambda own: own["environment"]["packages"].update(jax=3),
         own = json.loads(json.dumps(study()))
         change(own)
         assert problem_of(own).startswith(words)
@@ -157,6 +161,37 @@ def test_a_failure_is_named_on_the_page():
     own = study()
     own["correctness"][0] |= {"status": "failed", "reason": "off by 3"}
     assert failures(own) == ["correctness: hull: off by 3"]
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"floor": None}, ""),
+        ({"status": "failed"}, ""),
+        ({"stages": ...}, "$.repeatability[0]: 'stages' is a required property"),
+        ({"floor": ...}, "$.repeatability[0]: 'floor' is a required property"),
+        ({"scores": ..., "status": "failed"}, "$.repeatability[0]: 'scores' is a required property"),
+        ({"decisions": ...}, "$.repeatability[0]: 'decisions' is a required property"),
+        ({"runs": 0}, "$.repeatability[0].runs: 0 is less"),
+        ({"scores": []}, "$.repeatability[0].scores: []"),
+        ({"stages": {}}, "$.repeatability[0].stages: {}"),
+        ({"stages": {"bank": 3}}, "$.repeatability[0].stages.bank: 3 is not of type 'object'"),
+        ({"stages": {"bank": {"equal": True}}}, "$.repeatability[0].stages.bank: 'digest' is a required"),
+    ],
+)
+def test_a_run_holds_all_that_is_compared(changes, words):
+    run = {"name": "float32", "status": "passed", "seconds": 1.0, "runs": 5, "floor": 0.0, "scores": [1.0]}
+    run |= {"decisions": [True], "stages": {"bank": {"digest": "0", "equal": True}}} | changes
+    run = {name: value for name, value in run.items() if value is not ...}
+    found = problem_of(study() | {"repeatability": [run]})
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
+def test_a_study_of_a_newer_program_asks_for_an_update(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps(study() | {"version": 2}))
+    with pytest.raises(UserError, match="version 2, which a newer program wrote.*update mvead_jax"):
+        read_study(tmp_path)
+
+
     assert "off by 3" in page(own)
 
 
