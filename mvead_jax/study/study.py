@@ -19,7 +19,7 @@ from mvead_jax.study.budget import Budget, Item, not_run
 from mvead_jax.study.controls import controls
 from mvead_jax.study.correctness import correctness
 from mvead_jax.study.repeatability import Repeated, repeatability
-from mvead_jax.study.report import JSON, STAGES, failures, write_study
+from mvead_jax.study.report import JSON, STAGES, VERSION, verdict, write_study
 from mvead_jax.study.runs import study_config
 from mvead_jax.study.scaling import scaling
 from mvead_jax.study.surroundings import surroundings
@@ -54,7 +54,7 @@ def study_device(output: Path, minutes: float, only: Sequence[str] = STAGES) -> 
     with _jobs_silent():
         weights = study_config().backbone.weights
         study = {
-            "version": 1,
+            "version": VERSION,
             "minutes": minutes,
             "environment": surroundings(),
             "weights": "trained on ImageNet" if weights == "auto" else weights,
@@ -70,7 +70,7 @@ def study_device(output: Path, minutes: float, only: Sequence[str] = STAGES) -> 
             study[stage] = (
                 works[stage]() if stage in only else [not_run("all", "it was not asked for (--only)")]
             )
-    study |= {"seconds": round(time.monotonic() - budget.begin, 1), "passed": not failures(study)}
+    study |= {"seconds": round(time.monotonic() - budget.begin, 1), "passed": verdict(study) == "PASS"}
     barrier()
     with shared_errors():
         if is_first():

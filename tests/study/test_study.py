@@ -41,13 +41,17 @@ def made(monkeypatch, tmp_path):
 def test_a_study_without_time_lists_everything_as_not_run_and_writes_both_files(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--output", str(tmp_path), "--minutes", "0.0001", "--quiet"])
-    assert ended.value.code == 0
+    assert ended.value.code == 1
     study = read_study(tmp_path)
-    done = {item["name"] for stage in STAGES for item in study[stage] if item["status"] != "not run"}
-    assert done <= {"peak memory"}
+    assert {item["status"] for stage in STAGES for item in study[stage]} == {"not run"}
+    assert not study["passed"]
     assert all(item["reason"] for item in study["correctness"])
-    assert "not run:" in capsys.readouterr().out
-    assert "## Scaling" in (tmp_path / "study.md").read_text()
+    told, written = capsys.readouterr().out, (tmp_path / "study.md").read_text()
+    assert "not run:" in told
+    assert "## Scaling" in written
+    assert "NOTHING RAN in" in told
+    assert "NOTHING RAN in" in written
+    assert "PASS" not in told + written
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", "study.md"}
 
 
@@ -144,23 +148,19 @@ def test_the_schema_takes_a_study_and_names_what_does_not_fit():
         "$: Additional properties are not allowed ('more' was unexpected)": lambda own: own.update(more=1),
         "$.correctness[0].status: 'fine'": lambda own: own["correctness"][0].update(status="fine"),
         "$.correctness[0].largest: 'small'": lambda own: own["correctness"][0].update(largest="small"),
-        "$.passed: 1 is not of type 'boolean'": lambda own: own.update(passed=1),
-        "$.minutes: True is not of type 'number'": lambda own: own.update(minutes=True),
-    }
-    for words, change in wrong.items():
         "$.environment.processes: 0 is less": lambda own: own["environment"].update(processes=0),
         "$.environment.device_count: 0": lambda own: own["environment"].update(device_count=0),
         "$.environment.packages: 'jax' is": lambda own: own["environment"].update(packages={}),
         "$.environment.packages.jax: 3": lambda own: own["environment"]["packages"].update(jax=3),
+        "$.passed: 1 is not of type 'boolean'": lambda own: own.update(passed=1),
+        "$.minutes: True is not of type 'number'": lambda own: own.update(minutes=True),
+    }
+    for words, change in wrong.items():
         own = json.loads(json.dumps(study()))
         change(own)
         assert problem_of(own).startswith(words)
 
 
-def test_a_failure_is_named_on_the_page():
-    own = study()
-    own["correctness"][0] |= {"status": "failed", "reason": "off by 3"}
-    assert failures(own) == ["correctness: hull: off by 3"]
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -192,6 +192,10 @@ def test_a_study_of_a_newer_program_asks_for_an_update(tmp_path):
         read_study(tmp_path)
 
 
+def test_a_failure_is_named_on_the_page():
+    own = study()
+    own["correctness"][0] |= {"status": "failed", "reason": "off by 3"}
+    assert failures(own) == ["correctness: hull: off by 3"]
     assert "off by 3" in page(own)
 
 
@@ -210,10 +214,6 @@ def test_mistakes_are_told_in_a_line(arguments, words):
         main(arguments)
 
 
-def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="a file is there"):
-        main(["--output", str(tmp_path / "file")])
 def test_a_finished_study_is_not_overwritten(tmp_path):
     (tmp_path / "study.json").write_text("{}")
     with pytest.raises(UserError, match=r"study\.json: a finished study; name another folder"):
@@ -222,3 +222,7 @@ def test_a_finished_study_is_not_overwritten(tmp_path):
     assert len([*tmp_path.iterdir()]) == 1
 
 
+def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="a file is there"):
+        main(["--output", str(tmp_path / "file")])
