@@ -9,7 +9,7 @@ the intervals and p say whether one is better. --html is one page with both runs
 disagree first, with the heat of both over the pictures of A's report (of B's, if A has none).
 
 A STUDY is a folder of `mvead study-device`, or its study.json: device x precision x flags, against how far the runs
-of each differ by themselves. Writes nothing but --json and --html.
+of each differ by themselves. Writes nothing but --json and --html, and neither into a run or study that it reads.
 
 exit codes: 0 the same experiment with the same result, within the tolerances; 1 not; 2 an error
 """
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise UserError(
             f"--html {given.html}: a page of two scored runs; studies have their matrix, and --json"
         )
-    found, text = _studies(paths) if all(are_studies) else _runs(given)
+    _refuse_to_overwrite({"--json": given.json, "--html": given.html}, paths)
+    tolerances = _number(given.tolerance_score), _number(given.tolerance_metric)
+    if all(are_studies):
+        found, text = _studies(paths, tolerances)
+    else:
+        found, text = _runs(given, tolerances)
     if given.json:
         write_json(given.json, found)
     if given.html:
@@ -88,7 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(0 if found["pass"] else 1)
 
 
-def _runs(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
+def _refuse_to_overwrite(written: Mapping[str, Path | None], read: Sequence[Path]) -> None:
+    """Raise a UserError if a file is one of those that are read, or lies in a folder of them."""
+    own = [*read, *(path / "scores" for path in read)]  # which may be a link to another place
+    of_workdirs = [path.parent for path in read if (path / "images.csv").exists()]
+    own += [folder / name for folder in of_workdirs for name in ("config.json", "environment.json")]
+    for option, file in written.items():
+        places = [file.resolve(), file.parent.resolve() / file.name] if file else []
+        for path in own:
+            if any(place.is_relative_to(path.resolve()) for place in places):
+                raise UserError(f"{option} {file}: {path} is read; name a file outside of what is compared")
+
+
+def _runs(given: argparse.Namespace, tolerances: tuple[float, float]) -> tuple[dict[str, Any], str]:
     from mvead_jax.comparison.agreement_text import format_comparison
     from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
 
@@ -96,16 +113,21 @@ def _runs(given: argparse.Namespace) -> tuple[dict[str, Any], str]:
         raise UserError(
             f"{given.others[0]}: scored runs are compared two by two; more are for mvead reproduce compare"
         )
-    tolerances = Tolerances(_number(given.tolerance_score), _number(given.tolerance_metric))
-    found = compare(read_run(given.a), read_run(given.b), tolerances)
+    found = compare(read_run(given.a), read_run(given.b), Tolerances(*tolerances))
     return found, format_comparison(found)
 
 
-def _studies(paths: Sequence[Path]) -> tuple[dict[str, Any], str]:
-    from mvead_jax.study.matrix import format_matrix, matrix
+def _studies(paths: Sequence[Path], tolerances: tuple[float, float]) -> tuple[dict[str, Any], str]:
+    from mvead_jax.comparison.two_runs import Tolerances
+    from mvead_jax.study.matrix import TOLERANCE, format_matrix, matrix
     from mvead_jax.study.report import read_study
 
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("the same study twice; name different ones")
+    if Tolerances(*tolerances) != Tolerances():
+        raise UserError(
+            f"--tolerance-score {tolerances[0]:g}, --tolerance-metric {tolerances[1]:g}: of scored runs; studies have "
+            f"{TOLERANCE:g} always, so leave them out"
+        )
     found = matrix({str(path): read_study(path) for path in paths})
     return found, format_matrix(found)

@@ -12,11 +12,11 @@ In this order, as far as the minutes reach:
     throughput       rates of the parts and of the whole, and the most memory that was held
     scaling          over the devices that are there
 
-What does not fit is listed as not run. Writes study.json and study.md into DIR; `mvead compare DIR DIR ...` sets
-several studies beside each other. All devices of this machine are used; with --coordinator, --processes and
---process (and a DIR that all share) those of all processes.
+What does not fit is listed as not run. Writes study.json and study.md into DIR, which holds no study yet;
+`mvead compare DIR DIR ...` sets several studies beside each other. All devices of this machine are used; with
+--coordinator, --processes and --process (and a DIR that all share) those of all processes.
 
-exit codes: 0 all that ran passed; 1 a check failed, or a control was not found; 2 a mistake in the command
+exit codes: 0 all that ran passed; 1 a check failed, a control was not found, or nothing ran; 2 a mistake in the command
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(guard())
 
     from mvead_jax.runtime.sharding import is_first, joined  # not before: a guard needs no JAX
-    from mvead_jax.study.report import PAGE, STAGES, failures, left_out
+    from mvead_jax.study.report import PAGE, STAGES, failures, left_out, verdict
     from mvead_jax.study.study import study_device
 
     with joined(processes):
@@ -87,6 +87,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(f"failed: {line}")
             if lines := left_out(study):
                 print(f"not run: {len(lines)} items, with their reasons in {given.output / PAGE}")
-            verdict = "PASS" if study["passed"] else "FAIL"
-            print(f"{verdict} in {study['seconds']:.0f} s: {given.output / PAGE}")
+            print(f"{verdict(study)} in {study['seconds']:.0f} s: {given.output / PAGE}")
     sys.exit(0 if study["passed"] else 1)

@@ -110,10 +110,17 @@ def read_run(path: Path) -> ScoredRun:
         values=values,
         replicates=read_replicates(folder, metrics),
         config=to_dict(from_dict(read_json(config, "a config"), str(config))) if config.exists() else None,
-        environments={
-            name: read_json(place, "of train.py") for name, place in places.items() if place.exists()
-        },
+        environments={name: _environment(place) for name, place in places.items() if place.exists()},
     )
+
+
+def _environment(file: Path) -> dict[str, Any]:
+    found = read_json(file, "what a run ran on")
+    if not isinstance(found, dict):
+        raise UserError(
+            f"{file}: not what a run ran on, a JSON object; restore it, or delete it: it decides nothing"
+        )
+    return found
 
 
 def scores_folder(path: Path) -> Path:

@@ -13,6 +13,7 @@ from mvead_jax.study.budget import FAILED, NOT_RUN, Item
 from mvead_jax.study.schema import problem_of
 
 JSON, PAGE = "study.json", "study.md"
+VERSION = 1  # of study.json
 STAGES = ("correctness", "repeatability", "controls", "throughput", "scaling")
 
 
@@ -34,13 +35,26 @@ def read_study(path: Path) -> dict[str, Any]:
     """Return the content of study.json in a folder, or of such a file.
 
     Raises:
-      UserError: no study, or a damaged one.
+      UserError: no study, a damaged one, or one of a newer program.
     """
     file = path / JSON if path.is_dir() else path
     found = read_json(file, "the folder of mvead study-device")
+    version = found.get("version") if isinstance(found, dict) else None
+    if isinstance(version, int | float) and version > VERSION:
+        raise UserError(
+            f"{file}: version {version}, which a newer program wrote; this one reads {VERSION}: update mvead_jax"
+        )
     if problem := problem_of(found):
         raise UserError(f"{file}: not written by mvead study-device ({problem}); run the study again")
     return found
+
+
+def verdict(study: Mapping[str, Any]) -> str:
+    """Return PASS, FAIL or NOTHING RAN, as the items say."""
+    if failures(study):
+        return "FAIL"
+    ran = any(item["status"] != NOT_RUN for stage in STAGES for item in study[stage])
+    return "PASS" if ran else "NOTHING RAN"
 
 
 def failures(study: Mapping[str, Any]) -> list[str]:
@@ -55,7 +69,7 @@ def left_out(study: Mapping[str, Any]) -> list[str]:
 
 def _with_status(study: Mapping[str, Any], status: str) -> list[str]:
     return [
-        f"{stage}: {item['name']}: {item['reason']}"
+        f"{stage}: {item['name']}: {item.get('reason', 'no reason is told')}"
         for stage in STAGES
         for item in study[stage]
         if item["status"] == status
@@ -68,7 +82,7 @@ def page(study: Mapping[str, Any]) -> str:
     packages = own["packages"]
     parts = [
         f"# Study of {own['device']} ({own['backend']}, {own['device_count']} devices, {own['processes']} processes)",
-        f"{'PASS' if study['passed'] else 'FAIL'} in {study['seconds']:.0f} s of {60 * study['minutes']:.0f} s. "
+        f"{verdict(study)} in {study['seconds']:.0f} s of {60 * study['minutes']:.0f} s. "
         f"jax {packages['jax']}, jaxlib {packages['jaxlib']}, Python {own['python']}, driver {own['driver']}, "
         f"XLA_FLAGS `{own['xla_flags']}`. Backbone of the runs: {study['weights']}.",
         _of_gpus(own) if own["backend"] == "gpu" else "",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mvead_jax.runtime import progress
+from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import make_folder
 from mvead_jax.runtime.host import computing
 from mvead_jax.runtime.sharding import barrier, is_first, shared_errors
@@ -18,7 +19,7 @@ from mvead_jax.study.budget import Budget, Item, not_run
 from mvead_jax.study.controls import controls
 from mvead_jax.study.correctness import correctness
 from mvead_jax.study.repeatability import Repeated, repeatability
-from mvead_jax.study.report import STAGES, failures, write_study
+from mvead_jax.study.report import JSON, STAGES, VERSION, verdict, write_study
 from mvead_jax.study.runs import study_config
 from mvead_jax.study.scaling import scaling
 from mvead_jax.study.surroundings import surroundings
@@ -38,11 +39,13 @@ def study_device(output: Path, minutes: float, only: Sequence[str] = STAGES) -> 
       only: the stages to run; the others are listed as not run.
 
     Raises:
-      UserError: the disk refuses, or a part of the installation is missing.
+      UserError: the folder holds a study, the disk refuses, or a part of the installation is missing.
     """
     budget, work = Budget(60 * minutes, shown=progress.shown), output / _WORK
     with shared_errors():
         if is_first():
+            if (output / JSON).exists():
+                raise UserError(f"{output / JSON}: a finished study; name another folder for a new one")
             make_folder(output)
             shutil.rmtree(work, ignore_errors=True)  # of a study that was killed
             make_folder(work)
@@ -51,7 +54,7 @@ def study_device(output: Path, minutes: float, only: Sequence[str] = STAGES) -> 
     with _jobs_silent():
         weights = study_config().backbone.weights
         study = {
-            "version": 1,
+            "version": VERSION,
             "minutes": minutes,
             "environment": surroundings(),
             "weights": "trained on ImageNet" if weights == "auto" else weights,
@@ -67,7 +70,7 @@ def study_device(output: Path, minutes: float, only: Sequence[str] = STAGES) -> 
             study[stage] = (
                 works[stage]() if stage in only else [not_run("all", "it was not asked for (--only)")]
             )
-    study |= {"seconds": round(time.monotonic() - budget.begin, 1), "passed": not failures(study)}
+    study |= {"seconds": round(time.monotonic() - budget.begin, 1), "passed": verdict(study) == "PASS"}
     barrier()
     with shared_errors():
         if is_first():

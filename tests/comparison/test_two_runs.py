@@ -281,6 +281,16 @@ def test_the_exit_code_is_the_verdict_and_json_holds_it_all(run, make, tmp_path,
             [],
             "metrics.json: not written by score.py",
         ),
+        (
+            lambda run: (run / "scores/environment.json").write_text("[1]"),
+            [],
+            "scores/environment.json: not what a run ran on.*delete it",
+        ),
+        (
+            lambda run: (run / "environment.json").write_text("null"),
+            [],
+            "run/environment.json: not what a run ran on",
+        ),
         (lambda run: None, ["--tolerance-score", "-1"], "--tolerance '-1': expected a number from 0 on"),
         (lambda run: None, ["--tolerance-metric", "x"], "--tolerance 'x': expected a number"),
     ],
@@ -295,6 +305,31 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, change, arguments, me
     with pytest.raises(UserError, match=message) as error:
         main()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("given", ["run", "run/scores"])
+@pytest.mark.parametrize("option", ["--json", "--html"])
+@pytest.mark.parametrize("file", ["scores/metrics.json", "scores/images.csv", "config.json"])
+def test_a_run_that_is_read_is_not_written(run, tmp_path, monkeypatch, given, option, file):
+    shutil.copytree(run, tmp_path / "run")
+    before = (tmp_path / "run" / file).read_bytes()
+    pair = [str(run), str(tmp_path / given)]
+    monkeypatch.setattr(sys, "argv", ["compare_runs.py", *pair, option, str(tmp_path / "run" / file)])
+    with pytest.raises(UserError, match=f"{option} .*{file}: .* is read; name a file outside"):
+        main()
+    assert (tmp_path / "run" / file).read_bytes() == before
+
+
+def test_a_scores_folder_that_is_a_link_is_not_written(run, tmp_path, monkeypatch):
+    shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "run/scores").rename(tmp_path / "elsewhere")
+    (tmp_path / "run/scores").symlink_to(tmp_path / "elsewhere")
+    file = tmp_path / "elsewhere/metrics.json"
+    monkeypatch.setattr(
+        sys, "argv", ["compare_runs.py", str(run), str(tmp_path / "run"), "--json", str(file)]
+    )
+    with pytest.raises(UserError, match="is read; name a file outside"):
+        main()
 
 
 def test_runs_without_a_common_picture_are_refused(run, tmp_path):

@@ -2,6 +2,8 @@
 
 import copy
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -41,7 +43,6 @@ def study(devices=1, offset=0.0, decisions=(False, False, True), weights="random
         (study(4, 1e-6, bank="1"), WITHIN),
         (study(4, 0.5, bank="1"), DECISIONS),
         (study(4, 1e-6, (True, False, True), bank="1"), DIFFERENT),
-        (study(4, weights="trained"), "other weights"),
     ],
 )
 def test_the_strictest_level_that_holds_is_told(other, level):
@@ -64,6 +65,66 @@ def test_what_was_not_run_and_hardware_that_is_not_there_say_so():
     for name in ("GPU", "TPU"):
         (row,) = [line for line in text.splitlines() if f"| {name} " in line]
         assert row.count("not run") == 9  # all but its name and the first column
+
+
+def changed(**fields):
+    """A study whose run in float32 has other fields; those that are None are left out."""
+    own = study(4)
+    run = own["repeatability"][0] | fields
+    own["repeatability"][0] = {name: value for name, value in run.items() if value is not None}
+    return own
+
+
+def without_a_run():
+    return study(4) | {"repeatability": []}
+
+
+STAGE = {"digest": "0", "equal": True}
+NOT_COMPARED = [
+    (without_a_run(), "not run"),
+    (study(4, weights="trained"), "other weights"),
+    (changed(stages={"features": STAGE}), "only one has the stages bank, .*thresholds"),
+    (changed(stages=study()["repeatability"][0]["stages"] | {"more": STAGE}), "only one has the stages more"),
+    (changed(scores=[1.0, 2.0]), "other test samples, 3 and 2 scores"),
+    (changed(decisions=[True]), "other test samples, 3 and 1 decisions"),
+    (changed(scores=[1.0, None, 3.0]), "a score is no number"),
+    (changed(scores=[1.0, math.nan, 3.0]), "a score is no number"),
+]
+
+
+@pytest.mark.parametrize(("other", "why"), NOT_COMPARED)
+def test_where_no_two_studies_can_be_compared_there_is_no_verdict(other, why):
+    with pytest.raises(UserError, match=f"nothing to compare: one and four: .*{why}"):
+        matrix({"one": study(), "four": other})
+
+
+@pytest.mark.parametrize(("other", "why"), NOT_COMPARED)
+def test_a_study_that_is_compared_with_no_other_fails_the_matrix(other, why):
+    found = matrix({"one": study(), "two": study(2), "four": other})
+    (line,) = found["problems"]
+    assert line.startswith("four: compared with no other study, float32: one: ")
+    assert re.search(why, format_matrix(found))
+
+
+def test_a_study_in_which_nothing_ran_is_not_said_to_have_failed():
+    nothing = without_a_run() | {"passed": False}
+    (line,) = matrix({"one": study(), "two": study(2), "four": nothing})["problems"]
+    assert line.startswith("four: compared with no other study")
+
+
+def test_a_floor_that_is_no_number_is_shown_as_none():
+    other = study(4, bank="1")
+    other["repeatability"][0]["floor"] = None
+    other["repeatability"][0]["stages"]["bank"]["equal"] = False
+    found = matrix({"one": study(), "four": other})
+    assert found["rows"][0]["against"]["four"]["floor"] is None
+    assert "- (5 runs)" in format_matrix(found)
+
+
+def test_a_failed_item_decides_whatever_the_study_says_of_itself():
+    failed = study(4)
+    failed["correctness"] = [{"name": "hull", "status": "failed", "seconds": 1.0}]
+    assert matrix({"one": study(), "four": failed})["problems"] == ["four: the study itself failed"]
 
 
 def test_a_study_that_failed_fails_the_matrix():
@@ -91,7 +152,7 @@ def test_the_command_compares_any_number_of_studies(tmp_path, capsys):
 
 
 def test_mistakes_are_told_in_a_line(tmp_path):
-    good = written(tmp_path / "good", study())
+    good, other = (written(tmp_path / name, study()) for name in ("good", "other"))
     damaged = copy.deepcopy(study())
     del damaged["environment"]["backend"]
     bad = written(tmp_path / "bad", damaged)
@@ -100,11 +161,28 @@ def test_mistakes_are_told_in_a_line(tmp_path):
         ([good, bad], "environment: 'backend' is a required property.*run the study again"),
         ([good, str(tmp_path / "run")], "no study, and others are"),
         ([good, good], "the same study twice"),
+        ([good, other, "--tolerance-score", "abc"], "--tolerance 'abc': expected a number"),
+        (
+            [good, other, "--tolerance-metric", "0.1"],
+            "--tolerance-metric 0.1: of scored runs; studies have 0.0001 always",
+        ),
         ([str(tmp_path / "run"), str(tmp_path / "run"), str(tmp_path / "x")], "two by two"),
         ([str(tmp_path / "run"), str(tmp_path / "x")], "images.csv"),
     ):
         with pytest.raises(UserError, match=words):
             main(arguments)
+
+
+@pytest.mark.parametrize("file", ["a/study.json", "b.json", "a/new.json", "link.json"])
+def test_a_study_that_is_read_is_not_written(tmp_path, file):
+    a = written(tmp_path / "a", study())
+    (tmp_path / "b.json").write_text(json.dumps(study(4)))
+    (tmp_path / "link.json").symlink_to("b.json")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.json")}
+    with pytest.raises(UserError, match=f"--json .*{file}: .* is read; name a file outside"):
+        main([a, str(tmp_path / "link.json"), "--json", str(tmp_path / file)])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.json")} == before
+    assert (tmp_path / "link.json").is_symlink()
 
 
 def test_the_committed_studies_make_the_matrix_of_the_docs():

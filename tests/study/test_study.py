@@ -41,13 +41,17 @@ def made(monkeypatch, tmp_path):
 def test_a_study_without_time_lists_everything_as_not_run_and_writes_both_files(tmp_path, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--output", str(tmp_path), "--minutes", "0.0001", "--quiet"])
-    assert ended.value.code == 0
+    assert ended.value.code == 1
     study = read_study(tmp_path)
-    done = {item["name"] for stage in STAGES for item in study[stage] if item["status"] != "not run"}
-    assert done <= {"peak memory"}
+    assert {item["status"] for stage in STAGES for item in study[stage]} == {"not run"}
+    assert not study["passed"]
     assert all(item["reason"] for item in study["correctness"])
-    assert "not run:" in capsys.readouterr().out
-    assert "## Scaling" in (tmp_path / "study.md").read_text()
+    told, written = capsys.readouterr().out, (tmp_path / "study.md").read_text()
+    assert "not run:" in told
+    assert "## Scaling" in written
+    assert "NOTHING RAN in" in told
+    assert "NOTHING RAN in" in written
+    assert "PASS" not in told + written
     assert {path.name for path in tmp_path.iterdir()} == {"study.json", "study.md"}
 
 
@@ -144,6 +148,10 @@ def test_the_schema_takes_a_study_and_names_what_does_not_fit():
         "$: Additional properties are not allowed ('more' was unexpected)": lambda own: own.update(more=1),
         "$.correctness[0].status: 'fine'": lambda own: own["correctness"][0].update(status="fine"),
         "$.correctness[0].largest: 'small'": lambda own: own["correctness"][0].update(largest="small"),
+        "$.environment.processes: 0 is less": lambda own: own["environment"].update(processes=0),
+        "$.environment.device_count: 0": lambda own: own["environment"].update(device_count=0),
+        "$.environment.packages: 'jax' is": lambda own: own["environment"].update(packages={}),
+        "$.environment.packages.jax: 3": lambda own: own["environment"]["packages"].update(jax=3),
         "$.passed: 1 is not of type 'boolean'": lambda own: own.update(passed=1),
         "$.minutes: True is not of type 'number'": lambda own: own.update(minutes=True),
     }
@@ -151,6 +159,37 @@ def test_the_schema_takes_a_study_and_names_what_does_not_fit():
         own = json.loads(json.dumps(study()))
         change(own)
         assert problem_of(own).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"floor": None}, ""),
+        ({"status": "failed"}, ""),
+        ({"stages": ...}, "$.repeatability[0]: 'stages' is a required property"),
+        ({"floor": ...}, "$.repeatability[0]: 'floor' is a required property"),
+        ({"scores": ..., "status": "failed"}, "$.repeatability[0]: 'scores' is a required property"),
+        ({"decisions": ...}, "$.repeatability[0]: 'decisions' is a required property"),
+        ({"runs": 0}, "$.repeatability[0].runs: 0 is less"),
+        ({"scores": []}, "$.repeatability[0].scores: []"),
+        ({"stages": {}}, "$.repeatability[0].stages: {}"),
+        ({"stages": {"bank": 3}}, "$.repeatability[0].stages.bank: 3 is not of type 'object'"),
+        ({"stages": {"bank": {"equal": True}}}, "$.repeatability[0].stages.bank: 'digest' is a required"),
+    ],
+)
+def test_a_run_holds_all_that_is_compared(changes, words):
+    run = {"name": "float32", "status": "passed", "seconds": 1.0, "runs": 5, "floor": 0.0, "scores": [1.0]}
+    run |= {"decisions": [True], "stages": {"bank": {"digest": "0", "equal": True}}} | changes
+    run = {name: value for name, value in run.items() if value is not ...}
+    found = problem_of(study() | {"repeatability": [run]})
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
+def test_a_study_of_a_newer_program_asks_for_an_update(tmp_path):
+    (tmp_path / "study.json").write_text(json.dumps(study() | {"version": 2}))
+    with pytest.raises(UserError, match="version 2, which a newer program wrote.*update mvead_jax"):
+        read_study(tmp_path)
 
 
 def test_a_failure_is_named_on_the_page():
@@ -173,6 +212,14 @@ def test_a_failure_is_named_on_the_page():
 def test_mistakes_are_told_in_a_line(arguments, words):
     with pytest.raises(UserError, match=words):
         main(arguments)
+
+
+def test_a_finished_study_is_not_overwritten(tmp_path):
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(UserError, match=r"study\.json: a finished study; name another folder"):
+        main(["--output", str(tmp_path), "--minutes", "0.0001", "--quiet"])
+    assert (tmp_path / "study.json").read_text() == "{}"
+    assert len([*tmp_path.iterdir()]) == 1
 
 
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path):
