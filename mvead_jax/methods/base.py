@@ -298,6 +298,23 @@ class Trains(Protocol):
         """Return the bytes of one state of the training."""
 
 
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A method whose training reads files besides data set and weights."""
+
+    def file_digests(self) -> dict[str, str]:
+        """Return a digest of them by the config's field that names them; empty if these settings name none.
+
+        Raises:
+          UserError: files that are not there or cannot be read.
+        """
+
+
+def file_digests(method: Method) -> dict[str, str]:
+    """Return the digests of `ReadsFiles`; empty of a method without them."""
+    return method.file_digests() if isinstance(method, ReadsFiles) else {}
+
+
 def foreground_tap(maps: Mapping[str, tuple[int, int, int]]) -> str:
     """Return the feature map on whose grid foreground masks are: the patches', or else the coarsest one.
 

@@ -22,7 +22,7 @@ from mvead_jax.backbones.random_weights import from_seed
 from mvead_jax.bank.memory import check_views, seed_from
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
 from mvead_jax.methods.batches import counted_images
-from mvead_jax.methods.changed_batches import textured_batches
+from mvead_jax.methods.changed_batches import texture_digests, textured_batches
 from mvead_jax.methods.destseg import objective
 from mvead_jax.methods.destseg.config import DestsegSection, DestsegTrainConfig
 from mvead_jax.methods.destseg.modeling import DestsegNetwork, NetworkConfig
@@ -71,6 +71,9 @@ class Destseg(LearnsNetwork):
     def init(self, key: jax.Array) -> State:
         """Return the networks as they start, by the released code's rules."""
         return network_state(self._start(key))
+
+    def file_digests(self) -> dict[str, str]:
+        return texture_digests("destseg.textures", self.section.textures)
 
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Train the student on changed images, then the segmentation network, in one run of the loop."""
