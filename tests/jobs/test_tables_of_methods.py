@@ -14,6 +14,7 @@ from mvead_jax.data.readers import open_data
 from mvead_jax.jobs import budget, reproduce, step_time
 from mvead_jax.jobs.budget import budget_text, budgets
 from mvead_jax.jobs.category_runs import CategoryRuns
+from mvead_jax.jobs.dry_run import plan_training
 from mvead_jax.jobs.inputs import load_method_backbone
 from mvead_jax.jobs.plan import scoring_parts, training_parts
 from mvead_jax.jobs.reproduce import Run, update_tables
@@ -201,6 +202,13 @@ def test_a_budget_counts_images_steps_and_bytes_and_shared_features_once(root, m
     text = budget_text(list(found.values()))
     assert "sum of 6 of 6" in text
     assert f"{(56 + 14) / 3600:.2f} hours" in text
+
+
+def test_steps_are_counted_without_those_that_whole_batches_leave_out(root, measured, tmp_path):
+    config = override(DestsegConfig.debug(), {"data.root": str(root), "train.epochs": "4"})
+    runs = CategoryRuns.of(config, ["single"], tmp_path / "none", "destseg").all
+    assert [one.steps for one in budgets(runs, tmp_path / "none")] == [4, 4]  # of 3 samples one batch of 2
+    assert "4 epochs of training, 4 steps" in plan_training(config, tmp_path / "none")[0]
 
 
 def test_what_is_finished_costs_nothing_and_what_is_trained_only_its_scoring(

@@ -51,6 +51,8 @@ class DestsegSection:
 class DestsegTrainConfig(TrainConfig):
     """SGD with momentum at constant rates. Attributes: learning_rate: of the student."""
 
+    whole_batches = True
+
     epochs: int = number(125, least=0)
     batch_size: int = number(6, least=1)
     learning_rate: float = number(0.4, least=0)

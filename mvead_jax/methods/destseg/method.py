@@ -78,7 +78,7 @@ class Destseg(LearnsNetwork):
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Train the student on changed images, then the segmentation network, in one run of the loop."""
         check_views(data.index)
-        steps = steps_of_epoch(len(data.index), self.training, whole_batches=True) * self.training.epochs
+        steps = steps_of_epoch(len(data.index), self.training) * self.training.epochs
         network = DestsegNetwork(self.network, from_seed(seed_from(run.key)))
         own = self.section
         batches = textured_batches(data, own.textures, own.most_of_image, run.seed, teach_changed=True)
@@ -90,7 +90,6 @@ class Destseg(LearnsNetwork):
             self._optimiser,
             run,
             self.spec.name,
-            whole_batches=True,
             read=batches.read,
             then=(self._boundary(steps), self._segmentation_loss),
         )

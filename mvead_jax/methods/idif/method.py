@@ -101,7 +101,6 @@ class Idif(LearnsNetwork):
             self._optimiser,
             run,
             self.spec.name,
-            whole_batches=True,
             read=batches.read,
         )
 
