@@ -70,7 +70,7 @@ def train_model(
     facts = model_facts(job, training, keys, ignored, added, files)
     same_in_all(
         json.dumps(facts),
-        f"{name}: the processes see different images, weights or geometry; let all read one copy of each",
+        f"{name}: the processes see different images, textures, weights or geometry; let all read one copy of each",
     )
     folder, done, earlier = model_folder(workdir, name), False, None
     with shared_errors():

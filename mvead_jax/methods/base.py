@@ -27,6 +27,7 @@ from mvead_jax.data.ignored import Ignored, ignored_patches
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.geometry.masks import EpipolarKeys, all_keys
 from mvead_jax.training.checkpoints import Checkpoints
+from mvead_jax.training.loop import steps_of_epoch
 
 # Nested dicts by name; the leaves are arrays and memory banks (bank.fill.Bank). "/" is in no name.
 State = Mapping[str, Any]
@@ -296,6 +297,28 @@ class Trains(Protocol):
 
     def checkpoint_bytes(self) -> int:
         """Return the bytes of one state of the training."""
+
+
+@runtime_checkable
+class ChecksSteps(Protocol):
+    """A method that some numbers of steps do not train."""
+
+    def check_steps(self, steps: int) -> None:
+        """Raise UserError if so many steps leave untrained what the scores are made of."""
+
+
+def training_steps(method: Method, samples: int) -> int:
+    """Return how many steps a training on so many samples has; 0 if these settings train nothing.
+
+    Raises:
+      UserError: as `ChecksSteps`.
+    """
+    if not isinstance(method, Trains) or (own := method.training) is None:
+        return 0
+    steps = own.epochs * steps_of_epoch(samples, own)
+    if isinstance(method, ChecksSteps):
+        method.check_steps(steps)
+    return steps
 
 
 @runtime_checkable

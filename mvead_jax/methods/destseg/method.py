@@ -94,6 +94,16 @@ class Destseg(LearnsNetwork):
             then=(self._boundary(steps), self._segmentation_loss),
         )
 
+    def check_steps(self, steps: int) -> None:
+        """Raise UserError if a part has none of the steps, and the scores need what it trains."""
+        own, boundary = self.section, self._boundary(steps)
+        left_out = "student" if boundary == 0 else "segmentation" if boundary == steps else ""
+        if steps and left_out in ("student", own.map):
+            raise UserError(
+                f"config destseg.student_share={own.student_share:g}: none of {steps} steps trains the {left_out}, by "
+                f"which destseg.map={own.map} scores; give another share, or more train.epochs"
+            )
+
     def _boundary(self, steps: int) -> int:
         """The step with which the segmentation's training begins."""
         return round(self.section.student_share * steps)
