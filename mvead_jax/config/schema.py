@@ -179,7 +179,11 @@ class TrainConfig:
       step_at: share of the epochs after which the schedule `step` lowers the rate.
       warmup: share of the steps over which the rate rises from 0.
       clip: largest global norm of a gradient; 0 = it is not clipped.
+      whole_batches: no field, but fixed by the method: leave out the last samples of an epoch where they do not fill
+        a batch (a mean over very few would be no statistic); else they are a smaller one.
     """
+
+    whole_batches = False
 
     epochs: int = number(50, least=0)
     batch_size: int = number(8, least=1)

@@ -86,7 +86,8 @@ def _check_bounds(value: Any, name: str, bounds: dict[str, float | None]) -> Non
     # A number that is not finite lies within no bounds.
     if not math.isfinite(value) or not all(holds[words](bound) for words, bound in stated.items()):
         told = " and ".join(f"{words} {bound:g}" for words, bound in stated.items())
-        raise UserError(f"config {name}={value}: must be {told}")
+        finite = "" if math.isfinite(value) else "a finite number, "
+        raise UserError(f"config {name}={value}: must be {finite}{told}")
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:

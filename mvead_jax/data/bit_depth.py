@@ -34,6 +34,11 @@ def measured_bit_depth(index: DatasetIndex) -> int:
     return bits_of(max(largest))
 
 
+def own_bit_depth(file: ImageFile) -> int:
+    """Return the bit depth that one image needs, which is of no data set. Raises UserError as `open_image`."""
+    return bits_of(largest_value(file)) if bits_in_file(file) > 8 else 8
+
+
 def depth_words(largest: Sequence[int]) -> str:
     """Return how images of 16 bits are read by `auto`. largest: of `largest_values`."""
     bits = bits_of(max(largest))

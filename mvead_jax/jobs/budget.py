@@ -24,11 +24,10 @@ from mvead_jax.jobs.inputs import load_method_backbone, models
 from mvead_jax.jobs.plan import scoring_parts, training_parts
 from mvead_jax.jobs.reproduce import Run, crash_words, is_finished, is_trained
 from mvead_jax.jobs.step_time import seconds_a_step
-from mvead_jax.methods.base import Spec, Trains
+from mvead_jax.methods.base import Spec, training_steps
 from mvead_jax.runtime.disk import amount
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.host import computing
-from mvead_jax.training.loop import steps_of_epoch
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +126,7 @@ def _budget(run: Run, output: Path, measured: _Measured) -> Budget:
 def _steps(config: Config, index: DatasetIndex, backbone: Backbone) -> int:
     """Return how many steps the training of a model has."""
     method = config.build(Spec.of(index.views, index.categories, backbone))
-    if not isinstance(method, Trains) or (own := method.training) is None:
-        return 0
-    return own.epochs * steps_of_epoch(len(index), own)
+    return training_steps(method, len(index))
 
 
 @dataclass

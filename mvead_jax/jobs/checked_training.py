@@ -24,7 +24,7 @@ from mvead_jax.jobs.inputs import ignored_regions, models, open_index
 from mvead_jax.jobs.manifest import Manifest
 from mvead_jax.jobs.plan import training_parts
 from mvead_jax.jobs.workdir import refuse_artefact, refuse_version_1
-from mvead_jax.methods.base import Spec
+from mvead_jax.methods.base import Spec, file_digests, training_steps
 from mvead_jax.runtime.disk import Part
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json
@@ -64,7 +64,11 @@ def checked_training(
 
 
 def training_parts_of(config: Config, index: DatasetIndex, backbone: Backbone, workdir: Path) -> list[Part]:
-    """Return what a training writes."""
+    """Return what a training writes.
+
+    Raises:
+      UserError: settings that do not fit the data set, or files of the method's own that are not there.
+    """
     cached = 0
     for category in index.categories:
         of_category = index.select(category=category)
@@ -72,6 +76,9 @@ def training_parts_of(config: Config, index: DatasetIndex, backbone: Backbone, w
             if len(part):
                 cached += Extraction.of(config, part, backbone, workdir).cached_bytes()
     method = config.build(Spec.of(index.views, index.categories, backbone))
+    file_digests(method)  # what is not there is said at once
+    for _, part in models(config, index):
+        training_steps(method, len(part.select(split="train")))
     return training_parts(config, index, method, workdir, cached)
 
 

@@ -22,12 +22,11 @@ from mvead_jax.jobs.decision import calibration_samples
 from mvead_jax.jobs.estimate_geometry import geometry_path, given_geometry, uses_geometry
 from mvead_jax.jobs.inputs import check_shapes_of_others, load_method_backbone, models
 from mvead_jax.jobs.workdir import model_folder, model_names
-from mvead_jax.methods.base import Method, Spec, Trains
+from mvead_jax.methods.base import Method, Spec, Trains, training_steps
 from mvead_jax.runtime.disk import Part, amount
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.host import computing
 from mvead_jax.scoring.model_store import STATE, bank_sizes, read_facts
-from mvead_jax.training.loop import steps_of_epoch
 
 
 @computing()
@@ -104,8 +103,7 @@ def plan_scoring(
 def _of_training(method: Method, samples: int) -> str:
     if not isinstance(method, Trains) or (own := method.training) is None:
         return ""
-    steps = own.epochs * steps_of_epoch(samples, own)
-    return f"; {own.epochs} epochs of training, {steps} steps, seconds unknown"
+    return f"; {own.epochs} epochs of training, {training_steps(method, samples)} steps, seconds unknown"
 
 
 def _of_data(config: Config, index: DatasetIndex, purpose: str) -> list[str]:

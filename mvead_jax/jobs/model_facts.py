@@ -31,11 +31,13 @@ def model_facts(
     keys: Mapping[str, EpipolarKeys],
     ignored: Mapping[str, Ignored] | None = None,
     added: Sequence[Added] = (),
+    files: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return what a model depends on: with the same facts it is not trained again. All must call.
 
     Args:
       ignored: masks of its categories, whose patches never count. added: further good parts of them.
+      files: digests of what the method reads besides.
     """
     config = job.config
     settings = to_dict(config)
@@ -56,6 +58,7 @@ def model_facts(
         "geometry": {category: own.digest for category, own in keys.items()},
         **({"foreground": foreground_facts(job, training)} if config.data.foreground != "none" else {}),
         **({"ignored": digests(ignored)} if ignored else {}),
+        **({"files": dict(files)} if files else {}),
         **(
             {"added": own}
             if (own := [list(one) for one in added if one.category in training.categories])

@@ -31,6 +31,7 @@ from mvead_jax.methods.base import (
     State,
     TrainData,
     Trains,
+    file_digests,
     foreground_tap,
     map_shape,
 )
@@ -65,10 +66,11 @@ def train_model(
         method = job.method(name, index.views, index.categories)
         keys = job.keys(method, index.categories)
         _check_ignored(method, index, ignored)
-    facts = model_facts(job, training, keys, ignored, added)
+        files = file_digests(method)
+    facts = model_facts(job, training, keys, ignored, added, files)
     same_in_all(
         json.dumps(facts),
-        f"{name}: the processes see different images, weights or geometry; let all read one copy of each",
+        f"{name}: the processes see different images, textures, weights or geometry; let all read one copy of each",
     )
     folder, done, earlier = model_folder(workdir, name), False, None
     with shared_errors():

@@ -27,6 +27,7 @@ from mvead_jax.data.ignored import Ignored, ignored_patches
 from mvead_jax.data.records import DatasetIndex
 from mvead_jax.geometry.masks import EpipolarKeys, all_keys
 from mvead_jax.training.checkpoints import Checkpoints
+from mvead_jax.training.loop import steps_of_epoch
 
 # Nested dicts by name; the leaves are arrays and memory banks (bank.fill.Bank). "/" is in no name.
 State = Mapping[str, Any]
@@ -296,6 +297,45 @@ class Trains(Protocol):
 
     def checkpoint_bytes(self) -> int:
         """Return the bytes of one state of the training."""
+
+
+@runtime_checkable
+class ChecksSteps(Protocol):
+    """A method that some numbers of steps do not train."""
+
+    def check_steps(self, steps: int) -> None:
+        """Raise UserError if so many steps leave untrained what the scores are made of."""
+
+
+def training_steps(method: Method, samples: int) -> int:
+    """Return how many steps a training on so many samples has; 0 if these settings train nothing.
+
+    Raises:
+      UserError: as `ChecksSteps`.
+    """
+    if not isinstance(method, Trains) or (own := method.training) is None:
+        return 0
+    steps = own.epochs * steps_of_epoch(samples, own)
+    if isinstance(method, ChecksSteps):
+        method.check_steps(steps)
+    return steps
+
+
+@runtime_checkable
+class ReadsFiles(Protocol):
+    """A method whose training reads files besides data set and weights."""
+
+    def file_digests(self) -> dict[str, str]:
+        """Return a digest of them by the config's field that names them; empty if these settings name none.
+
+        Raises:
+          UserError: files that are not there or cannot be read.
+        """
+
+
+def file_digests(method: Method) -> dict[str, str]:
+    """Return the digests of `ReadsFiles`; empty of a method without them."""
+    return method.file_digests() if isinstance(method, ReadsFiles) else {}
 
 
 def foreground_tap(maps: Mapping[str, tuple[int, int, int]]) -> str:

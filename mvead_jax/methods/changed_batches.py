@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from mvead_jax.data.augmentation.anomalies import Change, change_sample, paste_texture
-from mvead_jax.data.augmentation.textures import source_of
+from mvead_jax.data.augmentation.textures import digest_of, source_of
 from mvead_jax.data.loading import iterate
 from mvead_jax.methods.base import TrainData
 from mvead_jax.methods.batches import filled_up, read_features
@@ -30,6 +30,12 @@ def textured_batches(
     """
     change = partial(paste_texture, source=source_of(textures), most_of_image=most_of_image)
     return ChangedBatches(data, change, seed, teach_changed)
+
+
+def texture_digests(field: str, textures: str) -> dict[str, str]:
+    """Return a digest of the textures under the config's field that names their folder; none of formulas."""
+    found = digest_of(textures)
+    return {field: found} if found else {}
 
 
 @dataclass(frozen=True)

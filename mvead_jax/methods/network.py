@@ -70,7 +70,6 @@ def train_network(
     run: RunContext,
     name: str,
     *,
-    whole_batches: bool = False,
     read: ReadBatch | None = None,
     then: tuple[int, Loss] | None = None,
 ) -> State:
@@ -80,7 +79,7 @@ def train_network(
       network: as it starts.
       loss: of a batch; samples of weight 0 must not count. The means of figures are logged.
       optimiser: from the number of all steps.
-      name, whole_batches: as of `fit_loop` and `Problem`.
+      name: as of `fit_loop`.
       read: the batch of some positions, as of `Problem.batch`; None: `training_batch` of the data.
       then: a step, and the loss from that step on.
 
@@ -105,7 +104,6 @@ def train_network(
         batch=read or (lambda chosen, size, epoch: training_batch(data, present, categories, chosen, size)),
         names=[sample.id for sample in data.index.samples],
         optimiser=optimiser,
-        whole_batches=whole_batches,
         then=then and (then[0], partial(of_batch, then[1])),
     )
     found = fit_loop(problem, config, run.seed, name, run.checkpoints)

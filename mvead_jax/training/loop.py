@@ -44,8 +44,6 @@ class Problem:
       batch: (positions of samples, samples in a full batch, epoch) -> arrays over the mesh; run in a thread.
       names: of the samples, for messages. Their number is that of the samples.
       optimiser: from the number of steps of the whole training.
-      whole_batches: leave out the last samples of an epoch where they do not fill a batch (a mean over very few
-        would be no statistic); else they are a smaller one.
       each_epoch: (parameters, extras, epoch) -> extras, before every epoch but the first.
       then: a step, and the loss from that step on. Two programs, and not one that branches: inside a branch XLA
         computes the derivatives of convolutions on a CPU by loops of its own, some thirty times slower.
@@ -58,7 +56,6 @@ class Problem:
     batch: Callable[[Int[np.ndarray, " n"], int, int], Tree]
     names: Sequence[str]
     optimiser: Callable[[int], optax.GradientTransformation]
-    whole_batches: bool = False
     each_epoch: Callable[[Tree, Tree, int], Tree] | None = None
     then: tuple[int, Loss] | None = None
 
@@ -85,7 +82,7 @@ def fit_loop(
       Stopped: the run was asked to stop; its state is saved.
       NotFinite: the loss is no number; the message names the step and its samples.
     """
-    steps = steps_of_epoch(len(problem.names), config, problem.whole_batches)
+    steps = steps_of_epoch(len(problem.names), config)
     optimiser = problem.optimiser(steps * config.epochs)
     state = {
         "parameters": problem.parameters,
@@ -156,9 +153,9 @@ def _parts(problem: Problem, first: int, last: int) -> list[_Part]:
     ]
 
 
-def steps_of_epoch(samples: int, config: TrainConfig, whole_batches: bool = False) -> int:
+def steps_of_epoch(samples: int, config: TrainConfig) -> int:
     """Return how many steps an epoch has; at least one."""
-    if whole_batches:
+    if config.whole_batches:
         return max(1, samples // config.batch_size)
     return -(-samples // config.batch_size)
 
@@ -200,7 +197,7 @@ def _batches(
 ) -> Iterator[tuple[Int[np.ndarray, " n"], Tree]]:
     """The batches from step `first` on, each read while the step before it is computed."""
     count, size = len(problem.names), config.batch_size
-    steps = steps_of_epoch(count, config, problem.whole_batches)
+    steps = steps_of_epoch(count, config)
 
     def read(number: int) -> tuple[Int[np.ndarray, " n"], Tree]:
         epoch, position = divmod(number, steps)

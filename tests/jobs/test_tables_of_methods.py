@@ -14,10 +14,12 @@ from mvead_jax.data.readers import open_data
 from mvead_jax.jobs import budget, reproduce, step_time
 from mvead_jax.jobs.budget import budget_text, budgets
 from mvead_jax.jobs.category_runs import CategoryRuns
+from mvead_jax.jobs.dry_run import plan_training
 from mvead_jax.jobs.inputs import load_method_backbone
 from mvead_jax.jobs.plan import scoring_parts, training_parts
 from mvead_jax.jobs.reproduce import Run, update_tables
 from mvead_jax.jobs.step_time import seconds_a_step
+from mvead_jax.jobs.train import train
 from mvead_jax.methods.base import Spec
 from mvead_jax.methods.destseg.config import DestsegConfig
 from mvead_jax.runtime.errors import UserError
@@ -201,6 +203,32 @@ def test_a_budget_counts_images_steps_and_bytes_and_shared_features_once(root, m
     text = budget_text(list(found.values()))
     assert "sum of 6 of 6" in text
     assert f"{(56 + 14) / 3600:.2f} hours" in text
+
+
+def test_steps_are_counted_without_those_that_whole_batches_leave_out(root, measured, tmp_path):
+    config = override(DestsegConfig.debug(), {"data.root": str(root), "train.epochs": "4"})
+    runs = CategoryRuns.of(config, ["single"], tmp_path / "none", "destseg").all
+    assert [one.steps for one in budgets(runs, tmp_path / "none")] == [4, 4]  # of 3 samples one batch of 2
+    assert "4 epochs of training, 4 steps" in plan_training(config, tmp_path / "none")[0]
+
+
+def test_a_part_of_a_training_without_steps_is_refused_before_anything_is_computed(root, measured, tmp_path):
+    changes = {"data.root": str(root), "train.epochs": "4", "destseg.student_share": "0.1"}
+    config, output = override(DestsegConfig.debug(), changes), tmp_path / "none"
+    words = "student_share=0.1: none of 4 steps trains the student"
+    for job in (plan_training, train):
+        with pytest.raises(UserError, match=words):
+            job(config, output)
+    assert not output.exists()
+    runs = CategoryRuns.of(config, ["single"], output, "destseg").all
+    assert all(words in one.error for one in budgets(runs, output))
+    index = open_data(root).select(split="train", category="usb")
+    changes["train.epochs"] = (
+        "40"  # which are enough, though the few that are timed have none of the student's
+    )
+    config = override(DestsegConfig.debug(), changes | {"destseg.student_share": "0.04"})
+    plan_training(config, output)
+    assert seconds_a_step(config, index, load_method_backbone(config)) > 0
 
 
 def test_what_is_finished_costs_nothing_and_what_is_trained_only_its_scoring(

@@ -17,8 +17,14 @@ from mvead_jax.runtime import sharding
 from mvead_jax.runtime.errors import Stopped, UserError
 from mvead_jax.training.loop import NotFinite, Problem, fit_loop, order_of_epoch, steps_of_epoch
 
+
+class WholeBatches(TrainConfig):
+    whole_batches = True
+
+
 COUNT, WIDTH, RATE, NOISE = 8, 3, 0.1, 0.01
 CONFIG = TrainConfig(epochs=3, batch_size=3)
+WHOLE = WholeBatches(epochs=3, batch_size=3)
 STEPS = 9  # of which the last of an epoch has two samples
 SEED = 4
 
@@ -80,7 +86,7 @@ def run(quadratic=None, keeper=None, config=CONFIG, seed=SEED, **changes):
     return np.asarray(parameters["point"]), np.asarray(extras["mean"]), keeper
 
 
-def by_hand(config=CONFIG, seed=SEED, whole_batches=False, each_epoch=None):
+def by_hand(config=CONFIG, seed=SEED, each_epoch=None):
     """The same in float64, step by step: gradient descent with momentum over the batches of each epoch."""
     data = Quadratic().data.astype("f8")
     point, mean, momentum, losses = np.zeros(WIDTH), np.full(WIDTH, 0.5), np.zeros(WIDTH), []
@@ -90,7 +96,7 @@ def by_hand(config=CONFIG, seed=SEED, whole_batches=False, each_epoch=None):
         order = np.random.default_rng([seed, epoch]).permutation(len(data))
         for start in range(0, len(data), config.batch_size):
             own = data[order[start : start + config.batch_size]]
-            if whole_batches and len(own) < config.batch_size:
+            if config.whole_batches and len(own) < config.batch_size:
                 continue
             key = jax.random.fold_in(jax.random.key(seed), len(losses))
             noise = NOISE * np.asarray(jax.random.normal(key, (WIDTH,), jnp.float32), np.float64)
@@ -209,8 +215,8 @@ def test_batches_follow_the_order_of_their_epoch_and_the_last_one_is_smaller():
 
 def test_whole_batches_leave_the_last_samples_of_an_epoch_out():
     quadratic = Quadratic()
-    point, mean, keeper = run(quadratic, whole_batches=True)
-    expected = by_hand(whole_batches=True)
+    point, mean, keeper = run(quadratic, config=WHOLE)
+    expected = by_hand(WHOLE)
     np.testing.assert_allclose(point, expected[0], atol=1e-6)
     np.testing.assert_allclose(mean, expected[1], atol=1e-6)
     assert len(keeper.events) == 6
@@ -219,17 +225,17 @@ def test_whole_batches_leave_the_last_samples_of_an_epoch_out():
 
 
 @pytest.mark.parametrize(
-    ("samples", "batch", "whole", "steps"),
-    [(8, 3, False, 3), (8, 3, True, 2), (9, 3, False, 3), (9, 3, True, 3), (2, 3, False, 1), (2, 3, True, 1)],
+    ("samples", "config", "steps"),
+    [(8, CONFIG, 3), (8, WHOLE, 2), (9, CONFIG, 3), (9, WHOLE, 3), (2, CONFIG, 1), (2, WHOLE, 1)],
 )
-def test_an_epoch_has_at_least_one_step(samples, batch, whole, steps):
-    assert steps_of_epoch(samples, TrainConfig(batch_size=batch), whole) == steps
+def test_an_epoch_has_at_least_one_step(samples, config, steps):
+    assert steps_of_epoch(samples, config) == steps
 
 
 def test_fewer_samples_than_a_batch_are_one_batch_even_where_batches_are_whole():
     quadratic = Quadratic()
     quadratic.data = quadratic.data[:2]
-    run(quadratic, whole_batches=True)
+    run(quadratic, config=WHOLE)
     assert [sorted(chosen) for chosen, _, _ in quadratic.asked] == [[0, 1]] * 3
 
 

@@ -6,6 +6,8 @@ to worker processes.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,8 +18,11 @@ from jaxtyping import Float32
 from scipy.spatial import cKDTree
 
 from mvead_jax.data.augmentation.perlin import perlin_noise
+from mvead_jax.data.bit_depth import own_bit_depth
+from mvead_jax.data.digests import read_digests
 from mvead_jax.data.images import open_image
 from mvead_jax.runtime.errors import UserError
+from mvead_jax.runtime.paths import expanded
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -46,21 +51,40 @@ class Folder:
 
     @classmethod
     def of(cls, folder: Path) -> Folder:
-        """Return the images in a folder and below it, by name. Raises UserError: there are none."""
-        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        """Return the images in a folder and below it, by name. Raises UserError: no such folder, or no image there."""
+        fix = f"give a folder of textures ({', '.join(_SUFFIXES)})"
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; {fix}")
+        found = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
+        paths = sorted(path for path in found if path.is_file())
         if not paths:
-            raise UserError(f"{folder}: no texture there; give a folder of images ({', '.join(_SUFFIXES)})")
+            raise UserError(f"{folder}: no image there; {fix}")
         return cls(tuple(paths))
+
+    def digest(self, folder: Path) -> str:
+        """Return a SHA-256 of names and bytes. Raises DataProblems: files that cannot be read.
+
+        Args: folder: that was given to `of`.
+        """
+        names = [path.relative_to(folder).as_posix() for path in self.paths]
+        pairs = list(zip(names, read_digests(folder, names), strict=True))
+        return hashlib.sha256(json.dumps(pairs).encode()).hexdigest()
 
     def __call__(self, size: int, generator: np.random.Generator) -> Float32[np.ndarray, "size size 3"]:
         """Return one of the images at random. Raises UserError: it cannot be read."""
-        levels = np.asarray(open_image(self.paths[generator.integers(len(self.paths))]), np.float32)
+        path = self.paths[generator.integers(len(self.paths))]
+        levels = np.asarray(open_image(path, own_bit_depth(path)), np.float32)
         return np.clip(cv2.resize(levels / 255, (size, size), interpolation=cv2.INTER_AREA), 0, 1)
 
 
 def source_of(folder: str) -> Source:
     """Return the source that a config names: the images of a folder, or formulas where it names none."""
-    return Folder.of(Path(folder).expanduser()) if folder else procedural
+    return Folder.of(expanded(folder)) if folder else procedural
+
+
+def digest_of(folder: str) -> str | None:
+    """Return the digest of the source that a config names; None of formulas. Raises UserError as `Folder`."""
+    return Folder.of(path := expanded(folder)).digest(path) if folder else None
 
 
 # ---- fields of about 0 to 1

@@ -23,7 +23,8 @@ class DestsegSection:
       student_width: channels at the first of them, doubled at each further one.
       decoder_blocks: of each layer of the student's decoder, and of the segmentation network.
       segmentation_width: channels of the segmentation network.
-      student_share: of all steps, in which the student is trained; in the others the segmentation is.
+      student_share: of all steps, in which the student is trained; in the others the segmentation is. Either has a
+        step at least, where the scores need it.
       res_rate, head_rate: learning rates of the two parts of the segmentation network.
       focus: the exponent of the focal loss.
       textures: a folder of images to paste; empty = drawn by formulas.
@@ -50,6 +51,8 @@ class DestsegSection:
 @dataclass(frozen=True)
 class DestsegTrainConfig(TrainConfig):
     """SGD with momentum at constant rates. Attributes: learning_rate: of the student."""
+
+    whole_batches = True
 
     epochs: int = number(125, least=0)
     batch_size: int = number(6, least=1)

@@ -22,7 +22,7 @@ from mvead_jax.backbones.random_weights import from_seed
 from mvead_jax.bank.memory import check_views, seed_from
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
 from mvead_jax.methods.batches import counted_images
-from mvead_jax.methods.changed_batches import textured_batches
+from mvead_jax.methods.changed_batches import texture_digests, textured_batches
 from mvead_jax.methods.destseg import objective
 from mvead_jax.methods.destseg.config import DestsegSection, DestsegTrainConfig
 from mvead_jax.methods.destseg.modeling import DestsegNetwork, NetworkConfig
@@ -72,10 +72,13 @@ class Destseg(LearnsNetwork):
         """Return the networks as they start, by the released code's rules."""
         return network_state(self._start(key))
 
+    def file_digests(self) -> dict[str, str]:
+        return texture_digests("destseg.textures", self.section.textures)
+
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Train the student on changed images, then the segmentation network, in one run of the loop."""
         check_views(data.index)
-        steps = steps_of_epoch(len(data.index), self.training, whole_batches=True) * self.training.epochs
+        steps = steps_of_epoch(len(data.index), self.training) * self.training.epochs
         network = DestsegNetwork(self.network, from_seed(seed_from(run.key)))
         own = self.section
         batches = textured_batches(data, own.textures, own.most_of_image, run.seed, teach_changed=True)
@@ -87,10 +90,19 @@ class Destseg(LearnsNetwork):
             self._optimiser,
             run,
             self.spec.name,
-            whole_batches=True,
             read=batches.read,
             then=(self._boundary(steps), self._segmentation_loss),
         )
+
+    def check_steps(self, steps: int) -> None:
+        """Raise UserError if a part has none of the steps, and the scores need what it trains."""
+        own, boundary = self.section, self._boundary(steps)
+        left_out = "student" if boundary == 0 else "segmentation" if boundary == steps else ""
+        if steps and left_out in ("student", own.map):
+            raise UserError(
+                f"config destseg.student_share={own.student_share:g}: none of {steps} steps trains the {left_out}, by "
+                f"which destseg.map={own.map} scores; give another share, or more train.epochs"
+            )
 
     def _boundary(self, steps: int) -> int:
         """The step with which the segmentation's training begins."""

@@ -49,6 +49,8 @@ class DinomalyTrainConfig(TrainConfig):
       final_rate: the rate after the last step.
     """
 
+    whole_batches = True
+
     epochs: int = number(21, least=0)
     batch_size: int = number(3, least=1)
     learning_rate: float = number(2e-3, least=0)

@@ -76,9 +76,7 @@ class Dinomaly(LearnsNetwork):
         """Train bottleneck and decoder to give back the features of normal images."""
         check_views(data.index)
         network = DinomalyNetwork(self.network, nnx.Rngs(seed_from(run.key)))
-        return train_network(
-            network, self._loss, data, self.training, self._optimiser, run, self.spec.name, whole_batches=True
-        )
+        return train_network(network, self._loss, data, self.training, self._optimiser, run, self.spec.name)
 
     def _loss(
         self, network: DinomalyNetwork, batch: Mapping[str, Any], key: Array

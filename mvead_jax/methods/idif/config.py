@@ -67,6 +67,8 @@ class IdifSection:
 class IdifTrainConfig(TrainConfig):
     """AdamW at a constant rate; only the batch size is the paper's."""
 
+    whole_batches = True
+
     epochs: int = number(50, least=0)
     batch_size: int = number(8, least=1)
     learning_rate: float = number(1e-4, least=0)

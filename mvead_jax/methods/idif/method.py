@@ -21,7 +21,7 @@ from mvead_jax.backbones.random_weights import from_key, from_seed, no_numbers
 from mvead_jax.bank.memory import check_views, seed_from
 from mvead_jax.methods.base import Batch, Requires, RunContext, Spec, State, TrainData
 from mvead_jax.methods.batches import counted_images
-from mvead_jax.methods.changed_batches import textured_batches
+from mvead_jax.methods.changed_batches import texture_digests, textured_batches
 from mvead_jax.methods.distillation import summed_distance
 from mvead_jax.methods.idif.config import IdifSection, IdifTrainConfig
 from mvead_jax.methods.idif.network import IdifNetwork, NetworkConfig
@@ -85,6 +85,9 @@ class Idif(LearnsNetwork):
         """Return the student as it starts."""
         return network_state(IdifNetwork(self.network, from_key(key)))
 
+    def file_digests(self) -> dict[str, str]:
+        return texture_digests("idif.textures", self.section.textures)
+
     def fit(self, data: TrainData, run: RunContext) -> State:
         """Train the student on changed images to give the teacher's maps of the images as they are."""
         check_views(data.index)
@@ -98,7 +101,6 @@ class Idif(LearnsNetwork):
             self._optimiser,
             run,
             self.spec.name,
-            whole_batches=True,
             read=batches.read,
         )
 

@@ -60,6 +60,10 @@ class MultiFlowTrainConfig(TrainConfig):
     weight_decay: float = number(1e-5, least=0)
     drop_last: bool = True
 
+    @property
+    def whole_batches(self) -> bool:
+        return self.drop_last
+
 
 @dataclass(frozen=True)
 class MultiFlowConfig(Config):

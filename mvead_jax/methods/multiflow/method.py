@@ -120,10 +120,7 @@ class MultiFlowMethod(LearnsNetwork):
         if self.section.normalise == "channels":
             mean, deviation = channel_statistics(data.features[self._tap], data.index.present())
             network.mean[...], network.deviation[...] = jnp.asarray(mean), jnp.asarray(deviation)
-        name, dropped = self.spec.name, self.training.drop_last
-        return train_network(
-            network, self._loss, data, self.training, self._optimiser, run, name, whole_batches=dropped
-        )
+        return train_network(network, self._loss, data, self.training, self._optimiser, run, self.spec.name)
 
     def _loss(
         self, network: FeatureFlow, batch: Mapping[str, Any], key: Array

@@ -46,6 +46,8 @@ class MvadSection:
 class MvadTrainConfig(TrainConfig):
     """MVAD's training: AdamW, weight decay on matrices only, clipped, one step down after 80 % of the epochs."""
 
+    whole_batches = True
+
     epochs: int = number(100, least=0)
     learning_rate: float = number(0.0125, least=0)
     schedule: Literal["constant", "cosine", "step"] = "step"

@@ -70,9 +70,7 @@ class Mvad(LearnsNetwork):
         """Train neck and decoder to give back the teacher's maps of normal samples."""
         check_views(data.index)
         network = MVADNetwork(self.network, nnx.Rngs(seed_from(run.key)))
-        return train_network(
-            network, self._loss, data, self.training, self._optimiser, run, self.spec.name, whole_batches=True
-        )
+        return train_network(network, self._loss, data, self.training, self._optimiser, run, self.spec.name)
 
     def _loss(
         self, network: MVADNetwork, batch: Mapping[str, Any], key: Array

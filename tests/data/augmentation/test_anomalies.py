@@ -132,7 +132,10 @@ def test_textures_of_all_kinds_lie_in_0_to_1_and_differ():
 
 
 def test_textures_of_a_folder_are_resized_and_refused_by_name(tmp_path):
-    with pytest.raises(UserError, match=f"{tmp_path}: no texture there"):
+    with pytest.raises(UserError, match=f"{tmp_path}/typo: no such folder"):
+        source_of(f"{tmp_path}/typo")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(UserError, match=f"{tmp_path}: no image there"):
         source_of(str(tmp_path))
     Image.new("RGB", (7, 9), (255, 0, 51)).save(tmp_path / "red.png")
     texture = source_of(str(tmp_path))(SIZE, np.random.default_rng(0))
@@ -141,6 +144,15 @@ def test_textures_of_a_folder_are_resized_and_refused_by_name(tmp_path):
     with pytest.raises(UserError, match=r"red\.png"):
         Folder.of(tmp_path)(SIZE, np.random.default_rng(0))
     assert source_of("") is procedural
+
+
+@pytest.mark.parametrize("white", [65535, 4095])
+def test_a_texture_of_16_bits_is_read_by_its_own_bit_depth(tmp_path, white):
+    values = np.full((8, 8), white, np.uint16)
+    values[:, :4] = 0
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    texture = source_of(str(tmp_path))(8, np.random.default_rng(0))
+    np.testing.assert_array_equal(texture[..., 0], values / white)
 
 
 def test_a_sheet_shows_each_image_and_each_change(tmp_path):

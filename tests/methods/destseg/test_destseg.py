@@ -11,7 +11,7 @@ from flax import nnx
 from mvead_jax.backbones.random_weights import from_seed
 from mvead_jax.methods.destseg import objective
 from mvead_jax.methods.destseg.config import DestsegConfig, DestsegSection, DestsegTrainConfig
-from mvead_jax.methods.destseg.method import segmentation_phase, student_phase
+from mvead_jax.methods.destseg.method import Destseg, segmentation_phase, student_phase
 from mvead_jax.methods.destseg.modeling import DestsegNetwork, NetworkConfig
 from mvead_jax.methods.destseg.optimizer import phased_sgd
 from mvead_jax.runtime.errors import UserError
@@ -133,6 +133,29 @@ def test_student_maps_have_the_shapes_of_the_teachers(network):
 def test_an_image_scores_by_its_highest_pixels():
     assert objective.top_mean(jnp.arange(9, dtype=jnp.float32).reshape(3, 3), 2) == 7.5
     assert objective.top_mean(jnp.arange(9, dtype=jnp.float32).reshape(3, 3), 100) == 4
+
+
+@pytest.mark.parametrize(
+    ("share", "kind", "steps", "left_out"),
+    [
+        (1, "segmentation", 12, "segmentation"),
+        (0.9, "segmentation", 4, "segmentation"),
+        (0.2, "segmentation", 2, "student"),
+        (0, "distillation", 12, "student"),
+        (1, "distillation", 12, None),
+        (0.2, "segmentation", 12, None),
+        (0.2, "segmentation", 0, None),
+    ],
+)
+def test_a_part_without_a_step_is_refused_where_scores_need_it(share, kind, steps, left_out):
+    method = Destseg(None, DestsegSection(student_share=share, map=kind), DestsegTrainConfig())
+    if left_out is None:
+        method.check_steps(steps)
+        return
+    with pytest.raises(
+        UserError, match=f"student_share={share}: none of {steps} steps trains the {left_out}, "
+    ):
+        method.check_steps(steps)
 
 
 @pytest.mark.parametrize(
