@@ -5,7 +5,7 @@ mvead study-device --output DIR [--minutes 8] [--only STAGE,STAGE]
 Needs nothing but the installed package, and no network: a small rendered data set and the references are part of it.
 In this order, as far as the minutes reach:
 
-    environment      versions, driver, devices, flags that decide the last bits
+    (always)         the environment: versions, driver, devices, flags that decide the last bits
     correctness      backbones, search, hull, attention, objective and the scores of every method beside float64
     repeatability    five short trainings and scorings, digested stage by stage
     controls         another seed and bfloat16, which the checks must find

@@ -98,6 +98,8 @@ class IdifConfig(Config):
             raise UserError(
                 f"config idif.voxel_width={own.voxel_width}: give a multiple of 4 and of idif.heads={own.heads}"
             )
+        if not own.axes or len(set(own.axes)) < len(own.axes):
+            raise UserError(f"config idif.axes={own.axes}: give one or more of {', '.join(_AXES)}, each once")
         for axis in own.axes:
             if axis not in _AXES:
                 raise UserError(

@@ -216,6 +216,8 @@ def spec(size=64):
         ({"voxel": (4, 8)}, "idif.voxel"),
         ({"voxel_width": 12, "heads": 8}, "idif.voxel_width=12.* idif.heads=8"),
         ({"axes": ("vertcal",)}, "did you mean 'vertical'"),
+        ({"axes": ()}, r"idif.axes=\(\): give one or more"),
+        ({"axes": ("viewing", "viewing")}, "each once"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, words):
