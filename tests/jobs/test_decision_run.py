@@ -347,7 +347,7 @@ def test_too_few_samples_are_refused_before_anything_is_made(root, tmp_path):
         ({"decision__held_out": "0.99"}, "decision.held_out=0.99 leaves no training sample of 8"),
         ({"decision__held_out": "1"}, "decision.held_out=1.0: must be at least 0 and below 1"),
         ({"decision__false_alarms": "0"}, "false_alarms=0.0: must be above 0 and below 1"),
-        ({"decision__false_alarms": "nan"}, "false_alarms=nan: must be above 0 and below 1"),
+        ({"decision__false_alarms": "nan"}, "false_alarms=nan: must be a finite number, above 0 and below 1"),
     ):
         with pytest.raises(UserError, match=message) as error:
             train(config_for(root, **changes), tmp_path / "run")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -128,6 +129,18 @@ def test_lines_wait_for_a_broker_that_is_away_and_none_is_lost(mosquitto, port, 
     with published(f"mqtt://127.0.0.1:{port}/parts", journal._path):
         pass
     assert "1 lines not sent; they are when the watcher starts again" in caplog.text
+
+
+def test_what_is_left_at_the_end_waits_for_a_connection_that_is_being_made(mosquitto, port, tmp_path):
+    journal = Journal(tmp_path / JOURNAL)
+    journal.append({})
+    publisher = Publisher(Broker.of(f"mqtt://127.0.0.1:{port}/parts"), journal._path)
+    with ThreadPoolExecutor(1) as pool:
+        publisher.start()
+        stopping = pool.submit(publisher.stop)
+        with broker(mosquitto, port, tmp_path):
+            stopping.result()
+    assert json.loads((tmp_path / SENT).read_text())["number"] == 1
 
 
 def test_a_user_gives_a_password_and_a_wrong_one_is_said(mosquitto, port, tmp_path, caplog, monkeypatch):

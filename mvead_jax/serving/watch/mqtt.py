@@ -116,6 +116,8 @@ class Publisher:
                 log.warning("--mqtt %s: the broker refuses: %s", where, reason)
             else:
                 log.info("--mqtt %s: connected; decisions go to %s", where, self._broker.topic)
+                with self._news:
+                    self._news.notify()
 
         def failed(_client: Any, _data: Any) -> None:
             log.warning("--mqtt %s: no connection; lines wait in %s, tried again", where, self._journal)
@@ -156,10 +158,15 @@ class Publisher:
                 if line.endswith(b"\n"):
                     yield line
 
+    def _has_connection(self) -> bool:
+        """Return whether there is a connection; at the end one that is only being made is waited for."""
+        with self._news:
+            return self._news.wait_for(self._client.is_connected, _PATIENCE if self._ending.is_set() else 0)
+
     def _publish(self, line: bytes) -> bool:
         """Return whether the broker has the line."""
         if self._pending is None:
-            if not self._client.is_connected():
+            if not self._has_connection():
                 return False
             self._pending = self._client.publish(self._broker.topic, line.rstrip(b"\n"), qos=1).mid
         with self._news:  # a message that waits is sent again by the client whenever it connects
