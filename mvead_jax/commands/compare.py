@@ -77,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"--html {given.html}: a page of two scored runs; studies have their matrix, and --json"
         )
     _refuse_to_overwrite({"--json": given.json, "--html": given.html}, paths)
+    if given.json and given.html and given.json.resolve() == given.html.resolve():
+        raise UserError(f"--html {given.html}: --json writes this file too; name two files")
     tolerances = _number(given.tolerance_score), _number(given.tolerance_metric)
     if all(are_studies):
         found, text = _studies(paths, tolerances)

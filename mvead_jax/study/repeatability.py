@@ -132,7 +132,9 @@ def _summary(outcomes: Sequence[Outcome], anew: bool) -> dict[str, Any]:
         "decisions": first.decisions,
     }
     promised = jax.default_backend() == "cpu"
-    if floor > TOLERANCE or not same or (promised and differing):
+    if unreal := np.count_nonzero(~np.isfinite([own.scores for own in outcomes])):
+        found |= {"status": FAILED, "reason": f"{unreal} scores are no finite numbers"}
+    elif floor > TOLERANCE or not same or (promised and differing):
         what = f"not the same bytes in {', '.join(differing)}" if differing else "other decisions"
         found |= {"status": FAILED, "reason": f"{what}; scores differ by {floor:.2g} of their median"}
     return found

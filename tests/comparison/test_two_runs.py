@@ -292,6 +292,11 @@ def test_the_exit_code_is_the_verdict_and_json_holds_it_all(run, make, tmp_path,
             "run/environment.json: not what a run ran on",
         ),
         (lambda run: None, ["--tolerance-score", "-1"], "--tolerance '-1': expected a number from 0 on"),
+        (
+            lambda run: None,
+            ["--json", "a", "--html", "./a"],
+            "--html a: --json writes this file too; name two",
+        ),
         (lambda run: None, ["--tolerance-metric", "x"], "--tolerance 'x': expected a number"),
     ],
 )

@@ -80,6 +80,15 @@ def test_a_stage_that_changes_is_named_and_fails_on_a_cpu(made):
     assert float32["floor"] == pytest.approx(5e-7)
 
 
+def test_scores_that_are_no_numbers_fail_even_where_their_bytes_are_the_same(made):
+    (float32, _) = repeatability.repeatability(
+        Budget(1e4, shown=False), made(**{f"float32_{run}": outcome(np.nan) for run in range(5)})
+    )
+    assert all(stage["equal"] for stage in float32["stages"].values())
+    assert float32["status"] == "failed"
+    assert float32["reason"] == "5 scores are no finite numbers"
+
+
 def test_controls_pass_where_the_scores_move_and_fail_where_they_do_not(made):
     kept = made(seed=outcome(0.1))
     kept.outcomes = {"float32": outcome(), "bfloat16": outcome(1e-6)}
