@@ -44,7 +44,7 @@ lint: .venv/.made
 clean:
 	rm -rf .venv .venv-parity .venv-bench .pytest_cache .ruff_cache mvead_jax.egg-info build data/rig runs/demo runs/demo-patchcore runs/compare.md runs/compare.json
 
-.venv/.made: EXTRAS = rig,test,browser,tensorboard,serve,mqtt,onnx
+.venv/.made: EXTRAS = rig,test,browser,tensorboard,serve,mqtt,onnx,openvino
 .venv-parity/.made: EXTRAS = parity,rig,test
 .venv-bench/.made: EXTRAS = bench
 .venv/.made .venv-parity/.made .venv-bench/.made: pyproject.toml constraints.txt

@@ -7,7 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32
 
+from mvead_jax.backbones.engines import by_engine, engine_of
 from mvead_jax.backbones.info import Info, Loaded, Tap, expanded
 from mvead_jax.backbones.registry import REGISTRY
 from mvead_jax.backbones.stored import STORED, read_stored
@@ -50,7 +51,9 @@ class Backbone:
       next_block: as of `Loaded`.
       apply: what `__call__` does.
       on_devices: the same for as many batches at once as this process has devices, [n B,H,W,3]; each device
-        computes its own batch as `apply` would. None: there is but one.
+        computes its own batch as `apply` would. None: there is but one, or another engine than XLA computes.
+      engine: what computes `apply`, in words.
+      by_xla: nearly the same by XLA, which can be traced; None: `apply` can.
     """
 
     info: Info
@@ -61,6 +64,8 @@ class Backbone:
     next_block: Callable[[], Any] | None
     apply: Callable[[Float32[Array, "B H W 3"]], Maps]
     on_devices: Callable[[Float32[Array, "nB H W 3"]], Maps] | None = None
+    engine: str = "XLA"
+    by_xla: Callable[[Float32[Array, "B H W 3"]], Maps] | None = None
 
     def __call__(self, images: Float32[Array, "B H W 3"]) -> Maps:
         return self.apply(images)
@@ -73,7 +78,7 @@ class Backbone:
     def _within_memory(self) -> int:
         image = jax.ShapeDtypeStruct((1, self.image_size, self.image_size, 3), jnp.float32)
         most = _MOST_IMAGES.get(jax.default_backend(), _MOST_IMAGES_ELSEWHERE)
-        return most_at_a_time(self.apply, image, most=most)
+        return most_at_a_time(self.by_xla or self.apply, image, most=most)
 
 
 def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], seed: int = 0) -> Backbone:
@@ -85,8 +90,9 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
 
     Raises:
       UserError: unknown name, a tap or block that it does not have, an image size that is no multiple of its
-        own, or weights that can't be found or don't fit.
+        own, weights that can't be found or don't fit, or an engine that is not installed.
     """
+    engine = None if config.engine == "xla" else engine_of(config)
     loaded = load_network(config, taps, seed)
     info = loaded.info
     taps = expanded(info.name, taps, info.pyramid)
@@ -101,9 +107,20 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
 
     forward, state = as_function(loaded.network, taps)
     state = jax.device_put(state)
-    apply = jax.jit(forward)
+    compiled = jax.jit(forward)
     recipe = json.dumps(loaded.recipe, sort_keys=True)
     key = [_VERSION, info.name, recipe, weights_digest(state), sorted(taps), image_size, config.precision]
+
+    def by_xla(images: Float32[Array, "B H W 3"]) -> Maps:
+        return compiled(state, images)
+
+    apply = by_xla
+    if engine:
+        key.append(str(engine))
+        in_float32 = load_network(replace(config, precision="float32"), taps, seed).network
+        network = functools.partial(*as_function(in_float32, taps))
+        apply = by_engine(engine, info.name, network, by_xla, taps, config.precision)
+    many = sharding.local_mesh().size > 1 and not engine
     return Backbone(
         info=info,
         taps=taps,
@@ -111,8 +128,10 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
         image_size=image_size,
         digest=hashlib.sha256(repr(key).encode()).hexdigest(),
         next_block=loaded.next_block,
-        apply=lambda images: apply(state, images),
-        on_devices=_on_devices(forward, state) if sharding.local_mesh().size > 1 else None,
+        apply=apply,
+        on_devices=_on_devices(forward, state) if many else None,
+        engine=str(engine or "XLA"),
+        by_xla=by_xla if engine else None,
     )
 
 

@@ -81,6 +81,8 @@ class BackboneConfig:
       precision: of the computation; float32 means the highest matmul precision of the device.
       batch_size: images per forward pass, at most; 0: as many as a device's memory holds, up to 32 on a CPU and
         up to 256 elsewhere.
+      engine: what computes it. onnxruntime and openvino (extras `onnx`, `openvino`) take the network as jax2onnx
+        converts it, on CPUs; what they give is checked beside XLA's first.
     """
 
     name: str = "dinov2-base"
@@ -89,6 +91,7 @@ class BackboneConfig:
     block: int = number(7, least=1)
     precision: Literal["float32", "bfloat16"] = "float32"
     batch_size: int = number(0, least=0)
+    engine: Literal["xla", "onnxruntime", "openvino"] = "xla"
 
 
 @dataclass(frozen=True)

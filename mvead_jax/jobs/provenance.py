@@ -54,7 +54,7 @@ def protocol(
         "backbone_trained": info.trained,
         "backbone_digest": backbone.digest,
         "features": _feature_words(config, backbone),
-        "precision": f"{config.backbone.precision} computed, {config.features.dtype} stored",
+        "precision": f"{_computed(config, backbone)}, {config.features.dtype} stored",
         "bit_depth": index.bit_depth,
         "input": f"{backbone.image_size} x {backbone.image_size}, resized without cropping, bicubic",
         "foreground": foreground_words(config.data),
@@ -68,6 +68,11 @@ def protocol(
         "seed": config.seed,
         "config_digest": config_digest(config),
     }
+
+
+def _computed(config: Config, backbone: Backbone) -> str:
+    by = "" if config.backbone.engine == "xla" else f" by {backbone.engine}"
+    return f"{config.backbone.precision} computed{by}"
 
 
 def config_digest(config: Config) -> str:

@@ -1,20 +1,18 @@
 """Images per second of the backbones by the engines that a user could take instead of XLA. Needs the extra `engines`
 (torch, onnxruntime, openvino); some ten minutes on two cores.
 
-DINOv2 with random weights, up to a block: ours, transformers as it comes and through torch.compile, ONNX Runtime
-with the model that jax2onnx makes of ours, and OpenVINO with what it makes of transformers'. EfficientNet-Lite0 with
-its ImageNet weights: ours, and ONNX Runtime and OpenVINO with the model that jax2onnx makes of it. All must give the
-same features first.
+DINOv2 with random weights, up to a block: ours, by XLA and by each `backbone.engine`, transformers as it comes and
+through torch.compile, and OpenVINO with the model that it makes of transformers'. EfficientNet-Lite0 with its ImageNet
+weights: ours, by XLA and by each engine. All must give the same features first.
 
-`--no-onnx` leaves out ONNX Runtime, for jax2onnx 0.13 converts nothing with JAX 0.12. `--precision bfloat16` lets ours,
-transformers' and OpenVINO's compute in it, and leaves out ONNX Runtime, which computes none on a CPU.
+`--no-onnx` leaves out ours by other engines, for jax2onnx 0.13 converts nothing with JAX 0.12. `--precision bfloat16`
+lets all compute in it, but for ONNX Runtime, which computes none on a CPU and is left out, and takes DINOv2 only.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -46,6 +44,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def measure(args: argparse.Namespace) -> list[dict]:
     if args.no_onnx and _LITE0 in args.backbones.split(","):
         raise UserError(f"--no-onnx: the peers of {_LITE0} need jax2onnx; leave it out of --backbones")
+    if args.precision == "bfloat16" and _LITE0 in args.backbones.split(","):
+        raise UserError(f"--precision=bfloat16: {_LITE0} differs by engine then; leave it out of --backbones")
     limit_threads(args.threads)
     warnings.filterwarnings("ignore")  # of tracing, and of forks of the compiler's helpers
     import jax
@@ -105,13 +105,14 @@ def _dinov2(args: argparse.Namespace, name: str, block: int, images: Any) -> Con
 
         return run
 
+    in_float32 = backbones(name, block, "float32", args.size)[0] if half else ours
     contestants = {
         _OURS: _jax_run(ours, images),
         "transformers (PyTorch, sdpa)": torch_run(typed),
         "torch.compile": torch_run(torch.compile(typed)),
     }
-    if not (half or args.no_onnx):
-        contestants["ONNX Runtime"] = _onnx_runtime(args, ours, images)
+    if not args.no_onnx:
+        contestants |= _by_engines(args, in_float32, ours, images)
     contestants["OpenVINO"] = _openvino(args, network, channels_first)
     return contestants
 
@@ -124,14 +125,10 @@ def _lite0(args: argparse.Namespace, images: Any) -> Contestants:
 
     if args.size % 32:
         raise UserError(f"--size={args.size}: {_LITE0} takes multiples of 32 here")
-    loaded = load_network(BackboneConfig(name=_LITE0, precision=args.precision), ("stride16",))
+    loaded = load_network(BackboneConfig(name=_LITE0), ("stride16",))
     forward, state = as_function(loaded.network, ("stride16",))
     ours = jax.jit(lambda images: forward(state, images)["stride16"])
-    contestants = {_OURS: _jax_run(ours, images)}
-    if args.precision == "float32":
-        contestants["ONNX Runtime"] = _onnx_runtime(args, ours, images)
-    contestants["OpenVINO"] = _openvino(args, _onnx_model(ours, images), images)
-    return contestants
+    return {_OURS: _jax_run(ours, images)} | _by_engines(args, ours, ours, images)
 
 
 def _jax_run(function: Callable, images: Any) -> Callable[[], Any]:
@@ -142,44 +139,33 @@ def _jax_run(function: Callable, images: Any) -> Callable[[], Any]:
     return lambda: np.asarray(function(on_device), np.float32)
 
 
-def _onnx_model(function: Callable, images: Any) -> bytes:
-    """Return our function as an ONNX model."""
-    import jax
-    import jax.numpy as jnp
-    from jax2onnx import to_onnx
+def _by_engines(args: argparse.Namespace, in_float32: Callable, ours: Callable, images: Any) -> Contestants:
+    """Return ours by the engines of `backbone.engine` that compute in the precision."""
+    import numpy as np
 
-    from mvead_jax.runtime.plain import traced_plainly
+    from mvead_jax.backbones.engines import ENGINES, by_engine
 
-    logging.getLogger("jax2onnx").setLevel(logging.CRITICAL + 1)  # of operations that are not used here
-    with traced_plainly():
-        like = [jax.ShapeDtypeStruct(images.shape, jnp.float32)]
-        return to_onnx(function, like, model_name="features", input_names=["images"]).SerializeToString()
+    def run(apply: Callable) -> Callable[[], Any]:
+        return lambda: np.asarray(apply(images)["map"])
 
-
-def _onnx_runtime(args: argparse.Namespace, function: Callable, images: Any) -> Callable[[], Any]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        _onnx_model(function, images), options, providers=["CPUExecutionProvider"]
-    )
-    return lambda: session.run(None, {"images": images})[0]
+    functions = [lambda given, own=own: {"map": own(given)} for own in (in_float32, ours)]
+    return {
+        f"ours, {engine.package}": run(by_engine(engine, "backbone", *functions, ("map",), args.precision))
+        for engine in ENGINES.values()
+        if args.precision in engine.precisions
+    }
 
 
-def _openvino(args: argparse.Namespace, model: Any, images: Any) -> Callable[[], Any]:
-    """Args: model: a module of PyTorch, or an ONNX model as bytes. images: as it takes them."""
+def _openvino(args: argparse.Namespace, network: Any, images: Any) -> Callable[[], Any]:
+    """Return a module of PyTorch by OpenVINO. Args: images: [B,3,H,W], a tensor."""
     import openvino
-    import torch
 
-    core = openvino.Core()
-    is_onnx = isinstance(model, bytes)
-    read = core.read_model(model) if is_onnx else openvino.convert_model(model, example_input=images)
     hints = {
         "INFERENCE_NUM_THREADS": args.threads,
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[args.precision],
     }
-    compiled = core.compile_model(read, "CPU", hints)
-    given = images.numpy() if isinstance(images, torch.Tensor) else images
+    compiled = openvino.Core().compile_model(
+        openvino.convert_model(network, example_input=images), "CPU", hints
+    )
+    given = images.numpy()
     return lambda: compiled(given)[0]

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from mvead_jax.backbones.dinov2.config import DinoV2Config
-from mvead_jax.runtime.plain import mapped_on_cpu
+from mvead_jax.runtime.plain import is_plain, mapped_on_cpu
 
 
 def _einsum(subscripts: str, x: Array, y: Array, dtype: jnp.dtype) -> Array:
@@ -81,6 +81,11 @@ def attend(
     dtype: jnp.dtype,
 ) -> Float[Array, "B T H d"]:
     """Return softmax(query key^T / sqrt(d)) value, head by head; the operands of products are cast to `dtype`."""
+    if (
+        is_plain()
+    ):  # other engines know attention by the form that JAX's own has, and have one operation for it
+        own = (part.astype(dtype) for part in (query, key, value))
+        return jax.nn.dot_product_attention(*own).astype(jnp.float32)
     # The weights of one image fit a CPU's cache, those of a batch do not.
     return mapped_on_cpu(partial(_attend_in_image, dtype=dtype), (query, key, value))
 

@@ -108,11 +108,10 @@ def joined(maps: dict[str, Float[Array, "B h w D"]]) -> Float[Array, "B h w D2+D
     """
     fine, coarse = (maps[name] for name in JOINED)
     shape = (*fine.shape[:3], coarse.shape[3])
-    return jnp.concatenate([fine, jax.image.resize(coarse, shape, "bilinear")], axis=-1)
+    return jnp.concatenate([fine, jax.image.resize(coarse, shape, "bilinear", antialias=False)], axis=-1)
 
 
 def _pooled(x: Float[Array, "B H W D"]) -> Float[Array, "B H/2 W/2 D"]:
     """Return the largest of each 3 x 3 window with stride 2; the border of padding never wins."""
-    return jax.lax.reduce_window(
-        x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
-    )
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+    return nnx.max_pool(padded, window_shape=(3, 3), strides=(2, 2), padding="VALID")

@@ -1,18 +1,15 @@
 """The scoring function of a category as an ONNX model: exported/<category>.onnx, (images, present) -> maps.
 
-The function is traced with plain operations (runtime/plain.py) and converted by jax2onnx; weights and the state of
-the model lie in the file. Names of inputs and outputs are those of the calling convention (function.py).
+The function is converted by runtime/onnx_conversion.py; weights and the state of the model lie in the file. Names of
+inputs and outputs are those of the calling convention (function.py).
 """
 
 from __future__ import annotations
 
 import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +17,7 @@ import numpy as np
 
 from mvead_jax.runtime.errors import UserError
 from mvead_jax.runtime.files import read_json, whole
-from mvead_jax.runtime.plain import traced_plainly
+from mvead_jax.runtime.onnx_conversion import NotConvertible, onnx_model, onnx_session
 from mvead_jax.serving.export.function import FOLDER, Function, read_arguments
 
 log = logging.getLogger(__name__)
@@ -57,26 +54,19 @@ def write_onnx(artefact: Path, category: str, function: Function) -> None:
         jax.ShapeDtypeStruct(calling["images"]["shape"], jnp.float32),
         jax.ShapeDtypeStruct(calling["present"]["shape"], jnp.bool_),
     ]
-    with _quiet(), traced_plainly(), _usual_types():
-        from jax2onnx import to_onnx
-
-        try:
-            model = to_onnx(
-                lambda images, present: function(arguments, images, present),
-                like,
-                model_name="anomaly_maps",
-                input_names=["images", "present"],
-                output_names=calling["returns"],
-            )
-        except Exception as error:  # jax2onnx says in many ways what it has no operation for
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(
-                f"--onnx: {category} can't be converted ({reason}); export without --onnx"
-            ) from error
+    try:
+        model = onnx_model(
+            lambda images, present: function(arguments, images, present),
+            like,
+            ("images", "present"),
+            calling["returns"],
+        )
+    except NotConvertible as error:
+        raise UserError(f"--onnx: {category} can't be converted ({error}); export without --onnx") from error
     with whole(artefact / FOLDER / f"{category}.onnx") as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(model)
         try:
-            _session(temporary)
+            onnx_session(str(temporary))
         except Exception as error:  # jax2onnx converts some operations into what no runtime takes
             raise UserError(
                 f"--onnx: {category} can't be converted (onnxruntime: {str(error).splitlines()[0]}); export "
@@ -102,7 +92,7 @@ def load_onnx(
         )
         return None
     try:
-        session = _session(path)
+        session = onnx_session(str(path))
     except Exception as error:  # onnxruntime has no common class of errors
         raise UserError(f"{path}: not a model of scripts/export.py ({str(error).splitlines()[0]})") from error
     names = [one.name for one in session.get_outputs()]
@@ -111,35 +101,3 @@ def load_onnx(
         return dict(zip(names, session.run(None, {"images": images, "present": present}), strict=True))
 
     return run
-
-
-def _session(path: Path) -> Any:
-    """Return a model at work in onnxruntime, on the CPU."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = (
-        3  # shapes of broadcasts that it infers less exactly are no warning for users
-    )
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what jax2onnx says of operations that are not used here out of the terminal."""
-    own = logging.getLogger("jax2onnx")
-    before = own.level
-    own.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        own.setLevel(before)
-
-
-@contextmanager
-def _usual_types() -> Iterator[None]:
-    """Give jax2onnx's own functions the rules of types that JAX has unless told otherwise."""
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
