@@ -117,8 +117,11 @@ def load_backbone(config: BackboneConfig, image_size: int, taps: Sequence[str], 
     apply = by_xla
     if engine:
         key.append(str(engine))
-        in_float32 = load_network(replace(config, precision="float32"), taps, seed).network
-        network = functools.partial(*as_function(in_float32, taps))
+        wide = forward
+        if config.precision != "float32":
+            in_float32 = load_network(replace(config, precision="float32"), taps, seed).network
+            wide, _ = as_function(in_float32, taps)
+        network = functools.partial(wide, state)
         apply = by_engine(engine, info.name, network, by_xla, taps, config.precision)
     many = sharding.local_mesh().size > 1 and not engine
     return Backbone(

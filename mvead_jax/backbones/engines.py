@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from types import ModuleType
 
 import jax
@@ -29,6 +28,7 @@ from mvead_jax.runtime.onnx_conversion import onnx_model, onnx_session
 
 log = logging.getLogger(__name__)
 
+_CONVERTER = "jax2onnx"
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.03}  # of the largest feature of a tap
 
 Apply = Callable[[Float32[Array, "B H W 3"]], dict[str, Float32[Array, "B h w D"]]]
@@ -51,7 +51,8 @@ class Engine:
     start: Start
 
     def __str__(self) -> str:
-        return f"{self.package} {importlib.metadata.version(self.package)}"
+        own, converter = (importlib.metadata.version(name) for name in (self.package, _CONVERTER))
+        return f"{self.package} {own} ({_CONVERTER} {converter})"
 
 
 def engine_of(config: BackboneConfig) -> Engine:
@@ -61,16 +62,21 @@ def engine_of(config: BackboneConfig) -> Engine:
       UserError: it is not installed, does not compute in the precision, or JAX runs on no CPU.
     """
     engine, said = ENGINES[config.engine], f"config backbone.engine={config.engine}"
-    for package in ("jax2onnx", engine.package):
-        if find_spec(package) is None:
-            raise UserError(f"{said}: needs {package}: pip install '.[{engine.extra}]' in the checkout")
+    for package in (_CONVERTER, engine.package):
+        try:
+            importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise UserError(
+                f"{said}: needs {package}: pip install '.[{engine.extra}]' in the checkout"
+            ) from None
     if config.precision not in engine.precisions:
         raise UserError(
             f"{said}: computes no {config.precision}; take backbone.precision={engine.precisions[0]}, or another engine"
         )
     if (backend := jax.default_backend()) != "cpu":
         raise UserError(
-            f"{said}: computes on CPUs, and JAX runs on a {backend} here; take backbone.engine=xla"
+            f"{said}: computes on CPUs, and JAX runs on a {backend} here; set JAX_PLATFORMS=cpu, or take "
+            "backbone.engine=xla"
         )
     return engine
 
@@ -94,6 +100,7 @@ def by_engine(
     def started(shape: tuple[int, ...]) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
         begin = time.monotonic()
         log.info("backbone %s: %d images by %s: converting it", name, shape[0], engine)
+        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
         try:
             model = onnx_model(
                 lambda images: tuple(network(images)[tap] for tap in taps),
@@ -102,6 +109,7 @@ def by_engine(
                 taps,
             )
             run = engine.start(model, precision)
+            found = dict(zip(taps, run(noise), strict=True))
         except UserError:
             raise
         except Exception as error:  # of jax2onnx or of the engine, which have no common class of errors
@@ -110,8 +118,7 @@ def by_engine(
                 f"config backbone.engine={engine.package}: {name} can't be converted ({reason}); take "
                 "backbone.engine=xla"
             ) from error
-        noise = np.random.default_rng(0).standard_normal(shape, np.float32)
-        apart = _apart(dict(zip(taps, run(noise), strict=True)), by_xla(noise))
+        apart = _apart(found, by_xla(noise))
         if not apart <= TOLERANCE[precision]:
             raise UserError(
                 f"config backbone.engine={engine.package}: {engine} gives features of {name} that differ from XLA's by "
@@ -133,11 +140,14 @@ def by_engine(
 
 
 def _apart(found: Mapping[str, np.ndarray], wanted: Mapping[str, Array]) -> float:
-    """Return the largest difference of any tap, relative to the largest feature that is wanted of it."""
-    return max(
-        float(np.abs(found[tap] - np.asarray(own)).max() / np.abs(np.asarray(own)).max())
-        for tap, own in wanted.items()
-    )
+    """Return the largest difference of any tap, relative to the largest feature that is wanted of it; or NaN."""
+    shares = []
+    for tap, own in wanted.items():
+        expected = np.asarray(own)
+        if found[tap].shape != expected.shape:
+            return np.nan
+        shares.append(np.abs(found[tap] - expected).max() / np.abs(expected).max())
+    return float(np.max(shares))
 
 
 def _onnx_runtime(model: bytes, precision: str) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
@@ -146,7 +156,7 @@ def _onnx_runtime(model: bytes, precision: str) -> Callable[[np.ndarray], Sequen
 
 
 def _openvino(model: bytes, precision: str) -> Callable[[np.ndarray], Sequence[np.ndarray]]:
-    openvino = _openvino_alone()
+    openvino = import_openvino()
     hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
     core = openvino.Core()
     compiled = core.compile_model(
@@ -166,7 +176,7 @@ def _openvino(model: bytes, precision: str) -> Callable[[np.ndarray], Sequence[n
     return run
 
 
-def _openvino_alone() -> ModuleType:
+def import_openvino() -> ModuleType:
     """Import OpenVINO without its telemetry, which reports each import to its makers by a forked process.
 
     Where the package of the telemetry is missing, OpenVINO takes a stub of its own.

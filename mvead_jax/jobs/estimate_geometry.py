@@ -138,7 +138,14 @@ def geometry_origin(config: Config) -> dict[str, Any]:
     }
     if own.matches != "sift":
         backbone = config.backbone
-        origin["backbone"] = [backbone.name, backbone.weights, backbone.block, config.data.image_size]
+        engine = [] if backbone.engine == "xla" else [backbone.engine]
+        origin["backbone"] = [
+            backbone.name,
+            backbone.weights,
+            backbone.block,
+            config.data.image_size,
+            *engine,
+        ]
     return origin
 
 

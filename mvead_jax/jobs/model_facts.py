@@ -43,7 +43,7 @@ def model_facts(
     settings = to_dict(config)
     for section in _NOT_LEARNED:
         del settings[section]
-    for place in ("weights", "directory", "batch_size"):  # the digest tells what the weights are
+    for place in ("weights", "directory", "batch_size", "engine"):  # the digest tells weights and engine
         del settings["backbone"][place]
     del settings["features"]["cache"]
     settings["image_size"] = config.data.image_size

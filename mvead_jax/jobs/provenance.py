@@ -85,6 +85,8 @@ def config_digest(config: Config) -> str:
     del fields["eval"], fields["decision"]["false_alarms"], fields["decision"]["threshold"]
     if not fields["data"]["ignore"]:
         del fields["data"]["ignore"]  # so that the digest is what it was before there was such a field
+    if fields["backbone"]["engine"] == "xla":
+        del fields["backbone"]["engine"]  # so too
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

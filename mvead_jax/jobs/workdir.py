@@ -168,8 +168,8 @@ def checked_facts(workdir: Path, name: str, backbone: Backbone) -> dict[str, Any
     if facts["backbone"] != backbone.digest:
         info = backbone.info
         raise UserError(
-            f"{folder}: trained with other weights or sizes than {info.name} has now "
-            f"({info.weights}); restore them or train again"
+            f"{folder}: trained with other weights, sizes or another engine than {info.name} has now "
+            f"({info.weights}, {backbone.engine}); restore them or train again"
         )
     return facts
 

@@ -13,6 +13,7 @@ _PACKAGES = (
     *("mvead_jax", "jax", "jaxlib", "flax", "numpy", "scipy", "scikit-learn", "pillow", "safetensors"),
     *("grain", "opencv-python-headless", "tensorflow-datasets", "array_record"),
 )
+_EXTRAS = ("jax2onnx", "onnxruntime", "openvino")  # told where they are installed
 
 
 def environment() -> dict[str, Any]:
@@ -27,7 +28,8 @@ def environment() -> dict[str, Any]:
         "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "devices": [f"{device.platform}: {device.device_kind}" for device in devices],
         "processes": jax.process_count(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: _version(name) for name in _PACKAGES}
+        | {name: version for name in _EXTRAS if (version := _version(name))},
         "commit": _commit(),
         "jax_default_matmul_precision": jax.config.jax_default_matmul_precision,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -195,6 +195,10 @@ class Inspector:
     def warm_up(self) -> None:
         """Compile what `inspect` runs, for every category."""
         size = self.backbone.image_size
+        for views in {len(self.views(category)) for category in self.categories}:
+            self.backbone(
+                np.zeros((views, size, size, 3), np.float32)
+            )  # another engine forgets what was compiled
         for category in self.categories:
             views = len(self.views(category))
             self.scored(category, np.zeros((views, size, size, 3), np.float32), np.ones(views, bool))

@@ -158,8 +158,9 @@ def _by_engines(args: argparse.Namespace, in_float32: Callable, ours: Callable, 
 
 def _openvino(args: argparse.Namespace, network: Any, images: Any) -> Callable[[], Any]:
     """Return a module of PyTorch by OpenVINO. Args: images: [B,3,H,W], a tensor."""
-    import openvino
+    from mvead_jax.backbones.engines import import_openvino
 
+    openvino = import_openvino()
     hints = {
         "INFERENCE_NUM_THREADS": args.threads,
         "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[args.precision],

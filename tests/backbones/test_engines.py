@@ -4,6 +4,7 @@ import dataclasses
 import importlib.util
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import jax
@@ -34,9 +35,14 @@ def _tiny(monkeypatch):
 
 @pytest.fixture(params=engines.ENGINES)
 def engine(request):
-    pytest.importorskip("jax2onnx", reason="the extra onnx: pip install '.[onnx]'")
-    pytest.importorskip(request.param, reason=f"the extra of {request.param}")
+    needs("jax2onnx", request.param)
     return request.param
+
+
+def needs(*packages):
+    for package in packages:  # not imported here: OpenVINO's telemetry
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package}: pip install '.[onnx,openvino]'")
 
 
 def images(size, count=2, seed=1):
@@ -74,7 +80,7 @@ def test_the_digest_and_the_words_tell_the_engine_and_its_version(engine, monkey
 
 @pytest.mark.skipif(not BFLOAT16, reason="this CPU has no instructions for bfloat16")
 def test_openvino_in_bfloat16_is_near_xla_in_bfloat16():
-    pytest.importorskip("openvino", reason="the extra openvino: pip install '.[openvino]'")
+    needs("openvino")
     config = dataclasses.replace(DINO, precision="bfloat16", engine="openvino")
     found = load_backbone(config, 56, ("patches",))(images(56))["patches"]
     full = load_backbone(DINO, 56, ("patches",))(images(56))["patches"]
@@ -95,6 +101,13 @@ def test_an_engine_that_computes_something_else_is_refused(engine, monkeypatch):
         UserError, match=r"differ from XLA's by 1\.0e-03 of the largest, more than 0\.0001; take"
     ):
         backbone(images(64))
+
+
+@pytest.mark.parametrize("wrong", [np.full((1, 2), np.nan), np.ones((1, 1))])
+def test_no_number_and_another_shape_in_any_map_are_no_agreement(wrong):
+    right = np.ones((1, 2))
+    assert engines._apart({"a": right, "b": right}, {"a": right, "b": right}) == 0
+    assert np.isnan(engines._apart({"a": right, "b": wrong}, {"a": right, "b": right}))
 
 
 def test_a_network_that_cannot_be_converted_is_one_line(engine, monkeypatch):
@@ -136,8 +149,12 @@ def test_a_network_that_cannot_be_converted_is_one_line(engine, monkeypatch):
 def test_what_an_engine_cannot_do_is_said_before_anything_is_loaded(
     changed, missing, backend, message, monkeypatch
 ):
-    there = importlib.util.find_spec
-    monkeypatch.setattr(engines, "find_spec", lambda name: None if name == missing else there("json"))
+    def version(package):
+        if package == missing:
+            raise PackageNotFoundError
+        return "1.0"
+
+    monkeypatch.setattr(engines.importlib.metadata, "version", version)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     with pytest.raises(UserError, match=f"config backbone.engine={message}") as error:
         load_backbone(dataclasses.replace(LITE0, **changed), 64, ("patches",))
@@ -145,12 +162,12 @@ def test_what_an_engine_cannot_do_is_said_before_anything_is_loaded(
 
 
 def test_openvino_is_imported_without_its_telemetry():
-    pytest.importorskip("openvino", reason="the extra openvino: pip install '.[openvino]'")
+    needs("openvino")
     program = """
 import os, sys
-from mvead_jax.backbones.engines import _openvino_alone
+from mvead_jax.backbones.engines import import_openvino
 os.fork = None  # by which the telemetry would send
-assert _openvino_alone().Core().available_devices
+assert import_openvino().Core().available_devices
 assert "openvino_telemetry" not in sys.modules
 assert "torch" not in sys.modules
 """

@@ -1,13 +1,18 @@
 """A whole run whose backbone another engine computes: the same scores to rounding, said in the protocol, shipped."""
 
+import hashlib
 import json
+import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from fake_realiad import write_realiad
 
 from mvead_jax.comparison.two_runs import Tolerances, compare, read_run
+from mvead_jax.config.io import to_dict
 from mvead_jax.config.schema import BackboneConfig, DataConfig
+from mvead_jax.jobs.provenance import config_digest
 from mvead_jax.jobs.score import score
 from mvead_jax.jobs.train import train
 from mvead_jax.methods.patchcore.config import PatchCoreConfig
@@ -21,12 +26,12 @@ ENGINES = ("xla", "openvino", "onnxruntime")
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Workdirs of the same data by engine, trained and scored, with one cache of features."""
-    pytest.importorskip("jax2onnx", reason="the extra onnx: pip install '.[onnx]'")
+    for package in ("jax2onnx", "onnxruntime", "openvino"):  # not imported here: OpenVINO's telemetry
+        if find_spec(package) is None:
+            pytest.skip(f"{package}: pip install '.[onnx,openvino]'")
     folder = tmp_path_factory.mktemp("engines")
     root = write_realiad(folder / "data", size=40, train=6, normal=3, defective=3, views=3)
     for engine in ENGINES:
-        if engine != "xla":
-            pytest.importorskip(engine, reason=f"the extra of {engine}")
         config = PatchCoreConfig(
             backbone=BackboneConfig(name="efficientnet-lite0", batch_size=5, engine=engine),
             data=DataConfig(root=str(root), image_size=64, categories=("bolt",)),
@@ -67,6 +72,27 @@ def test_features_of_one_engine_are_not_read_for_another(runs):
 def test_a_model_of_one_engine_is_not_scored_by_another(runs):
     with pytest.raises(UserError, match="backbone.engine"):
         score(runs / "xla", runs / "elsewhere", overrides={"backbone.engine": "openvino"})
+
+
+def test_an_export_in_bfloat16_is_refused_before_anything_is_loaded(runs, tmp_path):
+    copied = shutil.copytree(runs / "openvino", tmp_path / "half")
+    config = json.loads((copied / "config.json").read_text())
+    config["backbone"]["precision"] = "bfloat16"
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="engine=openvino in bfloat16, whose features an exported function"):
+        export(copied, tmp_path / "artefact", golden=1)
+    assert not (tmp_path / "artefact").exists()
+
+
+def test_a_run_of_xla_is_the_run_that_it_was_before_there_was_another_engine():
+    fields = to_dict(PatchCoreConfig())
+    fields["backbone"].pop("engine")
+    del fields["eval"], fields["decision"]["false_alarms"], fields["decision"]["threshold"]
+    del fields["data"]["ignore"]
+    before = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    assert config_digest(PatchCoreConfig()) == before
+    other = PatchCoreConfig(backbone=BackboneConfig(engine="openvino"))
+    assert config_digest(other) != before
 
 
 def test_an_artefact_inspects_by_the_engine_and_verifies(runs):

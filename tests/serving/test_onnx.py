@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from fake_realiad import write_cameras, write_realiad
 from safetensors.numpy import load_file
 
+from mvead_jax.backbones.engines import import_openvino
 from mvead_jax.bank.config import BankConfig, BankScoreConfig
 from mvead_jax.bank.nearest import k_nearest
 from mvead_jax.config.io import config_of
@@ -86,7 +88,9 @@ def test_onnxruntime_scores_golden_samples_as_the_inspector_does_and_verify_runs
 
 
 def test_openvino_scores_golden_samples_as_the_inspector_does(artefact):
-    openvino = pytest.importorskip("openvino", reason="no extra of ours: pip install openvino")
+    if find_spec("openvino") is None:
+        pytest.skip("the extra openvino: pip install '.[openvino]'")
+    openvino = import_openvino()
     # Its CPU plugin may take bfloat16 or float16 where the processor has them, unless it is told what to compute with.
     model = openvino.Core().compile_model(
         artefact / "exported/bolt.onnx", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}

@@ -97,6 +97,12 @@ def _export(workdir: Path, artefact: Path, golden: int, overrides: Mapping[str, 
             f"{workdir}: trained with data.foreground={config.data.foreground}, whose masks no exported function can "
             "make; train with data.foreground=none to export, or load the workdir itself by Inspector"
         )
+    if config.backbone.engine != "xla" and config.backbone.precision != "float32":
+        raise UserError(
+            f"{workdir}: trained with backbone.engine={config.backbone.engine} in {config.backbone.precision}, whose "
+            "features an exported function, which is XLA's, does not give; to export train in float32 or with "
+            "backbone.engine=xla, or load the workdir itself by Inspector"
+        )
     inspector = Inspector.load(workdir, overrides=overrides)
     backbone, categories = inspector.backbone, inspector.categories
     index = open_configured(replace(config.data, categories=tuple(categories)))
