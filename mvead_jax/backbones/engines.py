@@ -120,9 +120,11 @@ def by_engine(
             ) from error
         apart = _apart(found, by_xla(noise))
         if not apart <= TOLERANCE[precision]:
+            other = "" if precision == "float32" else "backbone.precision=float32 or "
             raise UserError(
-                f"config backbone.engine={engine.package}: {engine} gives features of {name} that differ from XLA's by "
-                f"{apart:.1e} of the largest, more than {TOLERANCE[precision]:g}; take backbone.engine=xla"
+                f"config backbone.engine={engine.package}: {engine} gives {precision} features of {name} that differ "
+                f"from XLA's by {apart:.1e} of the largest, more than {TOLERANCE[precision]:g}; take {other}"
+                "backbone.engine=xla"
             )
         log.info(
             "backbone %s: %d images by %s: within %.1e of XLA's largest feature, ready after %.0f s",

@@ -32,6 +32,7 @@ from mvead_jax.bank.nearest import ShardedRows, k_nearest, shard_rows, sharded_k
 from mvead_jax.bank.search.bounds import Precision
 from mvead_jax.bank.search.sharded import over
 from mvead_jax.runtime.plain import is_plain
+from mvead_jax.runtime.sharding import arrived
 
 _NUMBERS = 2**22  # of differences at a time: 16 MiB
 _QUERIES = 256  # at a time: their matrices G fit a cache
@@ -106,7 +107,9 @@ def sharded_hull_distance(
     if not len(queries):
         return jnp.zeros(0, jnp.float32)
     chunk = _chunk(len(queries), k, rows.values.shape[1], memory)
-    return _of_shares(over(rows.mesh, queries), rows.values, index, rows.mesh, rows.axis, ridge, chunk)
+    return arrived(
+        _of_shares(over(rows.mesh, queries), rows.values, index, rows.mesh, rows.axis, ridge, chunk)
+    )
 
 
 def distance_to_hull(

@@ -23,6 +23,7 @@ from mvead_jax.bank.search import exact
 from mvead_jax.bank.search.bounds import pair_bounds, rounded
 from mvead_jax.bank.search.differences import sum_of_squares
 from mvead_jax.bank.search.rows import NotFinite
+from mvead_jax.bank.search.sharded import search_shares
 
 
 def oracle(queries, bank, where=None):
@@ -418,6 +419,16 @@ def test_tight_clusters_are_searched_exactly_with_few_comparisons(spread, cluste
 def blocked_oracle(queries, bank, where):
     bank = np.where(where[:, None], bank.astype("f8"), np.inf)
     return np.array([((query - bank) ** 2).sum(1).argmin() for query in queries.astype("f8")])
+
+
+def test_a_search_over_cpu_devices_is_done_when_it_returns():
+    """Dozens of them that are not would wait for each other for ever: runtime/sharding.py."""
+    queries, bank = gaussian(21, queries=2000, rows=20000)
+    mesh = jax.make_mesh((4,), ("data",), (AxisType.Auto,), devices=jax.devices()[:4])
+    rows = shard_rows(bank, mesh)
+    for _ in range(2):  # the first one compiles
+        found = search_shares(jnp.asarray(queries), rows, rows.real, 1, None, "float32")
+    assert all(own.is_ready() for own in found)
 
 
 @pytest.mark.parametrize(("devices", "k"), [(1, 1), (2, 20), (4, 1), (4, 20)])

@@ -16,6 +16,7 @@ from mvead_jax.bank.search.bounds import Precision
 from mvead_jax.bank.search.exact import Neighbours, search
 from mvead_jax.bank.search.found import NO_ROW, ranked
 from mvead_jax.bank.search.rows import check_rows
+from mvead_jax.runtime.sharding import arrived
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,9 @@ def search_shares(
 ) -> Neighbours:
     """Return what `search` does: each device searches its share, and the k lowest of all are kept."""
     queries = over(rows.mesh, queries)
-    return _search_shares(queries, rows.values, allowed, rows.mesh, rows.axis, k, block_size, precision)
+    return arrived(
+        _search_shares(queries, rows.values, allowed, rows.mesh, rows.axis, k, block_size, precision)
+    )
 
 
 @partial(jax.jit, static_argnames=("mesh", "axis", "k", "block_size", "precision"))

@@ -54,7 +54,7 @@ class Folder:
         """Return the images in a folder and below it, by name. Raises UserError: no such folder, or no image there."""
         fix = f"give a folder of textures ({', '.join(_SUFFIXES)})"
         if not folder.is_dir():
-            raise UserError(f"{folder}: no such folder; {fix}")
+            raise UserError(f"{folder}: {'not a' if folder.exists() else 'no such'} folder; {fix}")
         found = (path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES)
         paths = sorted(path for path in found if path.is_file())
         if not paths:
