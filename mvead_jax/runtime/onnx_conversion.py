@@ -36,7 +36,7 @@ def onnx_model(
 
         try:
             model = to_onnx(
-                function, like, model_name="mvead", input_names=list(inputs), output_names=list(outputs)
+                function, like, model_name="function", input_names=list(inputs), output_names=list(outputs)
             )
             return model.SerializeToString()
         except Exception as error:  # jax2onnx says in many ways what it has no operation for
